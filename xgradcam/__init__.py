@@ -1,0 +1,1 @@
+"""XGrad-CAM: axiom-based class activation maps for PyTorch classifiers."""

@@ -1,0 +1,117 @@
+"""Run a model once and keep, at one layer, the activation and the graph from there to the output."""
+
+import difflib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xgradcam.errors import XGradCamError
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One forward of a model whose graph starts at a layer.
+
+    activation: a copy of the layer's output and the leaf of the graph, (N, ...).
+    output: what the model returned; its tensors depend on `activation`.
+    """
+
+    activation: Tensor
+    output: Any
+
+    def gradient(self, score: Tensor) -> Tensor:
+        """d score / d activation, of the activation's shape; `score` is (N,), one number a sample.
+
+        Raises XGradCamError where the score does not depend on the layer.
+        """
+        gradient = None
+        if score.requires_grad:
+            (gradient,) = torch.autograd.grad(
+                score.sum(), self.activation, retain_graph=True, allow_unused=True
+            )
+        if gradient is None:
+            raise XGradCamError("the score does not depend on the layer: take a layer on the way to it")
+        return gradient
+
+
+@contextmanager
+def borrowed(model: nn.Module) -> Iterator[None]:
+    """Put the model into evaluation mode without a graph; leave it, and the grad mode, as they were.
+
+    The flags are set one by one: `model.eval()` may be overridden to do more, and cannot be undone.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in flags:
+            module.training = False
+        with torch.inference_mode(False), torch.no_grad():
+            yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def record(
+    model: nn.Module,
+    inputs: Tensor,
+    layer: str | nn.Module,
+    downstream: AbstractContextManager[Any] | None = None,
+) -> Recording:
+    """Run `model(inputs)` once and record the graph from the output of `layer` on.
+
+    inputs: (N, ...). layer: a module of the model, or its name. downstream: a context that is entered
+    behind the layer and left after the forward.
+    Raises XGradCamError where the layer is not the model's, or does not return one tensor exactly once.
+    """
+    name, module = find_layer(model, layer)
+    leaves: list[Tensor] = []
+
+    with borrowed(model), ExitStack() as behind:
+
+        def start_graph(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
+            if leaves:
+                raise XGradCamError(f"layer '{name}' runs more than once in a forward: take one that runs once")
+            # A module may hand on its own input, which the rest of the model may still write to.
+            leaf = _activation_of(name, output).detach().clone().requires_grad_()
+            leaves.append(leaf)
+            torch.set_grad_enabled(True)
+            if downstream is not None:
+                behind.enter_context(downstream)
+            # An in-place operation that follows must write to a copy, never to the leaf.
+            return leaf.clone()
+
+        with module.register_forward_hook(start_graph):
+            output = model(inputs)
+    if not leaves:
+        raise XGradCamError(f"layer '{name}' did not run: the model's forward does not call it here")
+    return Recording(leaves[0], output)
+
+
+def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
+    """The name and the module that `layer`, a name or a module, stands for in `model`."""
+    modules = dict(model.named_modules())
+    if isinstance(layer, nn.Module):
+        for name, module in modules.items():
+            if module is layer:
+                return name, module
+        raise XGradCamError(f"the layer, a {type(layer).__name__}, is not a module of this {type(model).__name__}")
+    if layer in modules:
+        return layer, modules[layer]
+    near = difflib.get_close_matches(layer, modules, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise XGradCamError(
+        f"no layer {layer!r} in this {type(model).__name__}; "
+        f"{hint}(--list-layers, or model.named_modules(), shows all)"
+    )
+
+
+def _activation_of(name: str, output: Any) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise XGradCamError(f"layer '{name}' returns a {type(output).__name__}, not a tensor: take one inside it")
+    if not output.is_floating_point():
+        raise XGradCamError(f"layer '{name}' returns {output.dtype} numbers, which have no gradient")
+    return output

@@ -1,0 +1,5 @@
+"""The one error that users meet."""
+
+
+class XGradCamError(Exception):
+    """Something the user can mend; the message names the value and the remedy. All else is a bug."""
