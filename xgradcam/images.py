@@ -1,0 +1,108 @@
+"""From a file to what the network sees: photograph (H, W, 3) uint8 RGB, then input (1, 3, h, w) float32."""
+
+import warnings
+from os import PathLike, fspath
+from typing import TYPE_CHECKING, BinaryIO
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from xgradcam.errors import XGradCamError
+
+if TYPE_CHECKING:
+    import torch
+
+Photograph = NDArray[np.uint8]
+
+# Decoded it takes 7 bytes a pixel at its peak: 1.4 GB.
+MAX_PIXELS = 200_000_000
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000", "MPO")
+
+
+def read_image(path: str | PathLike[str]) -> Photograph:
+    """The photograph in a file, upright: (H, W, 3) uint8 RGB.
+
+    Grey, palette and CMYK become RGB, 16 bit become 8, transparency is dropped (the network never saw it),
+    an animation gives its first frame. Raises XGradCamError where the file is not a whole image.
+    """
+    name = fspath(path)
+    try:
+        with open(path, "rb") as file:
+            return _decode(file, name)
+    except FileNotFoundError:
+        raise XGradCamError(f"no such image: {name}") from None
+    except IsADirectoryError:
+        raise XGradCamError(f"a folder, not an image: {name}: name a file in it") from None
+    except ValueError as error:
+        raise XGradCamError(f"cannot read image {name!r}: {error}") from None
+    except OSError as error:
+        raise XGradCamError(f"cannot read image {name}: {error.strerror or error}") from None
+
+
+def to_input(
+    photograph: Photograph, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]
+) -> "torch.Tensor":
+    """The photograph stretched to `size` (h, w), scaled to [0, 1] and normalised: (1, 3, h, w) float32."""
+    import torch
+
+    pixels = stretch(photograph, size).astype(np.float32) / 255
+    normalised = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1)[None]))
+
+
+def stretch(photograph: Photograph, size: tuple[int, int]) -> Photograph:
+    """The photograph at `size` (h, w) by bilinear interpolation without regard to its aspect."""
+    height, width = size
+    return np.asarray(cv2.resize(photograph, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _decode(file: BinaryIO, name: str) -> Photograph:
+    with warnings.catch_warnings():
+        # Pillow warns of odd metadata and of size; the size is checked below, by our own limit.
+        warnings.simplefilter("ignore")
+        try:
+            image = Image.open(file, formats=FORMATS)
+        except UnidentifiedImageError:
+            empty = file.seek(0, 2) == 0
+            what = "the file is empty" if empty else "its content is not a JPEG, PNG, WebP, BMP, TIFF or GIF image"
+            raise XGradCamError(f"not an image: {name}: {what}") from None
+        except Image.DecompressionBombError:
+            raise XGradCamError(_too_large(name)) from None
+        with image:
+            if image.width * image.height > MAX_PIXELS:
+                raise XGradCamError(_too_large(name, image.size))
+            try:
+                return _rgb(ImageOps.exif_transpose(image), name)
+            except XGradCamError:
+                raise
+            # Broken files make Pillow's decoders raise many kinds of error.
+            except Exception as error:
+                raise XGradCamError(f"cannot decode image {name}: {error}: is the file whole?") from None
+
+
+def _rgb(image: Image.Image, name: str) -> Photograph:
+    if image.mode.startswith("I;16"):
+        return _repeat((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        return _repeat(_eight_bit(np.asarray(image), name))
+    return np.asarray(image.convert("RGB"))
+
+
+def _eight_bit(pixels: NDArray[np.int32] | NDArray[np.float32], name: str) -> NDArray[np.uint8]:
+    low, high = pixels.min(), pixels.max()
+    if pixels.dtype == np.int32 and 0 <= low and high < 2**16:
+        return (pixels >> 8).astype(np.uint8)
+    raise XGradCamError(
+        f"cannot read image {name}: its 32-bit pixels from {low:g} to {high:g} have no agreed white; save it in 8 bits"
+    )
+
+
+def _repeat(grey: NDArray[np.uint8]) -> Photograph:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _too_large(name: str, size: tuple[int, int] | None = None) -> str:
+    extent = f"{size[0]} x {size[1]} pixels are" if size else "it is"
+    return f"image too large: {name}: {extent} over the limit of {MAX_PIXELS // 10**6} megapixels; make it smaller first"

@@ -1,0 +1,21 @@
+"""A heatmap painted over the photograph, as in the original scripts."""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from xgradcam.images import Photograph
+
+
+def overlay(photograph: Photograph, heatmap: NDArray[np.float32]) -> Photograph:
+    """JET colours plus photograph, rescaled by the sum's maximum: (H, W, 3) uint8 RGB.
+
+    photograph: (H, W, 3) uint8 RGB. heatmap: (H, W) in [0, 1]; where it is 0 all over, the result is the
+    photograph itself.
+    """
+    if not heatmap.any():
+        return photograph.copy()
+    levels = np.uint8(255 * heatmap)
+    colours = cv2.applyColorMap(levels, cv2.COLORMAP_JET)[:, :, ::-1]
+    mixed = np.float32(colours) / 255 + np.float32(photograph) / 255
+    return np.uint8(255 * (mixed / mixed.max()))
