@@ -1,1 +1,55 @@
 """XGrad-CAM: axiom-based class activation maps for PyTorch classifiers."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from xgradcam.cam import Explanation as Explanation
+    from xgradcam.cam import explain as explain
+    from xgradcam.cam import heatmap as heatmap
+    from xgradcam.capture import Recording as Recording
+    from xgradcam.capture import record as record
+    from xgradcam.errors import XGradCamError as XGradCamError
+    from xgradcam.images import read_image as read_image
+    from xgradcam.images import to_input as to_input
+    from xgradcam.labels import imagenet_labels as imagenet_labels
+    from xgradcam.layers import default_layer as default_layer
+    from xgradcam.layers import list_layers as list_layers
+    from xgradcam.models import Classifier as Classifier
+    from xgradcam.models import load_classifier as load_classifier
+    from xgradcam.overlay import overlay_heatmap as overlay_heatmap
+    from xgradcam.weightings import METHODS as METHODS
+    from xgradcam.weightings import Evidence as Evidence
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "METHODS": "weightings",
+    "Classifier": "models",
+    "Evidence": "weightings",
+    "Explanation": "cam",
+    "Recording": "capture",
+    "XGradCamError": "errors",
+    "default_layer": "layers",
+    "explain": "cam",
+    "heatmap": "cam",
+    "imagenet_labels": "labels",
+    "list_layers": "layers",
+    "load_classifier": "models",
+    "overlay_heatmap": "overlay",
+    "read_image": "images",
+    "record": "capture",
+    "to_input": "images",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for: `--help` need not wait for torch."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'xgradcam' has no attribute {name!r}")
+    return getattr(import_module(f"xgradcam.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME])

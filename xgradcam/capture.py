@@ -1,7 +1,7 @@
 """Run a model once and keep, at one layer, the activation and the graph from there to the output."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ class Recording:
     output: Any
 
     def gradient(self, score: Tensor) -> Tensor:
-        """d score / d activation, of the activation's shape; `score` is (N,), one number a sample.
+        """Gradient of the score by the activation, of its shape; `score` is (N,), one number a sample.
 
         Raises XGradCamError where the score does not depend on the layer.
         """
@@ -74,7 +74,9 @@ def record(
 
         def start_graph(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
             if leaves:
-                raise XGradCamError(f"layer '{name}' runs more than once in a forward: take one that runs once")
+                raise XGradCamError(
+                    f"layer '{name}' runs more than once in a forward: take one that runs once"
+                )
             # A module may hand on its own input, which the rest of the model may still write to.
             leaf = _activation_of(name, output).detach().clone().requires_grad_()
             leaves.append(leaf)
@@ -98,7 +100,9 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module
         for name, module in modules.items():
             if module is layer:
                 return name, module
-        raise XGradCamError(f"the layer, a {type(layer).__name__}, is not a module of this {type(model).__name__}")
+        raise XGradCamError(
+            f"the layer, a {type(layer).__name__}, is not a module of this {type(model).__name__}"
+        )
     if layer in modules:
         return layer, modules[layer]
     near = difflib.get_close_matches(layer, modules, n=3, cutoff=0.5)
@@ -111,7 +115,43 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module
 
 def _activation_of(name: str, output: Any) -> Tensor:
     if not isinstance(output, Tensor):
-        raise XGradCamError(f"layer '{name}' returns a {type(output).__name__}, not a tensor: take one inside it")
+        raise XGradCamError(
+            f"layer '{name}' returns a {type(output).__name__}, not a tensor: take one inside it"
+        )
     if not output.is_floating_point():
         raise XGradCamError(f"layer '{name}' returns {output.dtype} numbers, which have no gradient")
     return output
+
+
+def logits_of(output: Any) -> Tensor:
+    """The class scores (N, classes) in what a model returned; XGradCamError where there are none."""
+    if not isinstance(output, Tensor):
+        raise XGradCamError(
+            f"the model returns a {type(output).__name__}, not a tensor of class scores (N, classes)"
+        )
+    if output.ndim != 2:
+        raise XGradCamError(f"the model returns shape {tuple(output.shape)}, not class scores (N, classes)")
+    if not torch.isfinite(output).all():
+        raise XGradCamError("the model's scores are not finite: check its weights and the input's range")
+    return output
+
+
+def choose_targets(logits: Tensor, targets: int | Sequence[int] | Tensor | None) -> Tensor:
+    """One class index a sample, (N,) int64: the highest score's for None, the same for all for an int.
+
+    Raises XGradCamError for an index out of range or a number of indices other than N.
+    """
+    samples, classes = logits.shape
+    if targets is None:
+        return logits.argmax(dim=1)
+    chosen = torch.as_tensor(targets, device=logits.device)
+    if chosen.dtype.is_floating_point or chosen.dtype == torch.bool or chosen.ndim > 1:
+        raise XGradCamError(f"targets are {chosen.dtype} {tuple(chosen.shape)}; give an int or N ints")
+    if chosen.ndim == 1 and len(chosen) != samples:
+        raise XGradCamError(f"{len(chosen)} targets for {samples} samples: give one for each, or one for all")
+    outside = chosen[(chosen < 0) | (chosen >= classes)]
+    if outside.numel():
+        raise XGradCamError(
+            f"no class {int(outside.flatten()[0])}: this model's classes are 0 to {classes - 1}"
+        )
+    return chosen.long().expand(samples)

@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 Photograph = NDArray[np.uint8]
 
-# Decoded it takes 7 bytes a pixel at its peak: 1.4 GB.
-MAX_PIXELS = 200_000_000
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000", "MPO")
+# Decoded it takes 7 bytes a pixel at its peak: 1 GB.
+MAX_PIXELS = 150_000_000
+# Not all that Pillow knows: some of its readers start other programs.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
 
 
 def read_image(path: str | PathLike[str]) -> Photograph:
@@ -66,7 +67,11 @@ def _decode(file: BinaryIO, name: str) -> Photograph:
             image = Image.open(file, formats=FORMATS)
         except UnidentifiedImageError:
             empty = file.seek(0, 2) == 0
-            what = "the file is empty" if empty else "its content is not a JPEG, PNG, WebP, BMP, TIFF or GIF image"
+            what = (
+                "the file is empty"
+                if empty
+                else "its content is not a JPEG, PNG, WebP, BMP, TIFF or GIF image"
+            )
             raise XGradCamError(f"not an image: {name}: {what}") from None
         except Image.DecompressionBombError:
             raise XGradCamError(_too_large(name)) from None
@@ -86,16 +91,17 @@ def _rgb(image: Image.Image, name: str) -> Photograph:
     if image.mode.startswith("I;16"):
         return _repeat((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        return _repeat(_eight_bit(np.asarray(image), name))
+        return _repeat(_eight_bit(np.asarray(image, np.float64), name))
     return np.asarray(image.convert("RGB"))
 
 
-def _eight_bit(pixels: NDArray[np.int32] | NDArray[np.float32], name: str) -> NDArray[np.uint8]:
+def _eight_bit(pixels: NDArray[np.float64], name: str) -> NDArray[np.uint8]:
     low, high = pixels.min(), pixels.max()
-    if pixels.dtype == np.int32 and 0 <= low and high < 2**16:
-        return (pixels >> 8).astype(np.uint8)
+    # Some 16-bit files are opened as 32-bit integers; for other ranges there is no agreed white.
+    if 0 <= low and 1 < high < 2**16:
+        return (pixels // 256).astype(np.uint8)
     raise XGradCamError(
-        f"cannot read image {name}: its 32-bit pixels from {low:g} to {high:g} have no agreed white; save it in 8 bits"
+        f"cannot read image {name}: 32-bit pixels from {low:g} to {high:g}; save it in 8 bits"
     )
 
 
@@ -105,4 +111,5 @@ def _repeat(grey: NDArray[np.uint8]) -> Photograph:
 
 def _too_large(name: str, size: tuple[int, int] | None = None) -> str:
     extent = f"{size[0]} x {size[1]} pixels are" if size else "it is"
-    return f"image too large: {name}: {extent} over the limit of {MAX_PIXELS // 10**6} megapixels; make it smaller first"
+    limit = MAX_PIXELS // 10**6
+    return f"image too large: {name}: {extent} over the limit of {limit} megapixels; shrink it first"

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from xgradcam.images import Photograph
 
 
-def overlay(photograph: Photograph, heatmap: NDArray[np.float32]) -> Photograph:
+def overlay_heatmap(photograph: Photograph, heatmap: NDArray[np.float32]) -> Photograph:
     """JET colours plus photograph, rescaled by the sum's maximum: (H, W, 3) uint8 RGB.
 
     photograph: (H, W, 3) uint8 RGB. heatmap: (H, W) in [0, 1]; where it is 0 all over, the result is the
@@ -15,7 +15,7 @@ def overlay(photograph: Photograph, heatmap: NDArray[np.float32]) -> Photograph:
     """
     if not heatmap.any():
         return photograph.copy()
-    levels = np.uint8(255 * heatmap)
+    levels = (255 * heatmap).astype(np.uint8)
     colours = cv2.applyColorMap(levels, cv2.COLORMAP_JET)[:, :, ::-1]
     mixed = np.float32(colours) / 255 + np.float32(photograph) / 255
-    return np.uint8(255 * (mixed / mixed.max()))
+    return np.asarray(255 * (mixed / mixed.max()), np.uint8)

@@ -1,0 +1,131 @@
+"""From a model, a batch and a layer to signed maps, and from those to heatmaps."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor, nn
+
+from xgradcam.capture import choose_targets, find_layer, logits_of, record
+from xgradcam.errors import XGradCamError
+from xgradcam.weightings import METHODS, Evidence
+
+FLAT = 1e-5
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The maps of a batch of N.
+
+    maps: method -> signed, unscaled map (N, h, w), at the layer's size.
+    logits: (N, classes). targets: the class explained, (N,).
+    notes: for each sample, what one must know to read its maps, a line each.
+    """
+
+    maps: Mapping[str, Tensor]
+    logits: Tensor
+    targets: Tensor
+    notes: tuple[tuple[str, ...], ...]
+
+    @property
+    def score(self) -> Tensor:
+        """The logit of each sample's target, (N,)."""
+        return self.logits.gather(1, self.targets[:, None])[:, 0]
+
+    @property
+    def probability(self) -> Tensor:
+        """The softmax probability of each sample's target, (N,)."""
+        return self.logits.softmax(dim=1).gather(1, self.targets[:, None])[:, 0]
+
+    def heatmap(self, method: str, size: tuple[int, int]) -> Tensor:
+        """The method's map as `heatmap` makes it, (N, H, W) in [0, 1]; `size` is (H, W)."""
+        if method not in self.maps:
+            raise XGradCamError(f"no map of {method!r} here; there are: {', '.join(self.maps)}")
+        return heatmap(self.maps[method], size)
+
+
+def explain(
+    model: nn.Module,
+    inputs: Tensor,
+    layer: str | nn.Module,
+    targets: int | Sequence[int] | Tensor | None = None,
+    methods: Sequence[str] = ("grad-cam", "xgrad-cam"),
+) -> Explanation:
+    """Explain a class score of each sample by the feature maps of one layer.
+
+    model: any module that returns class scores (N, classes); it is left as it was found.
+    inputs: (N, ...). layer: a module of the model or its name; it must return (N, C, h, w).
+    targets: None (each sample's highest score), one class index, or N of them.
+    methods: keys of `METHODS`. All of them cost one forward and one backward behind the layer.
+    Raises XGradCamError for a wrong layer, class, method or model.
+    """
+    for method in methods:
+        if method not in METHODS:
+            raise XGradCamError(f"no method {method!r}; there are: {', '.join(METHODS)}")
+    with torch.inference_mode(False):
+        recording = record(model, inputs, layer)
+        logits = logits_of(recording.output)
+        if recording.activation.ndim != 4 or len(recording.activation) != len(logits):
+            name, _ = find_layer(model, layer)
+            raise XGradCamError(
+                f"layer {name!r} gives shape {tuple(recording.activation.shape)}, not feature maps "
+                "(N, C, h, w); --list-layers shows the shapes of all"
+            )
+        chosen = choose_targets(logits, targets)
+        gradient = recording.gradient(logits.gather(1, chosen[:, None])[:, 0])
+        evidence = Evidence(recording.activation.detach(), gradient)
+        maps = {method: weighted_map(METHODS[method](evidence), evidence.activation) for method in methods}
+    return Explanation(MappingProxyType(maps), logits.detach(), chosen, notes_on(evidence, maps))
+
+
+def weighted_map(weights: Tensor, activation: Tensor) -> Tensor:
+    """Σ_k w_k F^k, signed: (N, h, w). `weights` broadcast against the activation (N, C, h, w)."""
+    return (weights * activation).sum(dim=1)
+
+
+def heatmap(signed: Tensor, size: tuple[int, int]) -> Tensor:
+    """ReLU, bilinear upsampling to `size` (H, W), minus minimum, over maximum: (N, H, W) in [0, 1].
+
+    The original scripts' order of steps. A map with no positive value, or the same value everywhere, gives 0.
+    """
+    positive = signed.clamp(min=0)[:, None]
+    grown = nn.functional.interpolate(positive, size=size, mode="bilinear", align_corners=False)[:, 0]
+    raised = grown - grown.amin(dim=(1, 2), keepdim=True)
+    highest = raised.amax(dim=(1, 2), keepdim=True)
+    contrast = highest > FLAT * grown.amax(dim=(1, 2), keepdim=True)
+    return torch.where(contrast, raised / torch.where(contrast, highest, 1), 0)
+
+
+def notes_on(evidence: Evidence, maps: Mapping[str, Tensor]) -> tuple[tuple[str, ...], ...]:
+    """For each sample of the batch, the lines that no reader of its maps should miss."""
+    gradient, activation = evidence.gradient, evidence.activation
+    spread = (gradient.amax(dim=(2, 3)) - gradient.amin(dim=(2, 3))).amax(dim=1)
+    flat = spread <= FLAT * gradient.abs().amax(dim=(1, 2, 3))
+    negative = (activation < 0).any(dim=3).any(dim=2).sum(dim=1)
+    notes: list[tuple[str, ...]] = []
+    for sample in range(len(activation)):
+        lines = []
+        if {"grad-cam", "xgrad-cam"} <= maps.keys() and flat[sample] and gradient[sample].any():
+            lines.append(
+                "the two maps coincide here: the gradient is constant over space, as where global average "
+                "pooling and a linear layer follow; an earlier layer tells the methods apart"
+            )
+        if "xgrad-cam" in maps and negative[sample]:
+            lines.append(
+                f"signed activations: {int(negative[sample])} of {activation.shape[1]} channels have "
+                "negative values, where an XGrad-CAM weight is no weighted mean of the gradient and its "
+                "denominator can vanish"
+            )
+        lines.extend(_blank(method, signed[sample]) for method, signed in maps.items())
+        notes.append(tuple(filter(None, lines)))
+    return tuple(notes)
+
+
+def _blank(method: str, signed: Tensor) -> str:
+    low, high = signed.min(), signed.max()
+    if high <= 0:
+        return f"no positive evidence: the {method} map has no positive value; its picture is the photograph"
+    if low > 0 and high - low <= FLAT * high:
+        return f"no contrast: the {method} map is the same everywhere; its picture is the photograph"
+    return ""

@@ -1,0 +1,57 @@
+"""Write results so that a file is there whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import cv2
+
+from xgradcam.errors import XGradCamError
+from xgradcam.images import Photograph
+
+JPEG_QUALITY = 95
+
+
+def encode_jpeg(picture: Photograph) -> bytes:
+    """The picture (H, W, 3), RGB, as the bytes of a JPEG file."""
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))[1].tobytes()
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder, and those above it, if missing; XGradCamError where it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise XGradCamError(f"cannot make the folder {folder}: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise XGradCamError(f"cannot write to the folder {folder}: choose another")
+
+
+def write_files(contents: Mapping[Path, bytes]) -> None:
+    """Write these files: aside first, then all are given their names. XGradCamError where that cannot be."""
+    aside: dict[Path, Path] = {}
+    path = None
+    try:
+        for path, content in contents.items():
+            if path.is_dir():
+                raise IsADirectoryError(None, "a folder has that name")
+            handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
+            aside[path] = Path(name)
+            with open(handle, "wb") as file:
+                file.write(content)
+            aside[path].chmod(0o666 & ~_umask())
+        for path, written in aside.items():
+            written.replace(path)
+    except OSError as error:
+        raise XGradCamError(f"cannot write {path}: {error.strerror}") from None
+    finally:
+        for written in aside.values():
+            written.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

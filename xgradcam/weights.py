@@ -1,0 +1,191 @@
+"""Weights: read a file without running its code, fetch torchvision's, fit them to a model."""
+
+import pickle
+import re
+import socket
+import threading
+import urllib.error
+import urllib.request
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+import torch
+from torch import Tensor, nn
+
+from xgradcam.errors import XGradCamError
+
+CONNECT_SECONDS = 10.0
+NESTED_UNDER = ("state_dict", "model_state_dict", "model")
+
+Report = Callable[[str], None]
+
+
+class WeightsUnavailableError(XGradCamError):
+    """Weights that are neither cached nor reachable."""
+
+
+def read_state_dict(path: Path) -> Mapping[str, Tensor]:
+    """The named tensors in a checkpoint (`.pth`, `.safetensors`, ...), mapped into memory where that can be.
+
+    A state dict nested under `state_dict`, `model_state_dict` or `model` is found, DataParallel's `module.`
+    prefix is removed. Only tensors are read: a pickle that would run code is refused with XGradCamError.
+    """
+    if not path.is_file():
+        raise XGradCamError(f"no such weights file: {path}")
+    loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
+    for key in NESTED_UNDER:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not any(isinstance(value, Tensor) for value in loaded.values()):
+        raise XGradCamError(f"no state dict in {path}: save one with torch.save(model.state_dict(), ...)")
+    if all(key.startswith("module.") for key in loaded):
+        state = OrderedDict((key.removeprefix("module."), value) for key, value in loaded.items())
+    else:
+        state = OrderedDict(loaded)
+    # Keeps the versions by which modules read checkpoints of older layouts.
+    state._metadata = getattr(loaded, "_metadata", None)  # type: ignore[attr-defined]
+    return state
+
+
+def fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Give the tensors of `state` to the model, without a copy where the number type is the model's.
+
+    Raises XGradCamError that names the keys which are missing, unknown, or of another shape.
+    """
+    wanted = model.state_dict()
+    state = _in_the_models_terms(state, wanted)
+    problems = [
+        *_named("missing", (key for key in wanted if key not in state)),
+        *_named("unknown", (key for key in state if key not in wanted)),
+        *_named(
+            "of another shape",
+            (
+                f"{key} {tuple(state[key].shape)}, the model's is {tuple(wanted[key].shape)}"
+                for key in wanted
+                if key in state and state[key].shape != wanted[key].shape
+            ),
+        ),
+    ]
+    if problems:
+        raise XGradCamError(
+            f"weights of {source} do not fit this {type(model).__name__}: {'; '.join(problems)}"
+        )
+    model.load_state_dict(state, assign=True)
+
+
+def cached_file(url: str) -> Path:
+    """Where torch hub keeps, or would keep, the file of this URL."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+
+
+def fetch(url: str, size: str, report: Report) -> Path:
+    """The file of this URL from torch hub's cache, downloaded into it first if need be, with a progress bar.
+
+    The download is checked against the hash in its name and appears in the cache whole or not at all.
+    Raises WeightsUnavailableError where it cannot be had; a dead connection ends within 15 seconds.
+    """
+    path = cached_file(url)
+    if path.exists():
+        return path
+    require_reachable(url)
+    report(f"downloading {url} ({size}) to {path}")
+    digest = torch.hub.HASH_REGEX.search(path.name)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _socket_timeout(CONNECT_SECONDS):
+            torch.hub.download_url_to_file(url, str(path), digest.group(1) if digest else None)
+    except RuntimeError as error:
+        raise WeightsUnavailableError(f"the download of {url} is broken or cut short: {error}") from None
+    except OSError as error:
+        raise WeightsUnavailableError(f"the download of {url} failed: {_reason(error)}") from None
+    return path
+
+
+def require_reachable(url: str) -> None:
+    """Raise WeightsUnavailableError unless `url` answers within `CONNECT_SECONDS`, name look-up and all."""
+    outcome: list[Exception | None] = []
+
+    def ask() -> None:
+        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "xgradcam"})
+        try:
+            with urllib.request.urlopen(request, timeout=CONNECT_SECONDS):
+                outcome.append(None)
+        except (OSError, ValueError) as error:
+            outcome.append(error)
+
+    # A name look-up knows no timeout and a host may have many addresses: only a thread can be left behind.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(CONNECT_SECONDS + 2)
+    host = urlparse(url).netloc
+    if not outcome:
+        raise WeightsUnavailableError(f"{host} does not answer")
+    if outcome[0] is not None:
+        raise WeightsUnavailableError(f"{host}: {_reason(outcome[0])}")
+
+
+def _read_safetensors(path: Path) -> Any:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise XGradCamError(f"cannot read weights {path}: {error}") from None
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error) or "Unsupported" in str(error):
+            raise XGradCamError(
+                f"refused to read {path}: it holds more than tensors, and reading that could run code; "
+                "save a state dict: torch.save(model.state_dict(), ...)"
+            ) from None
+        raise XGradCamError(f"cannot read weights {path}: not a checkpoint, or a damaged one") from None
+    # A damaged file makes torch raise many kinds of error.
+    except Exception as error:
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        raise XGradCamError(f"cannot read weights {path}: damaged? ({first_line})") from None
+
+
+def _in_the_models_terms(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The state with the names, number types and counters of today's model; old checkpoints lack some."""
+    fitted: OrderedDict[str, Tensor] = OrderedDict()
+    for key, value in state.items():
+        # torchvision's DenseNets were saved with a dot that module names may no longer have.
+        key = re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key)
+        fitted[key] = value.to(wanted[key].dtype) if key in wanted else value
+    for key in wanted:
+        if key.endswith("num_batches_tracked"):
+            fitted.setdefault(key, torch.tensor(0))
+    fitted._metadata = getattr(state, "_metadata", None) or getattr(wanted, "_metadata", None)  # type: ignore[attr-defined]
+    return fitted
+
+
+def _named(what: str, keys: Iterable[str]) -> Iterator[str]:
+    listed = list(keys)
+    if listed:
+        more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+        yield f"{what}: {', '.join(listed[:3])}{more}"
+
+
+@contextmanager
+def _socket_timeout(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or error
+    return str(getattr(reason, "strerror", None) or reason or type(reason).__name__)
