@@ -61,30 +61,24 @@ def stretch(photograph: Photograph, size: tuple[int, int]) -> Photograph:
 
 def _decode(file: BinaryIO, name: str) -> Photograph:
     with warnings.catch_warnings():
-        # Pillow warns of odd metadata and of size; the size is checked below, by our own limit.
+        # Pillow warns of odd metadata and of size; the size is checked here, by our own limit.
         warnings.simplefilter("ignore")
         try:
-            image = Image.open(file, formats=FORMATS)
+            with Image.open(file, formats=FORMATS) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise XGradCamError(_too_large(name, f"{image.width} x {image.height} pixels"))
+                return _rgb(ImageOps.exif_transpose(image), name)
+        except XGradCamError:
+            raise
+        except Image.DecompressionBombError:
+            raise XGradCamError(_too_large(name, "its pixels")) from None
         except UnidentifiedImageError:
             empty = file.seek(0, 2) == 0
-            what = (
-                "the file is empty"
-                if empty
-                else "its content is not a JPEG, PNG, WebP, BMP, TIFF or GIF image"
-            )
+            what = "the file is empty" if empty else "its content is no whole JPEG, PNG, WebP, BMP, TIFF or GIF"
             raise XGradCamError(f"not an image: {name}: {what}") from None
-        except Image.DecompressionBombError:
-            raise XGradCamError(_too_large(name)) from None
-        with image:
-            if image.width * image.height > MAX_PIXELS:
-                raise XGradCamError(_too_large(name, image.size))
-            try:
-                return _rgb(ImageOps.exif_transpose(image), name)
-            except XGradCamError:
-                raise
-            # Broken files make Pillow's decoders raise many kinds of error.
-            except Exception as error:
-                raise XGradCamError(f"cannot decode image {name}: {error}: is the file whole?") from None
+        # Broken files make Pillow's decoders raise many kinds of error.
+        except Exception as error:
+            raise XGradCamError(f"cannot decode image {name}: {error}: is the file whole?") from None
 
 
 def _rgb(image: Image.Image, name: str) -> Photograph:
@@ -109,7 +103,6 @@ def _repeat(grey: NDArray[np.uint8]) -> Photograph:
     return np.repeat(grey[..., None], 3, axis=2)
 
 
-def _too_large(name: str, size: tuple[int, int] | None = None) -> str:
-    extent = f"{size[0]} x {size[1]} pixels are" if size else "it is"
+def _too_large(name: str, extent: str) -> str:
     limit = MAX_PIXELS // 10**6
-    return f"image too large: {name}: {extent} over the limit of {limit} megapixels; shrink it first"
+    return f"image too large: {name}: {extent} are over the limit of {limit} megapixels; shrink it first"

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from xgradcam.errors import XGradCamError
 
-CONNECT_SECONDS = 10.0
+CONNECT_SECONDS = 6.0
 NESTED_UNDER = ("state_dict", "model_state_dict", "model")
 
 Report = Callable[[str], None]
@@ -121,7 +121,7 @@ def require_reachable(url: str) -> None:
     # A name look-up knows no timeout and a host may have many addresses: only a thread can be left behind.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
-    thread.join(CONNECT_SECONDS + 2)
+    thread.join(CONNECT_SECONDS + 1)
     host = urlparse(url).netloc
     if not outcome:
         raise WeightsUnavailableError(f"{host} does not answer")

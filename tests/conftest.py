@@ -1,0 +1,51 @@
+"""Small networks and photographs that the tests share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+class TinyNet(nn.Module):
+    """Convolutions, a batch norm, in-place ReLUs and a linear head: 5 classes from (N, 3, 8, 8), float64."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.features = nn.Sequential(
+                nn.Conv2d(3, 6, 3, padding=1),
+                nn.BatchNorm2d(6),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(6, 4, 3, padding=1),
+                nn.ReLU(inplace=True),
+                nn.MaxPool2d(2),
+            )
+            self.classifier = nn.Sequential(nn.Linear(4 * 4 * 4, 16), nn.ReLU(inplace=True), nn.Linear(16, 5))
+            with torch.no_grad():
+                for name, tensor in self.named_buffers():
+                    if name.endswith(("running_mean", "running_var")):
+                        tensor.uniform_(0.5, 1.5)
+        self.double()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.classifier(self.features(inputs).flatten(1))
+
+
+@pytest.fixture
+def net() -> TinyNet:
+    return TinyNet().eval()
+
+
+@pytest.fixture
+def batch() -> Tensor:
+    return torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.fixture
+def both() -> Path:
+    """The photograph of a cat beside a cup of espresso."""
+    return EXAMPLES / "cat-and-coffee.jpg"

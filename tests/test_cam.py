@@ -1,0 +1,151 @@
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from xgradcam import XGradCamError
+from xgradcam.cam import explain, heatmap
+from xgradcam.weightings import EPSILON
+
+
+def test_maps_are_the_papers_sums(net, batch):
+    explanation = explain(net, batch, "features.4", targets=2)
+    activation = net.features[:5](batch).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(
+        net.classifier(net.features[5](activation).flatten(1))[:, 2].sum(), activation
+    )
+    mass = activation.sum(dim=(2, 3))
+    grad_weights = gradient.mean(dim=(2, 3))
+    x_weights = (gradient * activation).sum(dim=(2, 3)) / (mass + EPSILON)
+    torch.testing.assert_close(
+        explanation.maps["grad-cam"], torch.einsum("nk,nkxy->nxy", grad_weights, activation).detach()
+    )
+    torch.testing.assert_close(
+        explanation.maps["xgrad-cam"], torch.einsum("nk,nkxy->nxy", x_weights, activation).detach()
+    )
+
+
+def test_a_batch_is_its_samples_one_by_one(net, batch):
+    together = explain(net, batch, "features.4", targets=[0, 4, 2])
+    for sample, target in enumerate((0, 4, 2)):
+        alone = explain(net, batch[sample : sample + 1], "features.4", targets=target)
+        for method in together.maps:
+            torch.testing.assert_close(together.maps[method][sample], alone.maps[method][0])
+        torch.testing.assert_close(together.score[sample], alone.score[0])
+
+
+def test_an_explanation_says_what_it_explains(net, batch):
+    explanation = explain(net, batch, net.features[4])
+    logits = net(batch).detach()
+    torch.testing.assert_close(explanation.logits, logits)
+    assert torch.equal(explanation.targets, logits.argmax(dim=1))
+    torch.testing.assert_close(explanation.score, logits.amax(dim=1))
+    torch.testing.assert_close(explanation.probability, logits.softmax(dim=1).amax(dim=1))
+    assert explanation.heatmap("xgrad-cam", (20, 30)).shape == (3, 20, 30)
+    assert not explanation.maps["grad-cam"].requires_grad
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_works_under_the_callers_grad_mode_also_with_inputs_made_there(net, batch, mode):
+    reference = explain(net, batch, "features.0").maps["xgrad-cam"]
+    with mode():
+        assert torch.equal(explain(net, batch * 1, "features.0").maps["xgrad-cam"], reference)
+
+
+def test_scaling_the_head_scales_the_map(net, batch):
+    before = explain(net, batch, "features.4", 1)
+    with torch.no_grad():
+        net.classifier[2].weight.mul_(5)
+    after = explain(net, batch, "features.4", 1)
+    for method in before.maps:
+        torch.testing.assert_close(after.maps[method], 5 * before.maps[method])
+
+
+def test_heatmap_is_the_original_scripts_formula():
+    signed = torch.randn(2, 7, 7, generator=torch.Generator().manual_seed(0))
+    result = heatmap(signed, (50, 40)).numpy()
+    for sample in range(2):
+        cam = cv2.resize(np.maximum(signed[sample].numpy(), 0), (40, 50))
+        cam = cam - cam.min()
+        cam = cam / cam.max()
+        np.testing.assert_allclose(result[sample], cam, atol=1e-5)
+
+
+def test_heatmap_of_a_batch_keeps_samples_apart_and_blank_ones_blank():
+    signed = torch.stack([-torch.rand(4, 4) - 0.1, torch.eye(4), torch.full((4, 4), 3.0), torch.zeros(4, 4)])
+    result = heatmap(signed, (8, 8))
+    assert result.isfinite().all()
+    assert [bool(sample.any()) for sample in result] == [False, True, False, False]
+    assert result[1].min() == 0
+    assert result[1].max() == 1
+    torch.testing.assert_close(heatmap(1e-20 * signed[1:2].double(), (8, 8)), result[1:2].double())
+
+
+def head(*layers):
+    return nn.Sequential(nn.Conv2d(3, 2, 1), *layers).double()
+
+
+def test_note_that_the_maps_coincide(batch):
+    pooled = head(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
+    with torch.no_grad():
+        pooled[0].bias.fill_(5)
+        pooled[4].weight.copy_(pooled[4].weight.abs())
+    explanation = explain(pooled, batch, "1")
+    torch.testing.assert_close(explanation.maps["grad-cam"], explanation.maps["xgrad-cam"])
+    assert all(
+        len(lines) == 1 and lines[0].startswith("the two maps coincide here") for lines in explanation.notes
+    )
+    assert explain(pooled, batch, "1", methods=("xgrad-cam",)).notes == ((), (), ())
+
+
+def test_no_note_where_the_maps_differ_and_have_evidence(net, batch):
+    explanation = explain(net, batch, "features.4", 2)
+    with_evidence = [bool((signed > 0).any()) for signed in explanation.maps["xgrad-cam"]]
+    assert any(with_evidence)
+    assert not any("coincide" in line or "signed" in line for lines in explanation.notes for line in lines)
+
+
+def test_note_that_there_is_no_positive_evidence(batch):
+    against = head(nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32, 3))
+    with torch.no_grad():
+        against[0].bias.fill_(5)
+        against[4].weight.copy_(-against[4].weight.abs())
+    explanation = explain(against, batch, "1", 0)
+    assert all((signed <= 0).all() for signed in explanation.maps["xgrad-cam"])
+    for lines in explanation.notes:
+        assert [line.split(":")[0] for line in lines] == ["no positive evidence", "no positive evidence"]
+    assert not explanation.heatmap("grad-cam", (8, 8)).any()
+
+
+def test_note_of_a_map_that_is_the_same_everywhere(batch):
+    constant = head(
+        nn.AdaptiveAvgPool2d(1), nn.Upsample(size=(4, 4)), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 1)
+    )
+    with torch.no_grad():
+        constant[0].bias.fill_(5)
+        constant[5].weight.fill_(1)
+    notes = explain(constant, batch, "2").notes[0]
+    assert any(line.startswith("no contrast") for line in notes)
+
+
+def test_note_that_activations_are_signed(batch):
+    signed = head(nn.Flatten(), nn.Linear(128, 3))
+    with torch.no_grad():
+        signed[0].bias.copy_(torch.tensor([100.0, 0.0]))
+    explanation = explain(signed, batch, "0")
+    for lines in explanation.notes:
+        assert any(line.startswith("signed activations: 1 of 2 channels") for line in lines)
+    assert not any("signed" in line for line in explain(signed, batch, "0", methods=("grad-cam",)).notes[0])
+
+
+def test_a_layer_without_feature_maps_is_named_with_its_shape(net, batch):
+    with pytest.raises(XGradCamError, match=r"layer 'classifier\.0' gives shape \(3, 16\), not feature maps"):
+        explain(net, batch, net.classifier[0])
+
+
+def test_a_wrong_method_is_told_the_right_ones(net, batch):
+    with pytest.raises(XGradCamError, match="no method 'gradcam'; there are: grad-cam, xgrad-cam"):
+        explain(net, batch, "features.4", methods=("gradcam",))
+    with pytest.raises(XGradCamError, match="no map of 'cam' here"):
+        explain(net, batch, "features.4").heatmap("cam", (8, 8))

@@ -1,0 +1,256 @@
+import copy
+
+import pytest
+import torch
+from conftest import TinyNet
+from torch import nn
+
+from xgradcam.capture import choose_targets, find_layer, logits_of, record
+from xgradcam.errors import XGradCamError
+
+
+def full_graph_gradient(net, inputs, layer, target):
+    """The slow reference: no operation in place, the graph of the whole network, one sample at a time."""
+    plain = copy.deepcopy(net).eval()
+    for module in plain.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    kept = []
+    dict(plain.named_modules())[layer].register_forward_hook(lambda _m, _i, output: kept.append(output))
+    pairs = []
+    for sample in inputs:
+        kept.clear()
+        score = plain(sample[None])[0, target]
+        pairs.append((kept[0].detach(), torch.autograd.grad(score, kept[0])[0]))
+    return tuple(torch.cat(parts) for parts in zip(*pairs, strict=True))
+
+
+@pytest.mark.parametrize(
+    "layer", ["features.0", "features.1", "features.2", "features.3", "features.4", "features.5"]
+)
+def test_activation_and_gradient_are_the_full_graphs_also_before_an_in_place_relu(net, batch, layer):
+    recording = record(net, batch, layer)
+    gradient = recording.gradient(recording.output[:, 2])
+    activation, reference = full_graph_gradient(net, batch, layer, 2)
+    torch.testing.assert_close(recording.activation.detach(), activation)
+    torch.testing.assert_close(gradient, reference)
+    assert reference.abs().max() > 0
+
+
+def test_a_module_that_hands_on_its_input_does_not_let_later_writes_into_the_activation():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.same = nn.Identity()
+
+        def forward(self, inputs):
+            handed_on = self.same(inputs)
+            inputs.mul_(0)  # the caller of the layer still holds what it gave to it
+            return handed_on.sum(dim=(2, 3))
+
+    inputs = torch.rand(1, 2, 3, 3)
+    before = inputs.clone()
+    recording = record(Net(), inputs, "same")
+    assert torch.equal(recording.activation, before)
+
+
+def state_of(model):
+    return {
+        "training": [module.training for module in model.modules()],
+        "requires_grad": [parameter.requires_grad for parameter in model.parameters()],
+        "grad": [None if p.grad is None else p.grad.clone() for p in model.parameters()],
+        "tensors": [tensor.clone() for tensor in model.state_dict().values()],
+        "hooks": [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()],
+    }
+
+
+def assert_same_state(left, right):
+    assert left["training"] == right["training"]
+    assert left["requires_grad"] == right["requires_grad"]
+    assert left["hooks"] == right["hooks"]
+    for one, other in zip(left["grad"], right["grad"], strict=True):
+        assert (one is None) == (other is None)
+        assert one is None or torch.equal(one, other)
+    assert all(torch.equal(one, other) for one, other in zip(left["tensors"], right["tensors"], strict=True))
+
+
+def lived_in(net):
+    """A model in the middle of its owner's work: mixed flags, a frozen layer, gradients in place."""
+    net.train()
+    net.features[1].eval()
+    net.features[0].weight.requires_grad_(False)
+    net.classifier[0].weight.grad = torch.full_like(net.classifier[0].weight, 7.0)
+    net.features[3].register_forward_hook(lambda *_: None)
+    return net
+
+
+@pytest.mark.parametrize("layer", ["features.1", "features.5", "classifier.0"])
+def test_the_model_is_left_as_found(batch, layer):
+    net = lived_in(TinyNet())
+    before = state_of(net)
+    recording = record(net, batch, layer)
+    recording.gradient(recording.output[:, 0])
+    assert_same_state(before, state_of(net))
+
+
+def test_batch_norm_in_training_mode_keeps_its_statistics_and_counts_for_evaluation(batch):
+    net = TinyNet().train()
+    before = copy.deepcopy(net.state_dict())
+    output = record(net, batch, "features.5").output
+    torch.testing.assert_close(output.detach(), copy.deepcopy(net).eval()(batch).detach())
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert net.training
+
+
+@pytest.mark.parametrize("broken", ["features.0", "classifier.1"])
+def test_the_model_is_left_as_found_when_it_raises(batch, broken):
+    net = lived_in(TinyNet())
+
+    def fail(*_):
+        raise RuntimeError("inside the model")
+
+    handle = dict(net.named_modules())[broken].register_forward_pre_hook(fail)
+    before = state_of(net)
+    for grad_mode in (True, False):
+        with torch.set_grad_enabled(grad_mode):
+            with pytest.raises(RuntimeError, match="inside the model"):
+                record(net, batch, "features.3")
+            assert torch.is_grad_enabled() == grad_mode
+    assert_same_state(before, state_of(net))
+    handle.remove()
+
+
+def test_eval_is_not_called_for_it_may_be_overridden(batch):
+    class Owned(TinyNet):
+        def train(self, mode=True):
+            raise AssertionError("the owner's switch was touched")
+
+    record(Owned(), batch, "features.5")
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_callers_grad_mode_neither_matters_nor_changes(net, batch, mode):
+    reference = record(net, batch, "features.3")
+    reference = reference.gradient(reference.output[:, 1])
+    with mode():
+        flags = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+        with torch.inference_mode(False):
+            recording = record(net, batch, "features.3")
+            gradient = recording.gradient(recording.output[:, 1])
+        assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == flags
+    assert torch.equal(gradient, reference)
+
+
+def test_a_frozen_model_has_gradients_too(net, batch):
+    reference = record(net, batch, "features.3")
+    net.requires_grad_(False)
+    recording = record(net, batch, "features.3")
+    assert torch.equal(recording.gradient(recording.output[:, 1]), reference.gradient(reference.output[:, 1]))
+
+
+def test_no_graph_of_the_trunk_and_no_gradient_of_parameters(net, batch):
+    tracked = {}
+    for name, module in net.named_modules():
+        module.register_forward_hook(
+            lambda _m, _i, output, name=name: tracked.__setitem__(name, output.requires_grad)
+        )
+    recording = record(net, batch, "features.3")
+    recording.gradient(recording.output[:, 0])
+    assert not tracked["features.0"]
+    assert not tracked["features.2"]
+    assert tracked["features.4"]
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_a_layer_that_runs_twice_is_named():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.relu = nn.ReLU()
+
+        def forward(self, inputs):
+            return self.relu(self.relu(inputs))
+
+    with pytest.raises(XGradCamError, match="'relu' runs more than once"):
+        record(Net(), torch.ones(1, 2), "relu")
+
+
+def test_a_layer_that_does_not_run_is_named(net, batch):
+    net.spare = nn.Conv2d(1, 1, 1)
+    with pytest.raises(XGradCamError, match="'spare' did not run"):
+        record(net, batch, "spare")
+
+
+def test_a_layer_without_one_float_tensor_is_named():
+    class Pair(nn.Module):
+        def forward(self, inputs):
+            return inputs, inputs
+
+    class Count(nn.Module):
+        def forward(self, inputs):
+            return inputs.long()
+
+    for module, what in ((Pair(), "a tuple"), (Count(), "int64")):
+        with pytest.raises(XGradCamError, match=f"layer '0' returns .*{what}"):
+            record(nn.Sequential(module), torch.ones(1, 2), "0")
+
+
+def test_a_score_beside_the_layer_is_an_error(net, batch):
+    recording = record(net, batch, "features.3")
+    with pytest.raises(XGradCamError, match="does not depend on the layer"):
+        recording.gradient(torch.ones(3))
+    with pytest.raises(XGradCamError, match="does not depend on the layer"):
+        recording.gradient(torch.ones(3, requires_grad=True))
+
+
+def test_layers_by_name_and_by_module(net):
+    assert find_layer(net, "features.3") == ("features.3", net.features[3])
+    assert find_layer(net, net.features[3]) == ("features.3", net.features[3])
+
+
+def test_a_wrong_name_gets_the_nearest_and_a_strange_module_is_refused(net):
+    with pytest.raises(
+        XGradCamError, match=r"no layer 'feature\.3' in this TinyNet; did you mean 'features\.3'"
+    ):
+        find_layer(net, "feature.3")
+    with pytest.raises(XGradCamError, match="a ReLU, is not a module of this TinyNet"):
+        find_layer(net, nn.ReLU())
+
+
+def test_targets():
+    logits = torch.tensor([[1.0, 3.0, 2.0], [5.0, 4.0, 6.0]])
+    assert choose_targets(logits, None).tolist() == [1, 2]
+    assert choose_targets(logits, 0).tolist() == [0, 0]
+    assert choose_targets(logits, [2, 1]).tolist() == [2, 1]
+    assert choose_targets(logits, torch.tensor([2, 1], dtype=torch.int32)).tolist() == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        (3, "no class 3: this model's classes are 0 to 2"),
+        (-1, "no class -1"),
+        ([0, 7], "no class 7"),
+        ([0, 1, 2], "3 targets for 2 samples"),
+        ([], "0 targets for 2 samples|targets are"),
+        (1.0, "give an int"),
+        (True, "give an int"),
+        ([[0], [1]], "give an int"),
+    ],
+)
+def test_wrong_targets_are_refused(targets, message):
+    with pytest.raises(XGradCamError, match=message):
+        choose_targets(torch.zeros(2, 3), targets)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ({"out": torch.zeros(1, 2)}, "a dict"),
+        (torch.zeros(1, 2, 3, 3), r"\(1, 2, 3, 3\)"),
+        (torch.tensor([[0.0, float("nan")]]), "not finite"),
+    ],
+)
+def test_an_output_without_class_scores_is_refused(output, message):
+    with pytest.raises(XGradCamError, match=message):
+        logits_of(output)

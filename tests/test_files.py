@@ -1,0 +1,74 @@
+import io
+import os
+import resource
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from xgradcam.errors import XGradCamError
+from xgradcam.files import encode_jpeg, make_folder, write_files
+
+
+def test_files_are_written_with_the_usual_permissions(tmp_path):
+    write_files({tmp_path / "a": b"one", tmp_path / "b": b"two"})
+    (tmp_path / "plain").write_bytes(b"")
+    assert (tmp_path / "a").read_bytes() == b"one"
+    assert (tmp_path / "b").read_bytes() == b"two"
+    assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_nothing_is_written_when_one_file_cannot_be(tmp_path):
+    (tmp_path / "b").mkdir()
+    with pytest.raises(XGradCamError, match=r"cannot write .*b: a folder has that name"):
+        write_files({tmp_path / "a": b"one", tmp_path / "b": b"two"})
+    assert os.listdir(tmp_path) == ["b"]
+    with pytest.raises(XGradCamError, match=r"cannot write .*c"):
+        write_files({tmp_path / "a": b"one", tmp_path / "gone" / "c": b"two"})
+    assert os.listdir(tmp_path) == ["b"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path):
+    (tmp_path / "a").write_bytes(b"old")
+    size = 4096
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    script = (
+        "import sys; from pathlib import Path; from xgradcam.files import write_files; "
+        "write_files({Path(sys.argv[1]): b'n' * 100_000})"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "a")],
+        preexec_fn=limited,
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 1
+    assert "XGradCamError: cannot write" in run.stderr
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_folders_are_made_or_refused(tmp_path):
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    make_folder(tmp_path / "a" / "b")
+    (tmp_path / "file").touch()
+    with pytest.raises(XGradCamError, match=r"cannot make the folder .*file"):
+        make_folder(tmp_path / "file" / "below")
+    with pytest.raises(XGradCamError, match="cannot make the folder"):
+        make_folder(tmp_path / "file")
+
+
+def test_jpeg_is_rgb():
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 255
+    decoded = np.asarray(Image.open(io.BytesIO(encode_jpeg(red))))
+    assert decoded[8, 8, 0] > 250
+    assert decoded[8, 8, 2] < 5
