@@ -74,7 +74,9 @@ def _decode(file: BinaryIO, name: str) -> Photograph:
             raise XGradCamError(_too_large(name, "its pixels")) from None
         except UnidentifiedImageError:
             empty = file.seek(0, 2) == 0
-            what = "the file is empty" if empty else "its content is no whole JPEG, PNG, WebP, BMP, TIFF or GIF"
+            what = (
+                "the file is empty" if empty else "its content is no whole JPEG, PNG, WebP, BMP, TIFF or GIF"
+            )
             raise XGradCamError(f"not an image: {name}: {what}") from None
         # Broken files make Pillow's decoders raise many kinds of error.
         except Exception as error:

@@ -68,7 +68,13 @@ def load_classifier(
     Raises XGradCamError for an unknown name and for weights that cannot be had or do not fit.
     """
     if name is not None:
-        return _by_name(name, weights, report)
+        try:
+            return _by_name(name, weights, report)
+        except WeightsUnavailableError as error:
+            raise WeightsUnavailableError(
+                f"the weights of {name} are not available ({error}); give a file with --weights, "
+                f"or take the bundled --model {BUNDLED}"
+            ) from None
     try:
         return _torchvision(PAPERS_MODEL, weights, report)
     except WeightsUnavailableError as error:
@@ -158,7 +164,7 @@ def _timm_pretrained(name: str, report: Report) -> nn.Module:
         module: nn.Module = timm.create_model(name, pretrained=True)
     except (OSError, RuntimeError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise WeightsUnavailableError(f"the weights of timm's {name} cannot be had: {reason}") from None
+        raise WeightsUnavailableError(reason) from None
     return module
 
 

@@ -1,0 +1,141 @@
+import socket
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision import models as torchvision_models
+
+from xgradcam import models
+from xgradcam.errors import XGradCamError
+from xgradcam.images import read_image
+from xgradcam.models import load_classifier
+from xgradcam.weights import WeightsUnavailableError, read_state_dict
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture
+def empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    return tmp_path / "hub" / "checkpoints"
+
+
+def test_the_bundled_network_knows_imagenet(no_network):
+    """The 20 labelled photographs that foolbox ships; their file names end in the class."""
+    classifier = load_classifier("efficientnet-lite0")
+    files = sorted((Path(find_spec("foolbox").origin).parent / "data").glob("imagenet_*.jpg"))
+    assert len(files) == 20
+    hits = 0
+    for file in files:
+        with torch.no_grad():
+            logits = classifier.module(classifier.inputs(read_image(file)))
+        hits += int(logits.argmax()) == int(file.stem.split("_")[-1])
+    assert hits >= 18
+
+
+def test_models_come_in_evaluation_mode_frozen(no_network):
+    for name, weights in (
+        ("efficientnet-lite0", "default"),
+        ("squeezenet1_1", "none"),
+        ("timm/resnet10t", "none"),
+    ):
+        module = load_classifier(name, weights).module
+        assert not any(part.training for part in module.modules())
+        assert not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def test_random_weights_are_the_same_every_time_and_leave_the_callers_generator(no_network):
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    first, second = (load_classifier("squeezenet1_1", "none").module.state_dict() for _ in range(2))
+    assert torch.equal(torch.rand(1), expected)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["squeezenet1_1", "regnet_x_400mf", "mnasnet0_5", "googlenet", "timm/resnet10t", "efficientnet-lite0"],
+)
+def test_weights_of_a_file_are_the_models(tmp_path, no_network, name):
+    source = load_classifier(name, "none")
+    torch.save(source.module.state_dict(), tmp_path / "a.pth")
+    loaded = load_classifier(name, str(tmp_path / "a.pth"))
+    photograph = np.random.default_rng(0).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    with torch.no_grad():
+        expected = source.module(source.inputs(photograph))
+        assert torch.equal(loaded.module(loaded.inputs(photograph)), expected)
+    assert expected.shape == (1, 1000)
+
+
+def test_weights_from_the_cache_need_no_network(empty_cache, no_network):
+    weights = torchvision_models.SqueezeNet1_1_Weights.DEFAULT
+    source = load_classifier("squeezenet1_1", "none")
+    empty_cache.mkdir(parents=True)
+    torch.save(source.module.state_dict(), empty_cache / weights.url.rsplit("/", 1)[1])
+    loaded = load_classifier("squeezenet1_1").module.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in source.module.state_dict().items())
+
+
+def test_preprocessing_is_the_models_own(no_network):
+    inception = load_classifier("inception_v3", "none")
+    assert inception.size == (299, 299)
+    assert inception.module.transform_input
+    bundled = load_classifier("efficientnet-lite0")
+    assert (bundled.size, bundled.mean, bundled.std) == ((224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    white = np.full((3, 3, 3), 255, np.uint8)
+    assert (bundled.inputs(white) == 1).all()
+
+
+def unreachable(url):
+    raise WeightsUnavailableError("example.invalid: no route")
+
+
+def test_the_default_falls_back_on_the_bundled_network_and_says_so(empty_cache, monkeypatch):
+    monkeypatch.setattr("xgradcam.weights.require_reachable", unreachable)
+    lines = []
+    assert load_classifier(report=lines.append).name == "efficientnet-lite0"
+    assert len(lines) == 1
+    assert "VGG-16's weights are not available (example.invalid: no route" in lines[0]
+    assert "\n" not in lines[0]
+
+
+def test_a_model_that_was_asked_for_never_falls_back(empty_cache, monkeypatch):
+    monkeypatch.setattr("xgradcam.weights.require_reachable", unreachable)
+    with pytest.raises(WeightsUnavailableError, match=r"no route.*--weights"):
+        load_classifier("vgg16")
+
+
+def test_timms_weights_that_cannot_be_had(tmp_path, monkeypatch):
+    monkeypatch.setattr(models, "require_reachable", unreachable)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(WeightsUnavailableError, match="no route"):
+        load_classifier("timm/resnet18.a1_in1k")
+    assert load_classifier("timm/resnet18", "none").size == (224, 224)
+
+
+def test_unknown_models_get_the_nearest_names(no_network):
+    with pytest.raises(XGradCamError, match="no model 'vgg61'; did you mean vgg19 or vgg16"):
+        load_classifier("vgg61")
+    with pytest.raises(XGradCamError, match="no model 'timm/resnet81'; did you mean timm/resnet"):
+        load_classifier("timm/resnet81")
+    with pytest.raises(XGradCamError, match="no model 'fcn_resnet50'"):
+        load_classifier("fcn_resnet50")
+
+
+def test_weights_of_another_model_are_refused_with_their_keys(tmp_path, no_network):
+    torch.save(load_classifier("squeezenet1_1", "none").module.state_dict(), tmp_path / "a.pth")
+    with pytest.raises(
+        XGradCamError, match=r"do not fit this ResNet: missing: conv1\.weight.*unknown: features"
+    ):
+        load_classifier("resnet18", str(tmp_path / "a.pth"))
+    assert len(read_state_dict(tmp_path / "a.pth")) == 52
