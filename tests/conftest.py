@@ -1,6 +1,10 @@
 """Small networks and photographs that the tests share."""
 
+import os
 from pathlib import Path
+
+# Threads that wait for each other on a busy machine take forty times as long as one; also for the commands.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch

@@ -63,7 +63,7 @@ def common_parser(prog: str, description: str, example: str) -> Parser:
         "--use-cuda", action="store_true", help="compute on the GPU if there is one, else on the CPU"
     )
     device.add_argument(
-        "--device", metavar="DEVICE", default="cpu", help="auto, cpu (default), cuda, cuda:N or mps"
+        "--device", metavar="DEVICE", help="auto, cpu (default), cuda, cuda:N or mps"
     )  # fmt: skip
     return parser
 
@@ -107,7 +107,7 @@ def choose_device(prog: str, arguments: argparse.Namespace) -> "torch.device":
     if arguments.device == "auto":
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     try:
-        device = torch.device(arguments.device)
+        device = torch.device(arguments.device or "cpu")
     except RuntimeError:
         raise XGradCamError(f"no device {arguments.device!r}: take auto, cpu, cuda, cuda:N or mps") from None
     count = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(mps)}.get(device.type, 0)

@@ -1,0 +1,126 @@
+"""Agreement with what the authors' original scripts compute, for a VGG-16 that anyone can make."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from golden_vgg16 import vgg16_state_dict
+from PIL import Image
+from skimage import data
+
+from xgradcam import explain, overlay_heatmap
+from xgradcam.files import encode_jpeg
+from xgradcam.images import read_image, stretch
+
+ROOT = Path(__file__).resolve().parents[1]
+CASES = ("vgg16_seed0_chelsea_282", "vgg16_seed0_chelsea_argmax")
+FILES = {"cam": "cam.jpg", "X_cam": "X_cam.jpg"}
+MEMORY = """
+import resource, sys
+from xgradcam.cli.xgrad_cam import main
+code = main(sys.argv[1:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+sys.exit(code)
+"""
+
+
+def golden(case):
+    with np.load(ROOT / "tests" / "golden" / f"{case}.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    """A torch hub cache that holds the VGG-16 of the golden cases, where torchvision looks for ImageNet's."""
+    home = tmp_path_factory.mktemp("hub-home")
+    checkpoint = home / "hub" / "checkpoints" / "vgg16-397923af.pth"
+    checkpoint.parent.mkdir(parents=True)
+    torch.save(vgg16_state_dict(0), checkpoint)
+    yield home
+    checkpoint.unlink()
+
+
+def originals_overlay(photograph, heatmap):
+    """The formula of the original scripts, in their own channel order; what their JPEG file gives back."""
+    photograph = np.float32(cv2.resize(photograph[:, :, ::-1], (224, 224))) / 255
+    colours = np.float32(cv2.applyColorMap(np.uint8(255 * heatmap), cv2.COLORMAP_JET)) / 255
+    mixed = colours + photograph
+    encoded = cv2.imencode(".jpg", np.uint8(255 * (mixed / np.max(mixed))))[1]
+    return cv2.imdecode(encoded, 1)[:, :, ::-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_the_command_gives_the_originals_maps_and_pictures(hub, tmp_path, case):
+    reference = golden(case)
+    Image.fromarray(data.chelsea()).save(tmp_path / "chelsea.png")
+    target = str(reference["target"].item())
+    run = subprocess.run(
+        [sys.executable, "-c", MEMORY, "--image-path", "chelsea.png", "--target-index", target],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+        env={**os.environ, "TORCH_HOME": str(hub), "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert "model vgg16, layer features.30" in run.stdout
+    assert f"score {reference['proof'][0]:.4f}" in run.stdout
+    assert run.stderr == ""
+    for key, file in FILES.items():
+        expected = originals_overlay(data.chelsea(), reference[key])
+        difference = np.abs(read_image(tmp_path / file).astype(int) - expected)
+        # A last bit moves a few pixels to the next of the 256 colours, and JPEG spreads it.
+        assert np.mean(difference > 2) < 1e-3
+        assert difference.max() <= 8
+    if sys.platform == "linux":
+        # The originals take 1.9 GB.
+        assert int(run.stdout.splitlines()[-1]) < 1.1e9 / 1024
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_the_heatmaps_are_the_originals(hub, case, monkeypatch):
+    from xgradcam import load_classifier
+
+    monkeypatch.setenv("TORCH_HOME", str(hub))
+    classifier = load_classifier("vgg16")
+    reference = golden(case)
+    target = reference["target"].item()
+    explanation = explain(
+        classifier.module, classifier.inputs(data.chelsea()), "features.30", None if target == -1 else target
+    )
+    for method, key in (("grad-cam", "cam"), ("xgrad-cam", "X_cam")):
+        heatmap = explanation.heatmap(method, (224, 224))[0].numpy()
+        assert np.abs(heatmap - reference[key]).max() < 1e-3
+        assert reference[key].max() == 1
+        picture = overlay_heatmap(stretch(data.chelsea(), (224, 224)), heatmap)
+        decoded = np.asarray(Image.open(io.BytesIO(encode_jpeg(picture)))).astype(int)
+        assert np.abs(decoded - originals_overlay(data.chelsea(), heatmap)).max() <= 2
+    assert explanation.score.item() == pytest.approx(reference["proof"][0], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_before_an_in_place_relu_the_map_is_the_convolutions_own(hub, monkeypatch):
+    """VGG-16 `features.28`: equal to a reference that cuts the network there, with signed activations."""
+    from xgradcam import load_classifier
+
+    monkeypatch.setenv("TORCH_HOME", str(hub))
+    classifier = load_classifier("vgg16")
+    inputs = classifier.inputs(data.chelsea())
+    explanation = explain(classifier.module, inputs, "features.28", 282)
+    model = classifier.module
+    with torch.no_grad():
+        own = model.features[:29](inputs)
+    leaf = own.clone().requires_grad_()
+    score = model.classifier(model.avgpool(model.features[30](leaf.relu())).flatten(1))[0, 282]
+    (gradient,) = torch.autograd.grad(score, leaf)
+    expected = (gradient.mean(dim=(2, 3), keepdim=True) * own).sum(dim=1)
+    torch.testing.assert_close(explanation.maps["grad-cam"], expected)
+    assert (own < 0).any()
+    after_relu = (gradient.mean(dim=(2, 3), keepdim=True) * own.relu()).sum(dim=1)
+    assert not torch.allclose(explanation.maps["grad-cam"], after_relu)
+    assert any(line.startswith("signed activations") for line in explanation.notes[0])
