@@ -1,6 +1,7 @@
 """Small networks and photographs that the tests share."""
 
 import os
+import urllib.request
 from pathlib import Path
 
 # Threads that wait for each other on a busy machine take forty times as long as one; also for the commands.
@@ -9,6 +10,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 from torch import Tensor, nn
+
+# Runs xgrad-cam and prints its peak memory in bytes; what getrusage says would include pytest's own.
+MEASURED_COMMAND = """
+import re, sys
+from pathlib import Path
+from xgradcam.cli.xgrad_cam import main
+code = main(sys.argv[1:])
+print(1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text()).group(1)))
+sys.exit(code)
+"""
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -37,6 +48,12 @@ class TinyNet(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.classifier(self.features(inputs).flatten(1))
+
+
+@pytest.fixture(autouse=True)
+def proxies_of_the_moment() -> None:
+    """Let urllib look at the proxy variables anew: it remembers those of its first connection."""
+    urllib.request.install_opener(None)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import MEASURED_COMMAND
 from golden_vgg16 import vgg16_state_dict
 from PIL import Image
 from skimage import data
@@ -21,13 +22,6 @@ from xgradcam.images import read_image, stretch
 ROOT = Path(__file__).resolve().parents[1]
 CASES = ("vgg16_seed0_chelsea_282", "vgg16_seed0_chelsea_argmax")
 FILES = {"cam": "cam.jpg", "X_cam": "X_cam.jpg"}
-MEMORY = """
-import resource, sys
-from xgradcam.cli.xgrad_cam import main
-code = main(sys.argv[1:])
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-sys.exit(code)
-"""
 
 
 def golden(case):
@@ -56,13 +50,14 @@ def originals_overlay(photograph, heatmap):
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak memory is read from /proc")
 @pytest.mark.parametrize("case", CASES)
 def test_the_command_gives_the_originals_maps_and_pictures(hub, tmp_path, case):
     reference = golden(case)
     Image.fromarray(data.chelsea()).save(tmp_path / "chelsea.png")
     target = str(reference["target"].item())
     run = subprocess.run(
-        [sys.executable, "-c", MEMORY, "--image-path", "chelsea.png", "--target-index", target],
+        [sys.executable, "-c", MEASURED_COMMAND, "--image-path", "chelsea.png", "--target-index", target],
         cwd=tmp_path, capture_output=True, text=True, check=False,
         env={**os.environ, "TORCH_HOME": str(hub), "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
@@ -76,9 +71,8 @@ def test_the_command_gives_the_originals_maps_and_pictures(hub, tmp_path, case):
         # A last bit moves a few pixels to the next of the 256 colours, and JPEG spreads it.
         assert np.mean(difference > 2) < 1e-3
         assert difference.max() <= 8
-    if sys.platform == "linux":
-        # The originals take 1.9 GB.
-        assert int(run.stdout.splitlines()[-1]) < 1.1e9 / 1024
+    # The originals take 2.0e9. Importing torch takes 0.53e9, the weights take 0.55e9.
+    assert int(run.stdout.splitlines()[-1]) < 1.2e9
 
 
 @pytest.mark.slow

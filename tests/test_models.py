@@ -1,4 +1,7 @@
 import socket
+import subprocess
+import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -7,11 +10,14 @@ import pytest
 import torch
 from torchvision import models as torchvision_models
 
-from xgradcam import models
+from xgradcam import models, vgg
 from xgradcam.errors import XGradCamError
 from xgradcam.images import read_image
+from xgradcam.layers import default_layer
 from xgradcam.models import load_classifier
 from xgradcam.weights import WeightsUnavailableError, read_state_dict
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -139,3 +145,32 @@ def test_weights_of_another_model_are_refused_with_their_keys(tmp_path, no_netwo
     ):
         load_classifier("resnet18", str(tmp_path / "a.pth"))
     assert len(read_state_dict(tmp_path / "a.pth")) == 52
+
+
+def test_the_papers_network_is_torchvisions_vgg16():
+    published = torchvision_models.VGG16_Weights.IMAGENET1K_V1
+    preprocessing = published.transforms()
+    assert published.url == vgg.WEIGHTS_URL
+    assert f"{published.meta['_file_size']:.0f} MB" == vgg.WEIGHTS_SIZE
+    assert (tuple(preprocessing.mean), tuple(preprocessing.std)) == (vgg.MEAN, vgg.STD)
+    assert preprocessing.crop_size == [vgg.SIDE]
+    with torch.device("meta"):
+        ours, theirs = vgg.VGG16(), torchvision_models.vgg16()
+    assert str(ours).replace("VGG16", "VGG") == str(theirs)
+    assert {key: value.shape for key, value in ours.state_dict().items()} == {
+        key: value.shape for key, value in theirs.state_dict().items()
+    }
+
+
+def test_the_papers_network_does_not_import_torchvision():
+    script = "import sys; from xgradcam import load_classifier; load_classifier('vgg16', 'none'); "
+    script += "sys.exit(bool({'torchvision', 'timm'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["vgg16", "efficientnet-lite0"])
+def test_the_default_layers_that_are_known_are_those_that_would_be_found(name):
+    classifier = load_classifier(name, "none")
+    assert classifier.layer is not None
+    assert default_layer(classifier.layers()) == classifier.layer == classifier.default_layer()
+    assert replace(classifier, layer=None).default_layer() == classifier.layer

@@ -8,12 +8,15 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xgradcam import vgg
 from xgradcam.errors import XGradCamError
 from xgradcam.images import Photograph, to_input
 from xgradcam.labels import imagenet_labels
+from xgradcam.layers import Layer, default_layer, list_layers
 from xgradcam.weights import (
     Report,
     WeightsUnavailableError,
@@ -36,6 +39,7 @@ class Classifier:
 
     size: input height and width. mean, std: of the normalisation, on a scale of [0, 1].
     labels: the class names in the order of the outputs, or None where they are not known.
+    layer: the last feature map before pooling or flattening, or None where it has to be looked for.
     """
 
     name: str
@@ -44,10 +48,19 @@ class Classifier:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     labels: Sequence[str] | None
+    layer: str | None = None
 
     def to(self, device: torch.device) -> "Classifier":
         """The same classifier on another device."""
         return replace(self, module=self.module.to(device))
+
+    def default_layer(self) -> str:
+        """The name of the layer to explain by default; XGradCamError where the model has none."""
+        return self.layer or default_layer(self.layers())
+
+    def layers(self) -> list[Layer]:
+        """The model's layers, as `list_layers` finds them with a blank photograph."""
+        return list_layers(self.module, self.inputs(np.zeros((1, 1, 3), np.uint8)))
 
     def inputs(self, photograph: Photograph) -> Tensor:
         """The network's input for a photograph (H, W, 3): (1, 3, h, w) on the model's device."""
@@ -76,18 +89,29 @@ def load_classifier(
                 f"or take the bundled --model {BUNDLED}"
             ) from None
     try:
-        return _torchvision(PAPERS_MODEL, weights, report)
+        return _vgg16(weights, report)
     except WeightsUnavailableError as error:
         report(f"VGG-16's weights are not available ({error}); going on with the bundled {BUNDLED}")
         return _bundled(DEFAULT_WEIGHTS)
 
 
 def _by_name(name: str, weights: str, report: Report) -> Classifier:
+    if name == PAPERS_MODEL:
+        return _vgg16(weights, report)
     if name == BUNDLED:
         return _bundled(weights)
     if name.startswith(TIMM):
         return _timm(name, weights, report)
     return _torchvision(name, weights, report)
+
+
+def _vgg16(weights: str, report: Report) -> Classifier:
+    if weights == DEFAULT_WEIGHTS:
+        weights = str(fetch(vgg.WEIGHTS_URL, vgg.WEIGHTS_SIZE, report))
+    module = _build(vgg.VGG16, weights)
+    return Classifier(
+        PAPERS_MODEL, module, (vgg.SIDE, vgg.SIDE), vgg.MEAN, vgg.STD, imagenet_labels(), vgg.LAYER
+    )
 
 
 def _torchvision(name: str, weights: str, report: Report) -> Classifier:
@@ -126,7 +150,8 @@ def _bundled(weights: str) -> Classifier:
         module = _filled(build, lambda names: dict(zip(names, state.values(), strict=True)), BUNDLED)
     else:
         module = _build(build, weights)
-    return Classifier(BUNDLED, module, (224, 224), (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), imagenet_labels())
+    half = (0.5, 0.5, 0.5)
+    return Classifier(BUNDLED, module, (224, 224), half, half, imagenet_labels(), "bn2")
 
 
 def _timm(name: str, weights: str, report: Report) -> Classifier:

@@ -129,13 +129,9 @@ def open_classifier(prog: str, arguments: argparse.Namespace) -> "Classifier":
 
 def print_layers(prog: str, classifier: "Classifier") -> None:
     """Print name, type and output shape of every layer, in the order of execution, and mark the default."""
-    import numpy as np
-
-    from xgradcam.layers import default_layer, list_layers
-
-    layers = list_layers(classifier.module, classifier.inputs(np.zeros((1, 1, 3), np.uint8)))
+    layers = classifier.layers()
     try:
-        chosen, reason = default_layer(layers), ""
+        chosen, reason = classifier.default_layer(), ""
     except XGradCamError as error:
         chosen, reason = "", str(error)
     width = max(len(layer.name) for layer in layers)

@@ -65,10 +65,9 @@ def _explain(arguments: argparse.Namespace) -> int:
     classifier = open_classifier(PROG, arguments).to(device)
 
     from xgradcam.cam import explain
-    from xgradcam.layers import default_layer, list_layers
 
     inputs = classifier.inputs(photograph)
-    layer = arguments.target_layer or default_layer(list_layers(classifier.module, inputs))
+    layer = arguments.target_layer or classifier.default_layer()
     targets = None if arguments.target_index == -1 else arguments.target_index
     explanation = explain(classifier.module, inputs, layer, targets, tuple(FILES))
     _print_result(classifier, layer, explanation)
