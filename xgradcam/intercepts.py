@@ -58,13 +58,15 @@ class Call:
     @cached_property
     def target(self) -> Tensor | None:
         """The tensor that the operation writes to, if it works in place."""
+        return self.argument(0, "input") if self._writes() else None
+
+    def _writes(self) -> bool:
         name = getattr(self.function, "__name__", "")
-        dunder = name.startswith("__")
-        writes = name == "__setitem__" or (dunder and name[2:3] == "i" and name.strip("_") in DUNDERS)
-        if not (writes or (name.endswith("_") and not dunder)):
-            position = _inplace_position(self.function)
-            writes = bool(self.kwargs.get("inplace") or (position is not None and self.args[position:][:1] == (True,)))
-        return self.argument(0, "input") if writes else None
+        if name.startswith("__"):
+            return name == "__setitem__" or (name[2] == "i" and name.strip("_") in DUNDERS)
+        position = _inplace_position(self.function)
+        flag = self.argument(len(self.args) if position is None else position, "inplace", False)
+        return bool(name.endswith("_") or flag)
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """The argument that was given at this position or by this name."""
