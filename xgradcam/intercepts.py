@@ -23,8 +23,8 @@ from xgradcam.errors import XGradCamError
 
 Kind: TypeAlias = Literal["bias", "bypass", "curvature"]
 
-DUNDERS = {"truediv": "div", "rdiv": "div", "rtruediv": "div", "itruediv": "div", "idiv": "div"}
-DUNDERS |= {"floordiv": "floor_divide", "ifloordiv": "floor_divide"}
+# Other names of the same operation. Not `rdiv`, which is linear in nothing.
+DUNDERS = {"truediv": "div", "itruediv": "div", "idiv": "div", "floordiv": "floor_divide", "ifloordiv": "floor_divide"}
 DUNDERS |= {prefix + name: name for name in ("add", "sub", "mul", "pow", "matmul") for prefix in "ir"}
 
 
@@ -301,7 +301,7 @@ def _of_dropout(call: Call, by_default: bool) -> Intercept | None:
 def _inplace_position(function: Callable[..., Any]) -> int | None:
     if not isinstance(function, FunctionType):
         return None
-    names = list(inspect.signature(function).parameters)
+    names = list(inspect.signature(function, follow_wrapped=False).parameters)
     return names.index("inplace") if "inplace" in names else None
 
 
