@@ -6,7 +6,7 @@ from torchvision.models import vgg16
 
 
 def vgg16_state_dict(seed: int) -> dict[str, Tensor]:
-    """He-uniform weights, and biases uniform in [-0.1, 0.1], drawn one by one in the order of the state dict."""
+    """He-uniform weights, biases uniform in [-0.1, 0.1], drawn in the order of the state dict."""
     source = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
         blueprint = vgg16().state_dict()

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,8 @@ from torch.overrides import TorchFunctionMode
 
 from xgradcam.capture import record
 from xgradcam.errors import XGradCamError
-from xgradcam.intercepts import Call, Intercept, Kind, intercept, is_linear, outputs_of, tensors_of
+from xgradcam.intercepts import Intercept, Kind, intercept, is_linear
+from xgradcam.operations import Call, outputs_of, substitute, tensors_of
 
 RELATIVE_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 ROUNDINGS = 16
@@ -94,7 +95,7 @@ class Verification:
 
     @property
     def holds(self) -> Tensor:
-        """Whether Eq. 5 holds as the paper states it: it closes, and no operation behind the layer is curved."""
+        """Whether Eq. 5 holds as the paper states it: it closes, and nothing behind the layer is curved."""
         curved = (term.value.abs() for term in self.contributions if term.kind == "curvature")
         return self.closes & (sum(curved, torch.zeros_like(self.score)) <= self.tolerance)
 
@@ -111,9 +112,10 @@ def verify(
 ) -> Verification:
     """Compute every term of Eq. 5 for the scores of `targets` at `layer`; see `Verification`.
 
-    inputs: (N, ...), float32 or float64; model(inputs) is (N, classes). layer: a module of the model, or its name.
-    targets: a class for all samples, one per sample, or None for the highest score. A tensor that meets a
-    dependent one is bypass, a number or an operation's own constant (bias=, running mean) is bias.
+    inputs: (N, ...), float32 or float64, with model(inputs) of shape (N, classes). layer: a module of the
+    model, or its name. targets: a class for all samples, one per sample, or None for the highest score.
+    A constant that an operation takes as its own (bias=, running mean) is bias, and so is a number; a tensor
+    that is added, concatenated or chosen beside one that depends on the layer is bypass.
     Raises XGradCamError where the model, the layer or the targets do not fit, or the score is not finite.
     """
     if inputs.dim() == 0 or len(inputs) == 0:
@@ -127,11 +129,13 @@ def verify(
         ]
     keys = dict.fromkeys(key for sample in samples for key in sample.terms)
     nought = torch.zeros((), dtype=torch.float64)
-    contributions = tuple(
-        Contribution(*key[:3], torch.stack([sample.terms.get(key, nought) for sample in samples])) for key in keys
+    values = {key: torch.stack([sample.terms.get(key, nought) for sample in samples]) for key in keys}
+    return Verification(
+        torch.stack([sample.score for sample in samples]),
+        torch.stack([sample.feature for sample in samples]),
+        tuple(Contribution(*key[:3], value) for key, value in values.items()),
+        samples[0].dtype,
     )
-    score, feature = (torch.stack([getattr(s, name) for s in samples]) for name in ("score", "feature"))
-    return Verification(score, feature, contributions, samples[0].dtype)
 
 
 _Key: TypeAlias = tuple[str, str, Kind, int]
@@ -171,7 +175,7 @@ def _verify_one(model: nn.Module, image: Tensor, layer: str | nn.Module, target:
 
 @dataclass(frozen=True)
 class _Term:
-    """An intercept and the place in the graph where it enters: an operation's output, before later writes to it."""
+    """An intercept, and where it enters the graph: an operation's output, before later writes to it."""
 
     module: str
     operation: str
@@ -198,8 +202,10 @@ class _Intercepting(TorchFunctionMode):
                 return function(*args, **call.kwargs)
             with torch.no_grad():  # parameters ask for gradients: what depends on them alone must not
                 return function(*args, **call.kwargs)
+        if any(tensor.is_inference() for tensor in tensors_of((args, kwargs))):
+            call = Call(function, *substitute((args, call.kwargs), _normal))
         if not torch.is_grad_enabled() or is_linear(call):
-            return function(*args, **call.kwargs)
+            return function(*call.args, **call.kwargs)
         return self._run(call) if call.target is None else self._run_in_place(call, call.target)
 
     def _run(self, call: Call) -> Any:
@@ -228,6 +234,11 @@ class _Intercepting(TorchFunctionMode):
                 self.terms.append(_Term(module, call.operation, constant.kind, edge, value))
 
 
+def _normal(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy of one that was made in inference mode, which no graph may keep."""
+    return tensor.detach().clone() if tensor.is_inference() else tensor
+
+
 @contextmanager
 def _current_module(model: nn.Module) -> Iterator[list[str]]:
     """The names of the modules that are running, innermost last."""
@@ -248,11 +259,11 @@ def _drop(path: list[str]) -> None:
 @contextmanager
 def _full_precision(device: str) -> Iterator[None]:
     """No autocast and no TF32, whose 10 bits would be taken for a missing constant; restored after."""
-    backends = [torch.backends.cuda.matmul, torch.backends.cudnn]
-    attribute, exact = "allow_tf32", False
-    if hasattr(torch.backends.cuda.matmul, "fp32_precision"):  # PyTorch 2.9: one name for both, per operation
-        backends = [torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn]
-        attribute, exact = "fp32_precision", "ieee"
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    backends, attribute, exact = [matmul, cudnn], "allow_tf32", cast(Any, False)
+    if hasattr(matmul, "fp32_precision"):  # from PyTorch 2.9 on; the older name cannot always be read there
+        backends, attribute, exact = [matmul, cudnn.conv, cudnn.rnn], "fp32_precision", "ieee"
     before = [getattr(backend, attribute) for backend in backends]
     try:
         for backend in backends:
@@ -275,7 +286,7 @@ def _classes(targets: int | Sequence[int] | Tensor | None, samples: int) -> list
     except TypeError:
         raise XGradCamError(f"the targets are {targets!r}: give a class index, or one per sample") from None
     if len(classes) != samples:
-        raise XGradCamError(f"{len(classes)} targets for {samples} samples: give one for all, or one per sample")
+        raise XGradCamError(f"{len(classes)} targets for {samples} samples: give one for all, or one each")
     return [*classes]
 
 
@@ -283,7 +294,7 @@ def _score(output: Any, target: int | None) -> Tensor:
     """The score of the class, (): the highest where none is given."""
     if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != 1:
         got = f"{tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise XGradCamError(f"the model returns {got} for one sample: Eq. 5 needs scores of shape (1, classes)")
+        raise XGradCamError(f"the model returns {got} for one sample: Eq. 5 needs scores, (1, classes)")
     if output.dtype not in RELATIVE_TOLERANCE:
         raise XGradCamError(f"the model computes in {output.dtype}: take float32 or float64")
     classes = output.shape[1]

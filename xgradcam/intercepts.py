@@ -6,13 +6,11 @@ is a tensor that enters h beside p (a skip path, a parallel branch, a positional
 *curvature* where h is neither. `RULES` holds the short ways; without one the definition itself is computed.
 """
 
-import inspect
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import partial
 from types import FunctionType
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -20,12 +18,12 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xgradcam.errors import XGradCamError
+from xgradcam.operations import Call, depends, outputs_of, tensors_of
 
 Kind: TypeAlias = Literal["bias", "bypass", "curvature"]
 
-# Other names of the same operation. Not `rdiv`, which is linear in nothing.
-DUNDERS = {"truediv": "div", "itruediv": "div", "idiv": "div", "floordiv": "floor_divide", "ifloordiv": "floor_divide"}
-DUNDERS |= {prefix + name: name for name in ("add", "sub", "mul", "pow", "matmul") for prefix in "ir"}
+make_dual: Callable[[Tensor, Tensor], Tensor] = forward_ad.make_dual
+unpack_dual: Callable[[Tensor], tuple[Tensor, Tensor | None]] = forward_ad.unpack_dual
 
 
 @dataclass(frozen=True)
@@ -34,59 +32,6 @@ class Intercept:
 
     kind: Kind
     values: list[Tensor]
-
-
-@dataclass(frozen=True)
-class Call:
-    """One operation on the way from the layer to the score: `function(*args, **kwargs)`."""
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-
-    @cached_property
-    def operation(self) -> str:
-        """The name of the operation; `x + y`, `torch.add`, `x.add_` and `x += y` are all 'add'."""
-        name = str(getattr(self.function, "__name__", self.function)).strip("_")
-        return DUNDERS.get(name, name)
-
-    @cached_property
-    def dependents(self) -> list[Tensor]:
-        """The inputs that depend on the layer, once for every place where they enter."""
-        return [tensor for tensor in tensors_of((self.args, self.kwargs)) if depends(tensor)]
-
-    @cached_property
-    def target(self) -> Tensor | None:
-        """The tensor that the operation writes to, if it works in place."""
-        return self.argument(0, "input") if self._writes() else None
-
-    def _writes(self) -> bool:
-        name = getattr(self.function, "__name__", "")
-        if name.startswith("__"):
-            return name == "__setitem__" or (name[2] == "i" and name.strip("_") in DUNDERS)
-        position = _inplace_position(self.function)
-        flag = self.argument(len(self.args) if position is None else position, "inplace", False)
-        return bool(name.endswith("_") or flag)
-
-    def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """The argument that was given at this position or by this name."""
-        return self.args[position] if position < len(self.args) else self.kwargs.get(name, default)
-
-    def run(self, replace: Callable[[Tensor], Tensor]) -> Any:
-        """The operation's result with every tensor replaced; for one in place, the target it wrote to."""
-        target = self.target
-
-        def replaced(tensor: Tensor) -> Tensor:
-            return replace(tensor).clone() if tensor is target else replace(tensor)
-
-        args, kwargs = substitute(self.args, replaced), substitute(dict(self.kwargs), replaced)
-        result = self.function(*args, **kwargs)
-        return result if target is None else (args[0] if args else kwargs["input"])
-
-    def is_of_torch(self) -> bool:
-        """Whether the operation is PyTorch's own, so that its name tells what it does."""
-        module = getattr(self.function, "__module__", None) or "torch"
-        return module.split(".")[0] == "torch" and not re.match(r"torch\._ops\.(?!aten)", module + ".")
 
 
 Rule: TypeAlias = Callable[[Call], "Intercept | None"]
@@ -101,37 +46,6 @@ def intercept(call: Call) -> Intercept | None:
 def is_linear(call: Call) -> bool:
     """Whether the operation has no intercept whatever its inputs are."""
     return call.operation in LINEAR and call.is_of_torch()
-
-
-def depends(tensor: Tensor) -> bool:
-    """Whether the tensor depends on the layer: a graph leads to it, and it is not a parameter itself."""
-    return tensor.requires_grad and not tensor.is_leaf
-
-
-def tensors_of(tree: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dictionaries, in order."""
-    if isinstance(tree, Tensor):
-        yield tree
-    elif isinstance(tree, (tuple, list)):
-        for branch in tree:
-            yield from tensors_of(branch)
-    elif isinstance(tree, dict):
-        yield from tensors_of(list(tree.values()))
-
-
-def outputs_of(result: Any) -> list[Tensor]:
-    """The floating-point tensors that an operation returned: those that an intercept can belong to."""
-    return [tensor for tensor in tensors_of(result) if tensor.is_floating_point()]
-
-
-def substitute(tree: Any, replace: Callable[[Tensor], Tensor]) -> Any:
-    """The same nesting with every tensor replaced."""
-    if isinstance(tree, Tensor):
-        return replace(tree)
-    if isinstance(tree, (tuple, list)):
-        branches = [substitute(branch, replace) for branch in tree]
-        return type(tree)(*branches) if hasattr(tree, "_fields") else type(tree)(branches)
-    return {key: substitute(branch, replace) for key, branch in tree.items()} if isinstance(tree, dict) else tree
 
 
 def tangent_intercept(call: Call, kind: Kind = "curvature") -> Intercept:
@@ -155,10 +69,10 @@ def tangent_intercept(call: Call, kind: Kind = "curvature") -> Intercept:
 def _by_forward_mode(call: Call, constant: Callable[[Tensor], Tensor]) -> list[Tensor]:
     def dual(tensor: Tensor) -> Tensor:
         point = constant(tensor)
-        return forward_ad.make_dual(point, _direction(point)) if depends(tensor) else point
+        return make_dual(point, _direction(point)) if depends(tensor) else point
 
     with torch.no_grad(), forward_ad.dual_level():
-        pairs = [forward_ad.unpack_dual(output) for output in outputs_of(call.run(dual))]
+        pairs = [unpack_dual(output) for output in outputs_of(call.run(dual))]
         return [value if tangent is None else value - tangent for value, tangent in pairs]
 
 
@@ -212,15 +126,14 @@ def _of_bias_argument(call: Call) -> Intercept | None:
 
 def _of_batch_norm(call: Call) -> Intercept | None:
     """Batch normalisation with fixed statistics: β − γ μ / √(σ² + eps)."""
-    functional = isinstance(call.function, FunctionType)
-    order = ["running_mean", "running_var", "weight", "bias"] if functional else ["weight", "bias", "running_mean", "running_var"]
-    mean, variance, weight, bias = (
-        call.argument(1 + order.index(name), name) for name in ("running_mean", "running_var", "weight", "bias")
-    )
+    statistics, affine = ("running_mean", "running_var"), ("weight", "bias")
+    names = statistics + affine if isinstance(call.function, FunctionType) else affine + statistics
+    values = {name: call.argument(position, name) for position, name in enumerate(names, start=1)}
+    mean, variance, weight, bias = (values[name] for name in statistics + affine)
     if call.argument(5, "training", False) or mean is None:
         raise XGradCamError(
-            "a batch normalisation behind the layer uses the statistics of the batch, also in evaluation mode "
-            "(track_running_stats=False or training=True): its score has no fixed bias term"
+            "a batch normalisation behind the layer uses the statistics of the batch, in evaluation mode too "
+            "(track_running_stats=False or training=True): the score has no fixed bias term"
         )
     if len(call.dependents) > 1:
         return tangent_intercept(call)
@@ -236,8 +149,8 @@ def _of_batch_norm(call: Call) -> Intercept | None:
 def _of_sum(call: Call, kind: Kind = "bypass", terms: int | None = None) -> Intercept | None:
     """Operations that are linear in all their operands together: what they make of the constant ones."""
     operands = (*call.args, *call.kwargs.values())[:terms]
-    constants = [tensor for tensor in tensors_of(operands) if tensor.is_floating_point() and not depends(tensor)]
-    numbers = [operand for operand in operands if isinstance(operand, (int, float)) and not isinstance(operand, bool)]
+    constants = [t for t in tensors_of(operands) if t.is_floating_point() and not depends(t)]
+    numbers = [x for x in operands if isinstance(x, (int, float)) and not isinstance(x, bool)]
     if not constants and not numbers:
         return None
 
@@ -264,7 +177,7 @@ def _of_product(call: Call) -> Intercept | None:
 
 
 def _of_fused_sum(call: Call, kind: Kind) -> Intercept | None:
-    """input + product of two, such as addmm: the constant input, unless both factors depend."""
+    """Input + product of two, such as addmm: the constant input, unless both factors depend."""
     factors = [call.argument(1, "mat1"), call.argument(2, "mat2")]
     both = all(isinstance(factor, Tensor) and depends(factor) for factor in factors)
     return tangent_intercept(call) if both else _of_sum(call, kind, terms=1)
@@ -292,17 +205,12 @@ def _of_choice(call: Call) -> Intercept | None:
 
 
 def _of_dropout(call: Call, by_default: bool) -> Intercept | None:
-    if call.argument(2, "train", call.kwargs.get("training", by_default)) and call.argument(1, "p", 0.5):
-        raise XGradCamError(f"the operation '{call.operation}' is random here (training=True): its score has no fixed terms")
+    training = call.argument(2, "train", call.kwargs.get("training", by_default))
+    if training and call.argument(1, "p", 0.5):
+        raise XGradCamError(
+            f"'{call.operation}' is random here (training=True): the score has no fixed terms"
+        )
     return None
-
-
-@lru_cache
-def _inplace_position(function: Callable[..., Any]) -> int | None:
-    if not isinstance(function, FunctionType):
-        return None
-    names = list(inspect.signature(function, follow_wrapped=False).parameters)
-    return names.index("inplace") if "inplace" in names else None
 
 
 # fmt: off
@@ -317,8 +225,8 @@ LINEAR = frozenset(
     nanmedian mode cummax cummin interpolate upsample upsample_nearest upsample_bilinear fold unfold
     pixel_shuffle pixel_unshuffle channel_shuffle affine_grid
     reshape view view_as reshape_as flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes
-    swapdims t movedim moveaxis adjoint contiguous clone expand expand_as broadcast_to broadcast_tensors repeat
-    repeat_interleave tile roll rot90 flip fliplr flipud getitem select narrow index_select take gather
+    swapdims t movedim moveaxis adjoint contiguous clone expand expand_as broadcast_to broadcast_tensors
+    repeat repeat_interleave tile roll rot90 flip fliplr flipud getitem select narrow index_select take gather
     take_along_dim masked_select chunk split tensor_split hsplit vsplit dsplit split_with_sizes unbind iter
     diagonal diag diag_embed tril triu as_strided meshgrid atleast_1d atleast_2d atleast_3d alias
     to type type_as double float half bfloat16 cpu cuda requires_grad detach get set
@@ -328,12 +236,13 @@ LINEAR = frozenset(
 # fmt: on
 
 JOINS = "cat concat concatenate stack hstack vstack dstack column_stack row_stack"
-SUMS = """where setitem copy fill zero block_diag index_put index_add index_copy index_fill scatter scatter_add
-masked_fill masked_scatter select_scatter slice_scatter diagonal_scatter"""
+SUMS = """where setitem copy fill zero block_diag index_put index_add index_copy index_fill scatter
+scatter_add masked_fill masked_scatter select_scatter slice_scatter diagonal_scatter"""
 PRODUCTS = """mul multiply matmul mm bmm mv dot vdot inner outer ger kron tensordot einsum chain_matmul
 linalg_multi_dot linalg_matmul linalg_vecdot cross linalg_cross"""
-CHOICES = """hardtanh relu6 clamp clip clamp_min clamp_max maximum minimum fmax fmin max min hardsigmoid threshold
-hardshrink softshrink round floor ceil trunc fix sign sgn heaviside frac fmod remainder floor_divide"""
+CHOICES = """hardtanh relu6 clamp clip clamp_min clamp_max maximum minimum fmax fmin max min hardsigmoid
+threshold hardshrink softshrink round floor ceil trunc fix sign sgn heaviside frac fmod remainder floor_divide"""
+DROPOUTS = "dropout dropout1d dropout2d dropout3d feature_dropout"
 CONVOLUTIONS = """linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
 _convolution"""
 
@@ -348,7 +257,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["prelu", "grid_sample"], _in_the_first),
     **dict.fromkeys(["addmm", "addmv", "addbmm", "baddbmm", "addr"], partial(_of_fused_sum, kind="bias")),
     **dict.fromkeys(["addcmul", "addcdiv"], partial(_of_fused_sum, kind="bypass")),
-    **dict.fromkeys(["dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"], partial(_of_dropout, by_default=True)),
+    **dict.fromkeys(DROPOUTS.split(), partial(_of_dropout, by_default=True)),
     **dict.fromkeys(["alpha_dropout", "feature_alpha_dropout"], partial(_of_dropout, by_default=False)),
     "batch_norm": _of_batch_norm,
     "pad": _of_padding,
