@@ -75,7 +75,8 @@ def kinds(found: Verification, *, without: str = "head") -> list[tuple[str, str,
 def closing(model: nn.Module, layer: str = "stem", images: Tensor = IMAGES) -> Verification:
     found = verify(model, images, layer, 1)
     assert found.closes.all(), (found.residual, found.tolerance)
-    torch.testing.assert_close(found.score, model(images)[:, 1].detach())
+    with torch.no_grad():
+        torch.testing.assert_close(found.score, model(images)[:, 1])
     return found
 
 
@@ -194,6 +195,8 @@ def test_a_view_taken_before_a_write_sees_it() -> None:
         (lambda x: x * x.relu(), ("mul", "curvature")),
         (lambda x: x / (1.5 + x.detach().abs()), None),
         (lambda x: x * x.mean().item(), None),
+        (lambda x: x + torch.from_numpy(x.numpy()) ** 2, ("add", "bypass")),
+        (lambda x: torch.addmm(x[0, 0], random(8, 3), random(3, 8))[None], ("addmm", "bias")),
         (lambda x: torch.special.i0e(x), ("special_i0e", "curvature")),
         (lambda x: torch.logaddexp(x, x.flip(1)), ("logaddexp", "curvature")),
         (lambda x: torch.linalg.det(x), ("linalg_det", "curvature")),
@@ -554,6 +557,22 @@ def test_targets_that_do_not_fit(targets: Any, message: str) -> None:
 def test_networks_that_are_refused(between: Callable[[Tensor], Tensor], message: str) -> None:
     with pytest.raises(XGradCamError, match=message):
         verify(net(between), IMAGES, "stem")
+
+
+def test_a_custom_function_is_refused() -> None:
+    class Squash(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.tanh()
+
+        @staticmethod
+        def backward(ctx: Any, gradient: Tensor) -> Tensor:
+            return gradient
+
+    model = net(lambda x: x)
+    model.between = lambda x: Squash.apply(x)
+    with pytest.raises(XGradCamError, match=r"autograd\.Function, Squash"):
+        verify(model, IMAGES, "stem")
 
 
 @pytest.mark.parametrize(

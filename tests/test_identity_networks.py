@@ -1,7 +1,7 @@
 """Eq. 5 closes at every layer of one small member of every family of networks, with random constants."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import skimage.data
@@ -49,8 +49,12 @@ SIZES = {name: size for name, (_, size) in (RELU_NETWORKS | CURVED_NETWORKS).ite
 
 
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
+def _one_thread() -> Iterator[None]:
+    """Small networks are faster without threads."""
+    before = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def built(name: str, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:

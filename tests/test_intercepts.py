@@ -216,6 +216,7 @@ WITH_CONSTANTS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
         ),
     ),
     "addmm": ("bias", lambda x: torch.addmm(random(5), x[0, 0], random(6, 5), beta=2)),
+    "baddbmm beside": ("bias", lambda x: torch.baddbmm(x[0], random(4, 6, 2), random(4, 2, 6), alpha=3)),
     "add a number": ("bias", lambda x: x + 1.5),
     "subtract from a number": ("bias", lambda x: 1 - x),
     "constant padding": ("bias", lambda x: functional.pad(x, (1, 2, 0, 1), value=2.5)),

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
@@ -158,6 +159,7 @@ def _verify_one(model: nn.Module, image: Tensor, layer: str | nn.Module, target:
     score = _score(recording.output, target)
     if not score.requires_grad:
         raise XGradCamError("the score does not depend on the layer: take a layer on the way to it")
+    _refuse_custom_functions(score)
     terms = downstream.terms
     edges = [get_gradient_edge(recording.activation), *(term.edge for term in terms)]
     gradients = torch.autograd.grad(score, edges, allow_unused=True)
@@ -202,6 +204,8 @@ class _Intercepting(TorchFunctionMode):
                 return function(*args, **call.kwargs)
             with torch.no_grad():  # parameters ask for gradients: what depends on them alone must not
                 return function(*args, **call.kwargs)
+        if call.operation in ("numpy", "array"):  # leaves PyTorch, and comes back as a constant
+            return function(*substitute(args, Tensor.detach), **call.kwargs)
         if any(tensor.is_inference() for tensor in tensors_of((args, kwargs))):
             call = Call(function, *substitute((args, call.kwargs), _normal))
         if not torch.is_grad_enabled() or is_linear(call):
@@ -304,6 +308,23 @@ def _score(output: Any, target: int | None) -> Tensor:
     if not score.isfinite():
         raise XGradCamError(f"the score is {score.item()}: the model, or its input, is not finite")
     return score
+
+
+def _refuse_custom_functions(score: Tensor) -> None:
+    """Stop at a `torch.autograd.Function`: it calls nothing that could be intercepted."""
+    ahead: list[Any] = [score.grad_fn]
+    seen: set[Any] = {None}
+    while ahead:
+        node = ahead.pop()
+        if node in seen:
+            continue
+        if isinstance(node, BackwardCFunction):
+            name = type(node).__name__.removesuffix("Backward")
+            raise XGradCamError(
+                f"the model runs a torch.autograd.Function, {name}: its constants cannot be found"
+            )
+        seen.add(node)
+        ahead += [following for following, _ in node.next_functions]
 
 
 def _inner_product(gradient: Tensor | None, constant: Tensor) -> Tensor:

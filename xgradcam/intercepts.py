@@ -177,10 +177,10 @@ def _of_product(call: Call) -> Intercept | None:
 
 
 def _of_fused_sum(call: Call, kind: Kind) -> Intercept | None:
-    """Input + product of two, such as addmm: the constant input, unless both factors depend."""
+    """A tensor plus the product of two, such as addmm: the summand that is constant, if one is."""
     factors = [call.argument(1, "mat1"), call.argument(2, "mat2")]
-    both = all(isinstance(factor, Tensor) and depends(factor) for factor in factors)
-    return tangent_intercept(call) if both else _of_sum(call, kind, terms=1)
+    dependent = sum(depends(factor) for factor in factors)
+    return tangent_intercept(call) if dependent == 2 else _of_sum(call, kind, terms=1 if dependent else 3)
 
 
 def _in_the_first(call: Call) -> Intercept | None:
@@ -216,7 +216,7 @@ def _of_dropout(call: Call, by_default: bool) -> Intercept | None:
 # fmt: off
 LINEAR = frozenset(
     # Homogeneous of degree one: rectifiers without a cap, pooling, reductions, everything that moves entries.
-    """relu leaky_relu rrelu abs absolute neg negative positive mean sum nansum cumsum diff trace
+    """relu leaky_relu rrelu abs absolute neg negative positive mean sum nansum cumsum trace
     max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
     max_unpool1d max_unpool2d max_unpool3d avg_pool1d avg_pool2d avg_pool3d
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
@@ -241,7 +241,8 @@ scatter_add masked_fill masked_scatter select_scatter slice_scatter diagonal_sca
 PRODUCTS = """mul multiply matmul mm bmm mv dot vdot inner outer ger kron tensordot einsum chain_matmul
 linalg_multi_dot linalg_matmul linalg_vecdot cross linalg_cross"""
 CHOICES = """hardtanh relu6 clamp clip clamp_min clamp_max maximum minimum fmax fmin max min hardsigmoid
-threshold hardshrink softshrink round floor ceil trunc fix sign sgn heaviside frac fmod remainder floor_divide"""
+threshold hardshrink softshrink round floor ceil trunc fix sign sgn heaviside frac fmod remainder
+floor_divide"""
 DROPOUTS = "dropout dropout1d dropout2d dropout3d feature_dropout"
 CONVOLUTIONS = """linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
 _convolution"""
@@ -256,7 +257,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["div", "divide", "true_divide"], _of_quotient),
     **dict.fromkeys(["prelu", "grid_sample"], _in_the_first),
     **dict.fromkeys(["addmm", "addmv", "addbmm", "baddbmm", "addr"], partial(_of_fused_sum, kind="bias")),
-    **dict.fromkeys(["addcmul", "addcdiv"], partial(_of_fused_sum, kind="bypass")),
+    "addcmul": partial(_of_fused_sum, kind="bypass"),
     **dict.fromkeys(DROPOUTS.split(), partial(_of_dropout, by_default=True)),
     **dict.fromkeys(["alpha_dropout", "feature_alpha_dropout"], partial(_of_dropout, by_default=False)),
     "batch_norm": _of_batch_norm,
