@@ -81,10 +81,11 @@ def record(
             leaf = _activation_of(name, output).detach().clone().requires_grad_()
             leaves.append(leaf)
             torch.set_grad_enabled(True)
+            # An in-place operation that follows must write to a copy, never to the leaf.
+            activation = leaf.clone()
             if downstream is not None:
                 behind.enter_context(downstream)
-            # An in-place operation that follows must write to a copy, never to the leaf.
-            return leaf.clone()
+            return activation
 
         with module.register_forward_hook(start_graph):
             output = model(inputs)

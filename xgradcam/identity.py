@@ -1,0 +1,337 @@
+"""Eq. 5 at any layer of any network: the score as the sum of its feature term and every constant behind it.
+
+With the graph starting at the layer's activation A, and ĝ the gradient of the score S in that graph,
+
+    S = ⟨ĝ_A, A⟩ + Σ_v ⟨ĝ_v, c_v⟩    feature + (bias + bypass + curvature)
+
+over all operations v behind the layer, c_v the operation's intercept (`xgradcam.intercepts`). Every term is
+found on its own; none is what is left of the score. Fu et al. 2020, Eq. 5, for a ReLU-CNN: there the
+curvature is 0, and the bypass too where the layer cuts the network.
+"""
+
+import operator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.overrides import TorchFunctionMode
+
+from xgradcam.capture import record
+from xgradcam.errors import XGradCamError
+from xgradcam.intercepts import Intercept, Kind, intercept, is_linear
+from xgradcam.operations import Call, outputs_of, substitute, tensors_of
+
+RELATIVE_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
+ROUNDINGS = 16
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one operation adds to the scores: `value` is (N,), float64.
+
+    module: the name of the innermost module that ran it, '' for the model itself. kind: 'bias' of a piecewise
+    affine operation, 'bypass' of a tensor that does not depend on the layer, 'curvature' of any other.
+    """
+
+    module: str
+    operation: str
+    kind: Kind
+    value: Tensor
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Both sides of Eq. 5, one entry per sample: (N,), float64, on the CPU.
+
+    score = feature + bias + bypass + curvature + residual, the four being found independently of the score.
+    dtype: the precision that the network ran in.
+    """
+
+    score: Tensor
+    feature: Tensor
+    contributions: tuple[Contribution, ...]
+    dtype: torch.dtype
+
+    @property
+    def bias(self) -> Tensor:
+        """The constants of the piecewise affine operations behind the layer."""
+        return self._sum("bias")
+
+    @property
+    def bypass(self) -> Tensor:
+        """What reaches the score past the layer: 0 where the layer cuts the network."""
+        return self._sum("bypass")
+
+    @property
+    def curvature(self) -> Tensor:
+        """What operations that are not piecewise affine add: 0 in a ReLU-CNN, the premise of the paper."""
+        return self._sum("curvature")
+
+    @property
+    def residual(self) -> Tensor:
+        """What the identity leaves unexplained."""
+        return self.score - self.feature - self.bias - self.bypass - self.curvature
+
+    @property
+    def magnitude(self) -> Tensor:
+        """The sum of the absolute terms; many times |score| where the score is a cancellation."""
+        return self.feature.abs() + sum(term.value.abs() for term in self.contributions)
+
+    @property
+    def tolerance(self) -> Tensor:
+        """The rounding to expect: a share of the score, or 16 roundings of the terms."""
+        rounding = ROUNDINGS * torch.finfo(self.dtype).eps / 2
+        return torch.maximum(RELATIVE_TOLERANCE[self.dtype] * self.score.abs(), rounding * self.magnitude)
+
+    @property
+    def closes(self) -> Tensor:
+        """Whether the terms sum to the score, (N,) bool: Eq. 5 with its curvature, true of any network."""
+        return self.residual.abs() <= self.tolerance
+
+    @property
+    def holds(self) -> Tensor:
+        """Whether Eq. 5 holds as the paper states it: it closes, and nothing behind the layer is curved."""
+        curved = (term.value.abs() for term in self.contributions if term.kind == "curvature")
+        return self.closes & (sum(curved, torch.zeros_like(self.score)) <= self.tolerance)
+
+    def _sum(self, kind: Kind) -> Tensor:
+        values = (term.value for term in self.contributions if term.kind == kind)
+        return sum(values, torch.zeros_like(self.score))
+
+
+def verify(
+    model: nn.Module,
+    inputs: Tensor,
+    layer: str | nn.Module,
+    targets: int | Sequence[int] | Tensor | None = None,
+) -> Verification:
+    """Compute every term of Eq. 5 for the scores of `targets` at `layer`; see `Verification`.
+
+    inputs: (N, ...), float32 or float64, with model(inputs) of shape (N, classes). layer: a module of the
+    model, or its name. targets: a class for all samples, one per sample, or None for the highest score.
+    A constant that an operation takes as its own (bias=, running mean) is bias, and so is a number; a tensor
+    that is added, concatenated or chosen beside one that depends on the layer is bypass.
+    Raises XGradCamError where the model, the layer or the targets do not fit, or the score is not finite.
+    """
+    if inputs.dim() == 0 or len(inputs) == 0:
+        raise XGradCamError(f"the inputs are {tuple(inputs.shape)}: take at least one sample, (N, ...)")
+    classes = _classes(targets, len(inputs))
+    with torch.inference_mode(False), _full_precision(inputs.device.type):
+        # One at a time: behind the layer, a sample need not keep to its place in the first axis.
+        samples = [
+            _verify_one(model, inputs[index : index + 1].detach().clone(), layer, classes[index])
+            for index in range(len(inputs))
+        ]
+    keys = dict.fromkeys(key for sample in samples for key in sample.terms)
+    nought = torch.zeros((), dtype=torch.float64)
+    values = {key: torch.stack([sample.terms.get(key, nought) for sample in samples]) for key in keys}
+    return Verification(
+        torch.stack([sample.score for sample in samples]),
+        torch.stack([sample.feature for sample in samples]),
+        tuple(Contribution(*key[:3], value) for key, value in values.items()),
+        samples[0].dtype,
+    )
+
+
+_Key: TypeAlias = tuple[str, str, Kind, int]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """The two sides for one sample; a term's key is its module, operation and kind, and its occurrence."""
+
+    score: Tensor
+    feature: Tensor
+    terms: Mapping[_Key, Tensor]
+    dtype: torch.dtype
+
+
+def _verify_one(model: nn.Module, image: Tensor, layer: str | nn.Module, target: int | None) -> _Sample:
+    with _current_module(model) as path:
+        downstream = _Intercepting(path)
+        recording = record(model, image, layer, downstream)
+    score = _score(recording.output, target)
+    if not score.requires_grad:
+        raise XGradCamError("the score does not depend on the layer: take a layer on the way to it")
+    _refuse_custom_functions(score)
+    terms = downstream.terms
+    edges = [get_gradient_edge(recording.activation), *(term.edge for term in terms)]
+    gradients = torch.autograd.grad(score, edges, allow_unused=True)
+    if gradients[0] is None:
+        raise XGradCamError("the score does not depend on the layer: take a layer on the way to it")
+    values: dict[_Key, Tensor] = {}
+    occurrences: Counter[tuple[str, str, Kind]] = Counter()
+    for term, gradient in zip(terms, gradients[1:], strict=True):
+        name = (term.module, term.operation, term.kind)
+        values[(*name, occurrences[name])] = _inner_product(gradient, term.intercept).cpu()
+        occurrences[name] += 1
+    feature = _inner_product(gradients[0], recording.activation.detach()).cpu()
+    return _Sample(score.detach().double().cpu(), feature, values, score.dtype)
+
+
+@dataclass(frozen=True)
+class _Term:
+    """An intercept, and where it enters the graph: an operation's output, before later writes to it."""
+
+    module: str
+    operation: str
+    kind: Kind
+    edge: GradientEdge
+    intercept: Tensor
+
+
+class _Intercepting(TorchFunctionMode):
+    """Runs every operation as it is, and notes the intercepts of those that depend on the layer."""
+
+    def __init__(self, path: Sequence[str]) -> None:
+        super().__init__()
+        self.path = path
+        self.terms: list[_Term] = []
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run the operation and note what it adds."""
+        call = Call(function, args, kwargs or {})
+        if not call.dependents:
+            if next(tensors_of((args, kwargs)), None) is None:
+                return function(*args, **call.kwargs)
+            with torch.no_grad():  # parameters ask for gradients: what depends on them alone must not
+                return function(*args, **call.kwargs)
+        if call.operation in ("numpy", "array"):  # leaves PyTorch, and comes back as a constant
+            return function(*substitute(args, Tensor.detach), **call.kwargs)
+        if any(tensor.is_inference() for tensor in tensors_of((args, kwargs))):
+            call = Call(function, *substitute((args, call.kwargs), _normal))
+        if not torch.is_grad_enabled() or is_linear(call):
+            return function(*call.args, **call.kwargs)
+        return self._run(call) if call.target is None else self._run_in_place(call, call.target)
+
+    def _run(self, call: Call) -> Any:
+        result = call.function(*call.args, **call.kwargs)
+        if any(output.requires_grad for output in outputs_of(result)):
+            self._note(call, intercept(call), result)
+        return result
+
+    def _run_in_place(self, call: Call, target: Tensor) -> Any:
+        constant = intercept(call)  # of the values before they are overwritten
+        if constant is None:
+            return call.function(*call.args, **call.kwargs)
+        # A view has no place of its own in the graph of its base: write to a copy, and the copy to the view.
+        written = call.run(lambda tensor: tensor)
+        self._note(call, constant, written)
+        target.copy_(written)
+        return target
+
+    def _note(self, call: Call, constant: Intercept | None, result: Any) -> None:
+        if constant is None:
+            return
+        module = self.path[-1] if self.path else ""
+        for output, value in zip(outputs_of(result), constant.values, strict=True):
+            if output.requires_grad:
+                edge = get_gradient_edge(output)
+                self.terms.append(_Term(module, call.operation, constant.kind, edge, value))
+
+
+def _normal(tensor: Tensor) -> Tensor:
+    """The tensor, or a copy of one that was made in inference mode, which no graph may keep."""
+    return tensor.detach().clone() if tensor.is_inference() else tensor
+
+
+@contextmanager
+def _current_module(model: nn.Module) -> Iterator[list[str]]:
+    """The names of the modules that are running, innermost last."""
+    path: list[str] = []
+
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            # A hook that returns None changes nothing; the names are bound now, not when the hooks run.
+            hooks.enter_context(module.register_forward_pre_hook(lambda _m, _i, name=name: path.append(name)))
+            hooks.enter_context(module.register_forward_hook(lambda _m, _i, _o: _drop(path)))
+        yield path
+
+
+def _drop(path: list[str]) -> None:
+    path.pop()
+
+
+@contextmanager
+def _full_precision(device: str) -> Iterator[None]:
+    """No autocast and no TF32, whose 10 bits would be taken for a missing constant; restored after."""
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    backends, attribute, exact = [matmul, cudnn], "allow_tf32", cast(Any, False)
+    if hasattr(matmul, "fp32_precision"):  # from PyTorch 2.9 on; the older name cannot always be read there
+        backends, attribute, exact = [matmul, cudnn.conv, cudnn.rnn], "fp32_precision", "ieee"
+    before = [getattr(backend, attribute) for backend in backends]
+    try:
+        for backend in backends:
+            setattr(backend, attribute, exact)
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for backend, value in zip(backends, before, strict=True):
+            setattr(backend, attribute, value)
+
+
+def _classes(targets: int | Sequence[int] | Tensor | None, samples: int) -> list[int | None]:
+    """The class of each sample, or None for its highest score."""
+    if targets is None:
+        return [None] * samples
+    given = targets.tolist() if isinstance(targets, Tensor) else targets
+    try:
+        chosen = list(given) if isinstance(given, Sequence) else [given] * samples
+        classes = [operator.index(target) for target in chosen]
+    except TypeError:
+        raise XGradCamError(f"the targets are {targets!r}: give a class index, or one per sample") from None
+    if len(classes) != samples:
+        raise XGradCamError(f"{len(classes)} targets for {samples} samples: give one for all, or one each")
+    return [*classes]
+
+
+def _score(output: Any, target: int | None) -> Tensor:
+    """The score of the class, (): the highest where none is given."""
+    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != 1:
+        got = f"{tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        raise XGradCamError(f"the model returns {got} for one sample: Eq. 5 needs scores, (1, classes)")
+    if output.dtype not in RELATIVE_TOLERANCE:
+        raise XGradCamError(f"the model computes in {output.dtype}: take float32 or float64")
+    classes = output.shape[1]
+    if target is not None and not 0 <= target < classes:
+        raise XGradCamError(f"no class {target} among {classes}: take 0 to {classes - 1}")
+    score = output[0, int(output[0].argmax()) if target is None else target]
+    if not score.isfinite():
+        raise XGradCamError(f"the score is {score.item()}: the model, or its input, is not finite")
+    return score
+
+
+def _refuse_custom_functions(score: Tensor) -> None:
+    """Stop at a `torch.autograd.Function`: it calls nothing that could be intercepted."""
+    ahead: list[Any] = [score.grad_fn]
+    seen: set[Any] = {None}
+    while ahead:
+        node = ahead.pop()
+        if node in seen:
+            continue
+        if isinstance(node, BackwardCFunction):
+            name = type(node).__name__.removesuffix("Backward")
+            raise XGradCamError(
+                f"the model runs a torch.autograd.Function, {name}: its constants cannot be found"
+            )
+        seen.add(node)
+        ahead += [following for following, _ in node.next_functions]
+
+
+def _inner_product(gradient: Tensor | None, constant: Tensor) -> Tensor:
+    """⟨gradient, constant⟩ with the constant broadcast, (), float64; 0 where no gradient arrives."""
+    if gradient is None:
+        return torch.zeros((), dtype=torch.float64)
+    # The innermost axis is summed in the network's own precision, which is fast, the rest in float64.
+    if constant.dim() == 0 or constant.shape[-1] == 1:
+        return (gradient.sum(-1, keepdim=True).double() * constant.double()).sum()
+    return (gradient * constant).sum(-1).double().sum()
