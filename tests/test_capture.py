@@ -162,6 +162,36 @@ def test_no_graph_of_the_trunk_and_no_gradient_of_parameters(net, batch):
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("tokens", ["behind", "before", "around"])
+def test_a_batch_norm_beside_tokens_has_the_right_gradient(samples, tokens):
+    """PyTorch's own gradient is wrong here for one sample: the layout of the tokens deceives it."""
+
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.same, self.norm = nn.Identity(), nn.BatchNorm2d(8).double()
+            self.norm.running_var.uniform_(0.5, 2.0, generator=torch.Generator().manual_seed(2))
+
+        def forward(self, sequence):
+            sequence = self.same(sequence)
+            maps = sequence.transpose(1, 2).unflatten(2, (5, 5))
+            maps = self.norm(maps if tokens != "behind" else maps.contiguous())
+            if tokens == "before":
+                return torch.stack(
+                    [(maps * weights.transpose(1, 2).unflatten(2, (5, 5))).sum(dim=(1, 2, 3))], 1
+                )
+            return torch.stack([(maps.flatten(2).transpose(1, 2) * weights).sum(dim=(1, 2))], 1)
+
+    generator = torch.Generator().manual_seed(1)
+    inputs, weights = torch.randn(2, samples, 25, 8, generator=generator, dtype=torch.float64)
+    weights = weights.transpose(1, 2).contiguous().transpose(1, 2) if tokens == "before" else weights
+    net = Tokens().eval()
+    recording = record(net, inputs, "same")
+    slope = (net.norm.running_var + net.norm.eps).rsqrt()
+    torch.testing.assert_close(recording.gradient(recording.output[:, 0]), (weights * slope).detach())
+
+
 def test_a_layer_that_runs_twice_is_named():
     class Net(nn.Module):
         def __init__(self):

@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -463,7 +464,7 @@ def test_a_forgotten_constant_is_noticed() -> None:
     found = closing(sequential(), "3")
     for index in range(len(found.contributions)):
         fewer = found.contributions[:index] + found.contributions[index + 1 :]
-        assert not Verification(found.score, found.feature, fewer, found.dtype).closes.any()
+        assert not replace(found, contributions=fewer).closes.any()
 
 
 def test_a_curved_network_closes_but_does_not_hold() -> None:
@@ -486,8 +487,10 @@ def test_the_tolerance_is_a_share_of_the_score_or_sixteen_roundings(
     dtype: torch.dtype, relative: float, unit: float
 ) -> None:
     score = torch.tensor([2.0, 0.0], dtype=torch.float64)
-    found = Verification(score, torch.tensor([-3.0, 8.0], dtype=torch.float64), (), dtype)
-    assert found.tolerance.tolist() == [2 * relative, 16 * unit * 8]
+    feature = torch.tensor([-3.0, 8.0], dtype=torch.float64)
+    found = Verification(score, feature, feature.abs() + 2, (), dtype)
+    assert found.magnitude.tolist() == [5.0, 10.0]
+    assert found.tolerance.tolist() == [2 * relative, 16 * unit * 10]
     assert found.residual.tolist() == [5.0, -8.0]
 
 
@@ -526,8 +529,8 @@ def test_the_highest_score_is_the_default() -> None:
 @pytest.mark.parametrize(
     ("targets", "message"),
     [
-        (4, "no class 4 among 4: take 0 to 3"),
-        (-1, "take 0 to 3"),
+        (4, "no class 4: this model's classes are 0 to 3"),
+        (-1, "no class -1: this model's classes are 0 to 3"),
         ([0, 7], "no class 7"),
         ([0, 1, 2], "3 targets for 2 samples"),
         (1.5, "1.5"),

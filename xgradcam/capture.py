@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -87,6 +88,9 @@ def record(
                 behind.enter_context(downstream)
             return activation
 
+        for norm in model.modules():
+            if isinstance(norm, nn.BatchNorm2d):
+                behind.enter_context(norm.register_forward_hook(_mend_batch_norm))
         with module.register_forward_hook(start_graph):
             output = model(inputs)
     if not leaves:
@@ -112,6 +116,17 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module
         f"no layer {layer!r} in this {type(model).__name__}; "
         f"{hint}(--list-layers, or model.named_modules(), shows all)"
     )
+
+
+def _mend_batch_norm(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    """Hand the layer's gradient on in its input's memory layout.
+
+    For one sample on a CPU, PyTorch (2.14) takes strides as of a transposed sequence of tokens for another
+    layout, and then returns a wrong gradient without a word.
+    """
+    if output.requires_grad and len(output) == 1:
+        layout = torch.contiguous_format if inputs[0].is_contiguous() else torch.channels_last
+        output.register_hook(partial(torch.Tensor.contiguous, memory_format=layout))  # type: ignore[no-untyped-call]
 
 
 def _activation_of(name: str, output: Any) -> Tensor:

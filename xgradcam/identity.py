@@ -22,7 +22,7 @@ from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from xgradcam.capture import record
+from xgradcam.capture import choose_targets, logits_of, record
 from xgradcam.errors import XGradCamError
 from xgradcam.intercepts import Intercept, Kind, intercept, is_linear
 from xgradcam.operations import Call, outputs_of, substitute, tensors_of
@@ -50,11 +50,12 @@ class Verification:
     """Both sides of Eq. 5, one entry per sample: (N,), float64, on the CPU.
 
     score = feature + bias + bypass + curvature + residual, the four being found independently of the score.
-    dtype: the precision that the network ran in.
+    feature_magnitude: Σ|ĝ_A A|, entry by entry. dtype: the precision that the network ran in.
     """
 
     score: Tensor
     feature: Tensor
+    feature_magnitude: Tensor
     contributions: tuple[Contribution, ...]
     dtype: torch.dtype
 
@@ -80,8 +81,11 @@ class Verification:
 
     @property
     def magnitude(self) -> Tensor:
-        """The sum of the absolute terms; many times |score| where the score is a cancellation."""
-        return self.feature.abs() + sum(term.value.abs() for term in self.contributions)
+        """The sum of the absolute terms; many times |score| where the score is a cancellation.
+
+        The feature term counts entry by entry: what cancels within it is rounded too.
+        """
+        return self.feature_magnitude + sum(term.value.abs() for term in self.contributions)
 
     @property
     def tolerance(self) -> Tensor:
@@ -134,6 +138,7 @@ def verify(
     return Verification(
         torch.stack([sample.score for sample in samples]),
         torch.stack([sample.feature for sample in samples]),
+        torch.stack([sample.feature_magnitude for sample in samples]),
         tuple(Contribution(*key[:3], value) for key, value in values.items()),
         samples[0].dtype,
     )
@@ -148,6 +153,7 @@ class _Sample:
 
     score: Tensor
     feature: Tensor
+    feature_magnitude: Tensor
     terms: Mapping[_Key, Tensor]
     dtype: torch.dtype
 
@@ -171,8 +177,10 @@ def _verify_one(model: nn.Module, image: Tensor, layer: str | nn.Module, target:
         name = (term.module, term.operation, term.kind)
         values[(*name, occurrences[name])] = _inner_product(gradient, term.intercept).cpu()
         occurrences[name] += 1
-    feature = _inner_product(gradients[0], recording.activation.detach()).cpu()
-    return _Sample(score.detach().double().cpu(), feature, values, score.dtype)
+    activation = recording.activation.detach()
+    feature = _inner_product(gradients[0], activation).cpu()
+    magnitude = _inner_product(gradients[0].abs(), activation.abs()).cpu()
+    return _Sample(score.detach().double().cpu(), feature, magnitude, values, score.dtype)
 
 
 @dataclass(frozen=True)
@@ -296,18 +304,14 @@ def _classes(targets: int | Sequence[int] | Tensor | None, samples: int) -> list
 
 def _score(output: Any, target: int | None) -> Tensor:
     """The score of the class, (): the highest where none is given."""
-    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != 1:
-        got = f"{tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        raise XGradCamError(f"the model returns {got} for one sample: Eq. 5 needs scores, (1, classes)")
-    if output.dtype not in RELATIVE_TOLERANCE:
-        raise XGradCamError(f"the model computes in {output.dtype}: take float32 or float64")
-    classes = output.shape[1]
-    if target is not None and not 0 <= target < classes:
-        raise XGradCamError(f"no class {target} among {classes}: take 0 to {classes - 1}")
-    score = output[0, int(output[0].argmax()) if target is None else target]
-    if not score.isfinite():
-        raise XGradCamError(f"the score is {score.item()}: the model, or its input, is not finite")
-    return score
+    logits = logits_of(output)
+    if len(logits) != 1:
+        raise XGradCamError(
+            f"the model returns {tuple(logits.shape)} for one sample: Eq. 5 needs (1, classes)"
+        )
+    if logits.dtype not in RELATIVE_TOLERANCE:
+        raise XGradCamError(f"the model computes in {logits.dtype}: take float32 or float64")
+    return logits[0, choose_targets(logits.detach(), target)[0]]
 
 
 def _refuse_custom_functions(score: Tensor) -> None:
