@@ -140,7 +140,9 @@ def test_note_that_activations_are_signed(batch):
 
 
 def test_a_layer_without_feature_maps_is_named_with_its_shape(net, batch):
-    with pytest.raises(XGradCamError, match=r"layer 'classifier\.0' gives shape \(3, 16\), not feature maps"):
+    with pytest.raises(
+        XGradCamError, match=r"layer 'classifier\.0': shape \(3, 16\) is neither feature maps"
+    ):
         explain(net, batch, net.classifier[0])
 
 

@@ -141,11 +141,32 @@ def test_list_layers_marks_the_default(capsys):
     assert written() == []
 
 
-def test_list_layers_of_a_network_of_tokens_has_no_default(capsys):
-    assert main(["--list-layers", "--model", "timm/vit_tiny_patch16_224", "--weights", "none"]) == 0
+def test_a_vision_transformer_is_explained_by_its_tokens(both, capsys):
+    model = ("--model", "timm/vit_tiny_patch16_224", "--weights", "none")
+    assert main(["--list-layers", *model]) == 0
+    assert "blocks.11.norm1  " in next(
+        row for row in capsys.readouterr().out.splitlines() if "default" in row
+    )
+    assert main(["--image-path", str(both), *model]) == 0
+    out, err = capsys.readouterr()
+    assert "layer blocks.11.norm1" in out
+    assert "signed activations" in err
+    assert written() == ["X_cam.jpg", "cam.jpg"]
+
+
+def test_list_layers_of_a_network_without_maps_has_no_default(capsys, monkeypatch):
+    from xgradcam import models
+
+    monkeypatch.setattr(models, "_bundled", lambda _weights: flat_classifier())
+    assert main(["--list-layers", *BUNDLED]) == 0
     out, err = capsys.readouterr()
     assert "default" not in out
-    assert "no default layer: " in err
+    assert "no default layer: no layer gives feature maps" in err
+
+
+def flat_classifier():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 1000))
+    return xgradcam.Classifier("flat", network, (2, 2), (0.5,) * 3, (0.5,) * 3, None)
 
 
 @pytest.mark.slow
@@ -250,7 +271,7 @@ def test_bad_input_is_one_line_with_the_remedy_and_writes_nothing(both, capsys):
         ([*good, "--target-layer", "bn3"], "no layer 'bn3' in this EfficientNet; did you mean 'bn"),
         (
             [*good, "--target-layer", "classifier"],
-            "layer 'classifier' gives shape (1, 1000), not feature maps",
+            "layer 'classifier': shape (1, 1000) is neither feature maps",
         ),
         ([*good, "--output-dir", "file/below"], "cannot make the folder file/below"),
         ([*good, "--output-dir", "/proc/nothing"], "cannot make the folder /proc/nothing"),

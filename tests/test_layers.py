@@ -1,10 +1,14 @@
 import pytest
+import timm
 import torch
 from torch import nn
 from torchvision import models
+from torchvision.models.vision_transformer import VisionTransformer
 
+from xgradcam.cam import explain
 from xgradcam.errors import XGradCamError
 from xgradcam.layers import default_layer, list_layers
+from xgradcam.layouts import Layout
 
 LAST_MAPS = {
     "alexnet": ("features.12", (256, 6, 6)),
@@ -84,9 +88,42 @@ def test_maps_of_one_pixel_and_pooled_ones_are_passed_over():
     assert default_layer(list_layers(model, torch.zeros(1, 3, 8, 8))) == "0"
 
 
-def test_no_default_where_there_is_no_map_or_tokens_follow():
+def test_no_default_where_there_is_no_map():
     with pytest.raises(XGradCamError, match="no layer gives feature maps"):
         default_layer(list_layers(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.zeros(1, 3, 2, 2)))
-    tokens = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten(2), nn.Linear(4, 4), nn.Flatten())
-    with pytest.raises(XGradCamError, match="'0', this network works on tokens"):
-        default_layer(list_layers(tokens, torch.zeros(1, 3, 2, 2)))
+
+
+TRANSFORMERS = {
+    "timm/vit_tiny_patch16_224": ("blocks.11.norm1", Layout("tokens", 14, 14, 1)),
+    "timm/deit_tiny_distilled_patch16_224": ("blocks.11.norm1", Layout("tokens", 14, 14, 2)),
+    "timm/swin_tiny_patch4_window7_224": ("norm", Layout("channels last", 7, 7)),
+    "timm/convnext_atto": ("stages.3", Layout("maps", 7, 7)),
+    "timm/mixer_s32_224": ("norm", Layout("tokens", 7, 7)),
+    "timm/mvitv2_tiny": ("norm", Layout("tokens", 7, 7)),
+    "vit_b_32": ("encoder.layers.encoder_layer_11.ln_1", Layout("tokens", 7, 7, 1)),
+    "swin_t": ("permute", Layout("maps", 7, 7)),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_the_default_layer_of_networks_of_tokens(name):
+    """Of a class token's network what the last attention reads; of one that averages all, the last layer."""
+    if name.startswith("timm/"):
+        model = timm.create_model(name.removeprefix("timm/"), pretrained=False).eval()
+    else:
+        model = models.get_model(name, weights=None).eval()
+    layers = list_layers(model, torch.zeros(1, 3, 224, 224))
+    expected, layout = TRANSFORMERS[name]
+    assert default_layer(layers) == expected
+    assert next(layer.layout for layer in layers if layer.name == expected) == layout
+
+
+def test_the_default_layer_of_a_vision_transformer_is_the_last_that_patches_reach_the_score_from():
+    model = VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=5).eval()
+    with torch.no_grad():
+        model.heads.head.weight.normal_(generator=torch.Generator().manual_seed(0))
+    images = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    chosen = default_layer(list_layers(model, images))
+    assert chosen == "encoder.layers.encoder_layer_1.ln_1"
+    assert explain(model, images, chosen).maps["grad-cam"].any()
+    assert not explain(model, images, "encoder.layers.encoder_layer_1").maps["grad-cam"].any()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from xgradcam.capture import choose_targets, find_layer, logits_of, record
 from xgradcam.errors import XGradCamError
+from xgradcam.layouts import Layout, layout_of
 from xgradcam.weightings import METHODS, Evidence
 
 FLAT = 1e-5
@@ -55,7 +56,8 @@ def explain(
     """Explain a class score of each sample by the feature maps of one layer.
 
     model: any module that returns class scores (N, classes); it is left as it was found.
-    inputs: (N, ...). layer: a module of the model or its name; it must return (N, C, h, w).
+    inputs: (N, ...). layer: a module of the model or its name; it must return maps (N, C, h, w), maps with
+    channels last, or tokens with the image's aspect, of which class and register tokens are left out.
     targets: None (each sample's highest score), one class index, or N of them.
     methods: keys of `METHODS`. All of them cost one forward and one backward behind the layer.
     Raises XGradCamError for a wrong layer, class, method or model.
@@ -66,17 +68,27 @@ def explain(
     with torch.inference_mode(False):
         recording = record(model, inputs, layer)
         logits = logits_of(recording.output)
-        if recording.activation.ndim != 4 or len(recording.activation) != len(logits):
-            name, _ = find_layer(model, layer)
-            raise XGradCamError(
-                f"layer {name!r} gives shape {tuple(recording.activation.shape)}, not feature maps "
-                "(N, C, h, w); --list-layers shows the shapes of all"
-            )
+        layout = _layout(model, layer, recording.activation, inputs)
         chosen = choose_targets(logits, targets)
         gradient = recording.gradient(logits.gather(1, chosen[:, None])[:, 0])
-        evidence = Evidence(recording.activation.detach(), gradient)
+        evidence = Evidence(layout.to_maps(recording.activation.detach()), layout.to_maps(gradient))
         maps = {method: weighted_map(METHODS[method](evidence), evidence.activation) for method in methods}
     return Explanation(MappingProxyType(maps), logits.detach(), chosen, notes_on(evidence, maps))
+
+
+def _layout(model: nn.Module, layer: str | nn.Module, activation: Tensor, inputs: Tensor) -> Layout:
+    shape = tuple(activation.shape)
+    name, _ = find_layer(model, layer)
+    if len(activation) != len(inputs):
+        raise XGradCamError(
+            f"layer {name!r} gives shape {shape} for {len(inputs)} samples: take one outside of it"
+        )
+    if inputs.ndim != 4 and activation.ndim == 4:
+        return Layout("maps", shape[2], shape[3])
+    try:
+        return layout_of(shape, (inputs.shape[-2], inputs.shape[-1]))
+    except XGradCamError as error:
+        raise XGradCamError(f"layer {name!r}: {error}; --list-layers shows the shapes of all") from None
 
 
 def weighted_map(weights: Tensor, activation: Tensor) -> Tensor:
