@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -5,7 +7,7 @@ import torch
 from torch import nn
 
 from xgradcam import XGradCamError
-from xgradcam.cam import explain, heatmap
+from xgradcam.cam import explain, explain_classes, heatmap, top_classes
 from xgradcam.weightings import EPSILON
 
 
@@ -151,3 +153,50 @@ def test_a_wrong_method_is_told_the_right_ones(net, batch):
         explain(net, batch, "features.4", methods=("gradcam",))
     with pytest.raises(XGradCamError, match="no map of 'cam' here"):
         explain(net, batch, "features.4").heatmap("cam", (8, 8))
+
+
+def test_several_classes_cost_one_forward_and_are_those_one_by_one(net, batch):
+    runs = []
+    net.features[0].register_forward_hook(lambda *_: runs.append(1))
+    together = explain_classes(net, batch, "features.4", [0, [3, 1, 4], None])
+    assert len(runs) == 1
+    for explanation, targets in zip(together, (0, [3, 1, 4], None), strict=True):
+        alone = explain(net, batch, "features.4", targets)
+        assert torch.equal(explanation.targets, alone.targets)
+        for method in alone.maps:
+            torch.testing.assert_close(explanation.maps[method], alone.maps[method])
+        assert explanation.notes == alone.notes
+
+
+def test_the_top_classes_are_those_of_the_highest_scores(net, batch):
+    explanations = explain_classes(net, batch, "features.4", top_classes(3))
+    order = net(batch).detach().argsort(dim=1, descending=True)
+    assert torch.equal(
+        torch.stack([explanation.targets for explanation in explanations], dim=1), order[:, :3]
+    )
+    assert len(explain_classes(net, batch, "features.4", top_classes(99))) == 5
+
+
+def test_scores_in_a_dictionary_a_tuple_or_an_object(net, batch):
+    class Wrapped(nn.Module):
+        def __init__(self, wrap):
+            super().__init__()
+            self.net, self.wrap = net, wrap
+
+        def forward(self, inputs):
+            return self.wrap(self.net(inputs))
+
+    expected = explain(net, batch, net.features[4], 2).maps["xgrad-cam"]
+    for wrap, output in (
+        (lambda scores: {"hidden": scores[:, :1], "logits": scores}, "logits"),
+        (lambda scores: (scores.sum(), scores), "1"),
+        (lambda scores: SimpleNamespace(logits=scores), "logits"),
+    ):
+        model = Wrapped(wrap)
+        assert torch.equal(
+            explain(model, batch, net.features[4], 2, output=output).maps["xgrad-cam"], expected
+        )
+        with pytest.raises(XGradCamError, match=r"not class scores \(N, classes\): choose .* --output"):
+            explain(model, batch, net.features[4], 2)
+        with pytest.raises(XGradCamError, match="no output 'score': the model returns a"):
+            explain(model, batch, net.features[4], 2, output="score")

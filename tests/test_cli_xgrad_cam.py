@@ -157,7 +157,7 @@ def test_a_vision_transformer_is_explained_by_its_tokens(both, capsys):
 def test_list_layers_of_a_network_without_maps_has_no_default(capsys, monkeypatch):
     from xgradcam import models
 
-    monkeypatch.setattr(models, "_bundled", lambda _weights: flat_classifier())
+    monkeypatch.setattr(models, "_bundled", lambda _request: flat_classifier())
     assert main(["--list-layers", *BUNDLED]) == 0
     out, err = capsys.readouterr()
     assert "default" not in out

@@ -1,8 +1,9 @@
 """From a model, a batch and a layer to signed maps, and from those to heatmaps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -46,34 +47,66 @@ class Explanation:
         return heatmap(self.maps[method], size)
 
 
+Targets: TypeAlias = int | Sequence[int] | Tensor | None
+
+
 def explain(
     model: nn.Module,
     inputs: Tensor,
     layer: str | nn.Module,
-    targets: int | Sequence[int] | Tensor | None = None,
+    targets: Targets = None,
     methods: Sequence[str] = ("grad-cam", "xgrad-cam"),
+    output: str | None = None,
 ) -> Explanation:
     """Explain a class score of each sample by the feature maps of one layer.
 
-    model: any module that returns class scores (N, classes); it is left as it was found.
+    model: any module that returns class scores (N, classes), or has them in a dictionary, a tuple or an
+    object at `output`; it is left as it was found.
     inputs: (N, ...). layer: a module of the model or its name; it must return maps (N, C, h, w), maps with
     channels last, or tokens with the image's aspect, of which class and register tokens are left out.
     targets: None (each sample's highest score), one class index, or N of them.
     methods: keys of `METHODS`. All of them cost one forward and one backward behind the layer.
     Raises XGradCamError for a wrong layer, class, method or model.
     """
+    return explain_classes(model, inputs, layer, [targets], methods, output)[0]
+
+
+def explain_classes(
+    model: nn.Module,
+    inputs: Tensor,
+    layer: str | nn.Module,
+    classes: Sequence[Targets] | Callable[[Tensor], Sequence[Targets]],
+    methods: Sequence[str] = ("grad-cam", "xgrad-cam"),
+    output: str | None = None,
+) -> tuple[Explanation, ...]:
+    """Explain several class scores of each sample: one explanation for each of `classes`.
+
+    classes: what `explain` takes for `targets`, several times; or a function from the class scores
+    (N, classes) to that, such as `top_classes(3)`. All of them cost one forward, and a backward each.
+    The other arguments are those of `explain`.
+    """
     for method in methods:
         if method not in METHODS:
             raise XGradCamError(f"no method {method!r}; there are: {', '.join(METHODS)}")
     with torch.inference_mode(False):
         recording = record(model, inputs, layer)
-        logits = logits_of(recording.output)
+        logits = logits_of(recording.output, output)
         layout = _layout(model, layer, recording.activation, inputs)
-        chosen = choose_targets(logits, targets)
-        gradient = recording.gradient(logits.gather(1, chosen[:, None])[:, 0])
-        evidence = Evidence(layout.to_maps(recording.activation.detach()), layout.to_maps(gradient))
-        maps = {method: weighted_map(METHODS[method](evidence), evidence.activation) for method in methods}
-    return Explanation(MappingProxyType(maps), logits.detach(), chosen, notes_on(evidence, maps))
+        activation = layout.to_maps(recording.activation.detach())
+        explanations = []
+        for targets in classes(logits.detach()) if callable(classes) else classes:
+            chosen = choose_targets(logits, targets)
+            gradient = layout.to_maps(recording.gradient(logits.gather(1, chosen[:, None])[:, 0]))
+            evidence = Evidence(activation, gradient)
+            maps = {method: weighted_map(METHODS[method](evidence), activation) for method in methods}
+            notes = notes_on(evidence, maps)
+            explanations.append(Explanation(MappingProxyType(maps), logits.detach(), chosen, notes))
+    return tuple(explanations)
+
+
+def top_classes(count: int) -> Callable[[Tensor], Sequence[Tensor]]:
+    """The `count` classes of the highest scores, best first, for `explain_classes`."""
+    return lambda logits: logits.topk(min(count, logits.shape[1]), dim=1).indices.unbind(dim=1)
 
 
 def _layout(model: nn.Module, layer: str | nn.Module, activation: Tensor, inputs: Tensor) -> Layout:

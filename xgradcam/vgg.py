@@ -15,9 +15,9 @@ _CHANNELS = (64, 64, 0, 128, 128, 0, 256, 256, 256, 0, 512, 512, 512, 0, 512, 51
 
 
 class VGG16(nn.Module):
-    """VGG-16 with torchvision's names: class scores (N, 1000) from (N, 3, h, w)."""
+    """VGG-16 with torchvision's names: class scores (N, classes) from (N, 3, h, w)."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int = 1000) -> None:
         super().__init__()
         self.features = nn.Sequential()
         before = 3
@@ -36,10 +36,10 @@ class VGG16(nn.Module):
             nn.Linear(4096, 4096),
             nn.ReLU(inplace=True),
             nn.Dropout(),
-            nn.Linear(4096, 1000),
+            nn.Linear(4096, num_classes),
         )
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Class scores (N, 1000)."""
+        """Class scores (N, classes)."""
         scores: Tensor = self.classifier(torch.flatten(self.avgpool(self.features(inputs)), 1))
         return scores

@@ -1,0 +1,87 @@
+"""A model from the user's own code: `path/to/file.py:name` or `package.module:name`."""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from xgradcam.errors import XGradCamError
+
+
+def is_own(name: str) -> bool:
+    """Whether a model's name points into code."""
+    return ":" in name
+
+
+def build_own(name: str, num_classes: int | None) -> nn.Module:
+    """The model that `name` points to: an instance, or what a function or class gives without arguments.
+
+    One that takes `num_classes` is given it, if it is not None. What the user's code raises is not caught.
+    Raises XGradCamError where there is no such file, module or name, or it gives no nn.Module.
+    """
+    source, _, attribute = name.rpartition(":")
+    module = _module_of(source)
+    found = getattr(module, attribute, None)
+    if found is None:
+        defined = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise XGradCamError(
+            f"no {attribute!r} in {source}; it has: {', '.join(defined) or 'nothing to call'}"
+        )
+    if not isinstance(found, nn.Module):
+        found = _called(found, name, num_classes)
+    if not isinstance(found, nn.Module):
+        raise XGradCamError(f"{name} gives a {type(found).__name__}, not a torch.nn.Module")
+    return found
+
+
+def _module_of(source: str) -> ModuleType:
+    if not source.endswith(".py"):
+        # As for `python -m`: modules beside the user come first.
+        if "" not in sys.path:
+            sys.path.insert(0, "")
+        try:
+            return importlib.import_module(source)
+        except ModuleNotFoundError as error:
+            if error.name and source.startswith(error.name):
+                raise XGradCamError(
+                    f"no module {source!r}: give package.module:name or file.py:name"
+                ) from None
+            raise
+    path = Path(source)
+    if not path.is_file():
+        raise XGradCamError(f"no such file: {source}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise XGradCamError(f"not a Python file: {source}")
+    module = importlib.util.module_from_spec(spec)
+    # What the file defines may look itself up, and may import what lies beside it.
+    sys.modules.setdefault(path.stem, module)
+    sys.path.insert(0, str(path.parent.resolve()))
+    spec.loader.exec_module(module)
+    return module
+
+
+def _called(build: Any, name: str, num_classes: int | None) -> Any:
+    if not callable(build):
+        raise XGradCamError(
+            f"{name} is a {type(build).__name__}: neither a model nor a function that builds one"
+        )
+    parameters = inspect.signature(build).parameters
+    options = {} if num_classes is None or "num_classes" not in parameters else {"num_classes": num_classes}
+    missing = [
+        parameter.name
+        for parameter in parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        and parameter.name not in options
+    ]
+    if missing:
+        raise XGradCamError(
+            f"{name} needs {', '.join(missing)}: point to a function without arguments that builds it"
+        )
+    return build(**options)
