@@ -1,0 +1,121 @@
+"""Which photographs a run is about, and how the files made of each are named."""
+
+import glob
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from xgradcam.errors import XGradCamError
+
+STDIN = "-"
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .tif .tiff .gif .ppm .pgm .pbm .pnm .avif .jp2".split()
+)
+# What an earlier run left in a folder is no photograph of this one.
+MADE = re.compile(r"_\d+_(X_)?(cam|panel)\.jpg$|_photograph\.jpg$|^(X_)?cam\.jpg$")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A photograph to explain.
+
+    path: of the file, or '-' for stdin. stem: how the names of what is made of it begin, a relative path
+    that no other photograph of the run has.
+    """
+
+    path: str
+    stem: Path
+
+
+def find_photographs(places: Sequence[str], output_dir: Path) -> list[Source]:
+    """The photographs at these places: files, folders (with those in them), patterns, '-' for stdin.
+
+    In the order given, those of a folder or a pattern sorted, each once. What lies in a folder keeps its
+    place in it; `output_dir` and what earlier runs made are passed over in folders.
+    Raises XGradCamError for a place that has no photograph.
+    """
+    found: dict[str, Source] = {}
+    for place in places:
+        for source in _at(place, output_dir):
+            found.setdefault(source.path if source.path == STDIN else os.path.realpath(source.path), source)
+    return _with_own_stems(list(found.values()))
+
+
+def _at(place: str, output_dir: Path) -> list[Source]:
+    if place == STDIN:
+        return [Source(STDIN, Path("stdin"))]
+    if os.path.isdir(place):
+        sources = [_within(place, path) for path in _walk(place, output_dir)]
+        if not sources:
+            raise XGradCamError(f"no photographs in the folder {place}")
+        return sources
+    if glob.has_magic(place) and not os.path.lexists(place):
+        paths = sorted(path for path in glob.glob(place, recursive=True) if os.path.isfile(path))
+        if not paths:
+            raise XGradCamError(f"no photograph matches {place!r}")
+        root = place[: re.search(r"[*?[]", place).start()].rpartition("/")[0]  # type: ignore[union-attr]
+        return [_within(root, path) for path in paths]
+    return [Source(place, Path(Path(place).stem))]
+
+
+def _within(root: str, path: str) -> Source:
+    return Source(path, Path(os.path.relpath(path, root or os.curdir)).with_suffix(""))
+
+
+def _walk(folder: str, output_dir: Path) -> Iterator[str]:
+    passed_over = os.path.realpath(output_dir)
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and os.path.realpath(os.path.join(parent, name)) != passed_over
+        )
+        for name in sorted(files):
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in SUFFIXES and not name.startswith(".") and not MADE.search(name):
+                yield os.path.join(parent, name)
+
+
+def _with_own_stems(sources: list[Source]) -> list[Source]:
+    """The sources, those with one stem told apart by their endings, or by their folders too."""
+    sources = _where_shared(sources, lambda source: source.stem.with_name(os.path.basename(source.path)))
+    sources = _where_shared(sources, lambda source: Path(_below_all(source.path, sources)))
+    taken: set[str] = set()
+    unique = []
+    for source in sources:
+        stem, number = source.stem, 1
+        while _key(stem) in taken:
+            number += 1
+            stem = source.stem.with_name(f"{source.stem.name}-{number}")
+        taken.add(_key(stem))
+        unique.append(replace(source, stem=stem))
+    return unique
+
+
+def _where_shared(sources: list[Source], stem_of: Callable[[Source], Path]) -> list[Source]:
+    count: defaultdict[str, int] = defaultdict(int)
+    for source in sources:
+        count[_key(source.stem)] += 1
+    return [
+        replace(source, stem=stem_of(source))
+        if count[_key(source.stem)] > 1 and source.path != STDIN
+        else source
+        for source in sources
+    ]
+
+
+def _below_all(path: str, sources: Iterable[Source]) -> str:
+    """The path from the folder that holds all the photographs."""
+    paths = [os.path.abspath(source.path) for source in sources if source.path != STDIN]
+    try:
+        return os.path.relpath(os.path.abspath(path), os.path.commonpath([os.path.dirname(p) for p in paths]))
+    except ValueError:  # on several drives
+        return os.path.basename(path)
+
+
+def _key(stem: Path) -> str:
+    """Equal for names that some file systems take for the same."""
+    return str(stem).casefold()
