@@ -70,7 +70,8 @@ def default_layer(layers: list[Layer]) -> str:
     last = layers[maps[-1]]
     if any(layer.shape is not None and len(layer.shape) == 3 for layer in layers[maps[-1] + 1 :]):
         raise XGradCamError(
-            f"behind its last feature map, '{last.name}', this network works on tokens, not on maps"
+            f"behind its last feature map, '{last.name}', this network works on tokens, not on maps: "
+            "name a layer with --target-layer"
         )
     return last.name
 
