@@ -23,6 +23,7 @@ LABELS = {
 # Without the time of day: the same numbers give the same file.
 METADATA: Mapping[str, dict[str, None]] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
 MOST_NAMES = 42
+FEW = 3
 
 
 def plot_split(splits: Mapping[str, Verification], title: str, suffix: str) -> bytes:
@@ -39,7 +40,7 @@ def plot_split(splits: Mapping[str, Verification], title: str, suffix: str) -> b
     axes.axhline(0, color="black", linewidth=0.6)
     axes.axhline(score, color="black", linestyle="--", linewidth=1.4, label=f"score: {score:.6g}")
     _name_layers(axes, list(splits))
-    axes.set_ylabel("share of the class score (logit)")
+    axes.set_ylabel("contribution to the class score (logit)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", linewidth=0.4, alpha=0.5)
     axes.set_axisbelow(True)
@@ -54,23 +55,28 @@ def plot_split(splits: Mapping[str, Verification], title: str, suffix: str) -> b
 def _stack(axes: Axes, splits: Mapping[str, Verification]) -> None:
     """Positive terms upwards from zero, negative ones downwards; the bars' signed sum is the score."""
     positions = np.arange(len(splits))
+    # Gaps between more bars than this are a pixel or none, which looks like a pattern.
+    width = 0.86 if len(splits) <= 60 else 1.0
     above, below = np.zeros(len(splits)), np.zeros(len(splits))
     for term, colour in COLOURS.items():
         values = np.array([float(getattr(split, term)[0]) for split in splits.values()])
         if term in ("bypass", "curvature") and not values.any():
             continue
         bottom = np.where(values >= 0, above, below)
-        width = 0.86 if len(splits) > 3 else 0.4
         axes.bar(positions, values, width, bottom, color=colour, label=LABELS[term])
         above += values.clip(min=0)
         below += values.clip(max=0)
+    margin = 0.05 * (above.max() - below.min()) or 1.0
+    axes.set_ylim(below.min() - margin * bool(below.min()), above.max() + margin)
 
 
 def _name_layers(axes: Axes, names: list[str]) -> None:
     """Name as many layers as can be read."""
     step = math.ceil(len(names) / MOST_NAMES)
     shown = range(0, len(names), step)
-    axes.set_xticks(shown, [names[position] for position in shown], rotation=90, fontsize=8)
-    axes.set_xlim(-0.8, len(names) - 0.2)
+    rotation = 90 if len(names) > FEW else 0
+    axes.set_xticks(shown, [names[position] for position in shown], rotation=rotation, fontsize=8)
+    beside = 0.8 if len(names) > FEW else 1.5
+    axes.set_xlim(-beside, len(names) - 1 + beside)
     every = {1: "", 2: "; every 2nd is named", 3: "; every 3rd is named"}
     axes.set_xlabel("layer, in the order of execution" + every.get(step, f"; every {step}th is named"))

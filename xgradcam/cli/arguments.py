@@ -83,7 +83,10 @@ def run(prog: str, work: Callable[[], int]) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = work()
+        with warnings.catch_warnings():
+            # What the libraries below us will have to change is nothing that a user could mend.
+            warnings.simplefilter("ignore", FutureWarning)
+            code = work()
         sys.stdout.flush()
         return code
     except XGradCamError as error:
@@ -129,10 +132,7 @@ def open_classifier(prog: str, arguments: argparse.Namespace) -> "Classifier":
     """The classifier that the arguments name."""
     from xgradcam.models import NO_WEIGHTS, load_classifier
 
-    with warnings.catch_warnings():
-        # What timm and torchvision still use of PyTorch is nothing that a user could mend.
-        warnings.simplefilter("ignore", FutureWarning)
-        classifier = load_classifier(arguments.model, arguments.weights, lambda line: note(prog, line))
+    classifier = load_classifier(arguments.model, arguments.weights, lambda line: note(prog, line))
     if arguments.weights == NO_WEIGHTS:
         note(prog, "random weights: what follows says nothing about the photograph")
     return classifier

@@ -62,12 +62,12 @@ def proof_lines(layer: str, found: "Verification", verdict: str, model: "nn.Modu
         lines += curvature_lines(layer, found, model)
     tolerance, ratio = _value(found, "tolerance"), _magnitude_ratio(found)
     sign = "<=" if found.closes.all() else ">"
-    lines += [
-        f"{VERDICTS[verdict]} at {layer}",
-        f"|residual| {abs(residual):.3e} {sign} tolerance {tolerance:.3e}, magnitude/|score| {ratio:.4g}",
-    ]
+    lines.append(
+        f"|residual| {abs(residual):.3e} {sign} tolerance {tolerance:.3e}, magnitude/|score| {ratio:.4g}"
+    )
     if verdict != "empty" and ratio > CANCELLATION:
         lines.append("the score is a cancellation: its terms are that many times as large, with both signs")
+    lines.append(f"verdict: {VERDICTS[verdict]}")
     return lines
 
 
@@ -92,8 +92,9 @@ def table_lines(rows: Sequence[Row], model: "nn.Module") -> list[str]:
     lines += curvature_lines(bent.layer, most, model)
     worst, loosest = max(verified, key=lambda pair: _residual_ratio(pair[1]))
     holding = sum(row.verdict == "holds" for row in rows)
+    closing = sum(bool(found.closes.all()) for _, found in verified)
     lines.append(
-        f"{holding} of {len(rows)} layers hold; "
+        f"{holding} of {len(rows)} layers hold{f' ({closing} close)' if closing > holding else ''}; "
         f"largest |residual|/tolerance {_residual_ratio(loosest):.2g}, at {worst.layer}"
     )
     return lines

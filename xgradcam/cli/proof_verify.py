@@ -192,12 +192,14 @@ def _report(
     }
     say(f"class of interest:  {name}")
     if several:
-        say("\n".join([f"model {classifier.name}, {dtype}", *table_lines(rows, classifier.module)]))
+        say(f"model {classifier.name}, {dtype}")
+        lines = table_lines(rows, classifier.module)
         result |= {"holds": holds, "layers": [as_json(row) for row in rows]}
     else:
-        say("\n".join(proof_lines(rows[0].layer, first, rows[0].verdict, classifier.module)))
         say(f"model {classifier.name}, layer {rows[0].layer}, {dtype}")
+        lines = proof_lines(rows[0].layer, first, rows[0].verdict, classifier.module)
         result |= {**as_json(rows[0]), "contributions": contributions_as_json(first)}
+    say("\n".join(lines))
     if arguments.plot is not None:
         from xgradcam.files import write_files
         from xgradcam.plot import plot_split
