@@ -190,16 +190,14 @@ def _report(
         "class_name": name,
         "dtype": dtype,
     }
-    say(f"class of interest:  {name}")
     if several:
-        say(f"model {classifier.name}, {dtype}")
-        lines = table_lines(rows, classifier.module)
+        setting, lines = f"model {classifier.name}, {dtype}", table_lines(rows, classifier.module)
         result |= {"holds": holds, "layers": [as_json(row) for row in rows]}
     else:
-        say(f"model {classifier.name}, layer {rows[0].layer}, {dtype}")
+        setting = f"model {classifier.name}, layer {rows[0].layer}, {dtype}"
         lines = proof_lines(rows[0].layer, first, rows[0].verdict, classifier.module)
         result |= {**as_json(rows[0]), "contributions": contributions_as_json(first)}
-    say("\n".join(lines))
+    say("\n".join([setting, f"class of interest:  {name}", *lines]))
     if arguments.plot is not None:
         from xgradcam.files import write_files
         from xgradcam.plot import plot_split
