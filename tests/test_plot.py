@@ -71,6 +71,8 @@ def test_the_same_numbers_give_the_same_file_in_every_format(suffix, start):
     assert picture.startswith(start)
     assert plot_split(splits, "cat", suffix) == picture
     assert plot_split(splits, "dog", suffix) != picture
+    assert b"CreationDate" not in picture
+    assert b"dc:date" not in picture
 
 
 def test_a_score_of_nothing_is_drawn_without_a_warning(recwarn):
