@@ -32,7 +32,8 @@ def plot_split(splits: Mapping[str, Verification], title: str, suffix: str) -> b
     splits: layer's name to the verification of one sample, in the order of execution. suffix: of `METADATA`.
     """
     width = min(max(7.0, 0.24 * len(splits)), 13.0)
-    figure = Figure(figsize=(width, 5.6), dpi=120, layout="constrained")
+    longest = max(map(len, splits)) if len(splits) > FEW else 0
+    figure = Figure(figsize=(width, 4.9 + 0.068 * longest), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     _stack(axes, splits)
