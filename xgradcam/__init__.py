@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from xgradcam.capture import Recording as Recording
     from xgradcam.capture import record as record
     from xgradcam.errors import XGradCamError as XGradCamError
+    from xgradcam.identity import Contribution as Contribution
+    from xgradcam.identity import Verification as Verification
+    from xgradcam.identity import verify as verify
     from xgradcam.images import read_image as read_image
     from xgradcam.images import to_input as to_input
     from xgradcam.labels import imagenet_labels as imagenet_labels
@@ -26,9 +29,11 @@ __version__ = "0.1.0"
 _HOME = {
     "METHODS": "weightings",
     "Classifier": "models",
+    "Contribution": "identity",
     "Evidence": "weightings",
     "Explanation": "cam",
     "Recording": "capture",
+    "Verification": "identity",
     "XGradCamError": "errors",
     "default_layer": "layers",
     "explain": "cam",
@@ -40,6 +45,7 @@ _HOME = {
     "read_image": "images",
     "record": "capture",
     "to_input": "images",
+    "verify": "identity",
 }
 __all__ = list(_HOME)
 

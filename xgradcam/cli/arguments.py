@@ -3,7 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from xgradcam import __version__
@@ -12,6 +13,7 @@ from xgradcam.errors import XGradCamError
 if TYPE_CHECKING:
     import torch
 
+    from xgradcam.images import Photograph
     from xgradcam.models import Classifier
 
 DONE, FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
@@ -21,6 +23,7 @@ MODEL_HELP = (
     "efficientnet-lite0. Default: VGG-16 as in the paper, or the bundled network where VGG-16's weights are "
     "neither cached nor reachable"
 )
+LAYER_HELP = "the layer to explain by; default: the last feature map before pooling or flattening"
 
 
 class Parser(argparse.ArgumentParser):
@@ -31,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(COULD_NOT_RUN, f"{self.prog}: error: {message} ({self.prog} --help shows the options)\n")
 
 
-def common_parser(prog: str, description: str, example: str) -> Parser:
+def common_parser(prog: str, description: str, example: str, layer_help: str = LAYER_HELP) -> Parser:
     """A parser with the arguments that every command of the package takes."""
     parser = Parser(
         prog=prog,
@@ -53,10 +56,7 @@ def common_parser(prog: str, description: str, example: str) -> Parser:
         "--weights", metavar="FILE|default|none", default="default",
         help="a state dict (.pth, .safetensors), the model's ImageNet weights (default), or none (random)",
     )  # fmt: skip
-    model.add_argument(
-        "--target-layer", metavar="NAME",
-        help="the layer to explain by; default: the last feature map before pooling or flattening",
-    )  # fmt: skip
+    model.add_argument("--target-layer", metavar="NAME", help=layer_help)
     model.add_argument("--list-layers", action="store_true", help="show the model's layers and end")
     device = parser.add_argument_group("device").add_mutually_exclusive_group()
     device.add_argument(
@@ -68,6 +68,14 @@ def common_parser(prog: str, description: str, example: str) -> Parser:
     return parser
 
 
+def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, with a photograph unless only the layers are asked for."""
+    arguments = parser.parse_args(argv)
+    if arguments.image_path is None and not arguments.list_layers:
+        parser.error("--image-path is missing: which photograph?")
+    return arguments
+
+
 def run(prog: str, work: Callable[[], int]) -> int:
     """Do the work; say in one line what the user can mend, and return the exit code."""
     for stream in (sys.stdout, sys.stderr):
@@ -75,7 +83,10 @@ def run(prog: str, work: Callable[[], int]) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = work()
+        with warnings.catch_warnings():
+            # What the libraries below us will have to change is nothing that a user could mend.
+            warnings.simplefilter("ignore", FutureWarning)
+            code = work()
         sys.stdout.flush()
         return code
     except XGradCamError as error:
@@ -125,6 +136,18 @@ def open_classifier(prog: str, arguments: argparse.Namespace) -> "Classifier":
     if arguments.weights == NO_WEIGHTS:
         note(prog, "random weights: what follows says nothing about the photograph")
     return classifier
+
+
+def open_photograph_and_classifier(
+    prog: str, arguments: argparse.Namespace, say: Callable[[str], None]
+) -> "tuple[Photograph, Classifier]":
+    """The photograph, and the classifier on its device; what needs no network is checked before one loads."""
+    from xgradcam.images import read_image
+
+    photograph = read_image(arguments.image_path)
+    device = choose_device(prog, arguments)
+    say("Using GPU for acceleration" if device.type != "cpu" else "Using CPU for computation")
+    return photograph, open_classifier(prog, arguments).to(device)
 
 
 def print_layers(prog: str, classifier: "Classifier") -> None:

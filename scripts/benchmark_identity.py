@@ -1,0 +1,69 @@
+"""Time `verify` at one layer against a plain forward: medians of alternating runs, as a Markdown table.
+
+    python scripts/benchmark_identity.py [--quick]
+
+Random weights, float32, one sample of 224 x 224, on the CPU.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+import xgradcam
+
+LAYERS = {"vgg16": ("features.30", "features.4"), "resnet50": ("layer4.2", "layer1.0")}
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """How long one call takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def medians(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """The median time of each, all of them in turn: what else the machine does meets them alike."""
+    for work in works.values():
+        work()
+    times = [{name: seconds(work) for name, work in works.items()} for _ in range(rounds)]
+    return {name: statistics.median(row[name] for row in times) for name in works}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="time verify against a plain forward")
+    parser.add_argument("--quick", action="store_true", help="3 rounds instead of 15")
+    rounds = 3 if parser.parse_args().quick else 15
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, median of {rounds} rounds\n")
+    print("| model | layer | forward | verify | verify / forward |\n|---|---|---|---|---|")
+    for name, layers in LAYERS.items():
+        model = xgradcam.load_classifier(name, "none").module
+        inputs = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+
+        def forward(model: torch.nn.Module = model, inputs: torch.Tensor = inputs) -> torch.Tensor:
+            with torch.no_grad():
+                return model(inputs)
+
+        works: dict[str, Callable[[], object]] = {"forward": forward}
+        for layer in layers:
+            works[layer] = lambda model=model, inputs=inputs, layer=layer: xgradcam.verify(
+                model, inputs, layer
+            )
+        took = medians(works, rounds)
+        for layer in layers:
+            plain, verified = took["forward"], took[layer]
+            print(
+                f"| {name} | {layer} | {1000 * plain:.0f} ms | {1000 * verified:.0f} ms "
+                f"| {verified / plain:.2f} |"
+            )
+
+
+if __name__ == "__main__":
+    main()

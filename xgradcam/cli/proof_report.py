@@ -1,0 +1,190 @@
+"""What `proof-verify` says: verifications as the originals' four lines, as a table and as JSON."""
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from xgradcam.identity import Contribution, Verification
+
+VERDICTS = {
+    "holds": "Eq. 5 holds",
+    "curved": "not a ReLU-CNN: Eq. 5 does not hold by itself, only with the curvature added",
+    "open": "Eq. 5 does not close: the terms do not sum to the score",
+    "empty": "nothing is verified: the score and all its terms are 0",
+}
+TERMS = ("score", "feature", "bias", "bypass", "curvature", "residual")
+# Where the terms are this many times the score, nearly all of them cancel.
+CANCELLATION = 1000
+MOST_OPERATIONS = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """A layer with its verification, of one sample, or with the reason why there is none."""
+
+    layer: str
+    verification: "Verification | None"
+    problem: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """A key of `VERDICTS`, or '' without a verification."""
+        found = self.verification
+        if found is None:
+            return ""
+        if not found.magnitude.any() and not found.score.any():
+            return "empty"
+        return "holds" if found.holds.all() else "curved" if found.closes.all() else "open"
+
+
+def proof_lines(layer: str, found: "Verification", verdict: str, model: "nn.Module") -> list[str]:
+    """The originals' four lines, what their bias term and their difference consist of, and the verdict."""
+    number = _number_format([found])
+    score, feature, bias, bypass, curvature, residual = (_value(found, term) for term in TERMS)
+    lines = [
+        f"class score is {score:{number}}",
+        f"gradients*feature is {feature:{number}}",
+        f"bias_term is {bias + bypass:{number}}",
+        f"class_score-gradients*feature-bias_term= {curvature + residual:.3e}",
+    ]
+    if bypass:
+        lines += [
+            f"bias_term is bias {bias:{number}} + bypass {bypass:{number}}:",
+            f"{layer} does not cut the network, and the bypass is what reaches the score past it",
+        ]
+    if curvature:
+        lines.append(f"the difference is curvature {curvature:{number}} + residual {residual:.3e}")
+        lines += curvature_lines(layer, found, model)
+    tolerance, ratio = _value(found, "tolerance"), _magnitude_ratio(found)
+    sign = "<=" if found.closes.all() else ">"
+    lines.append(
+        f"|residual| {abs(residual):.3e} {sign} tolerance {tolerance:.3e}, magnitude/|score| {ratio:.4g}"
+    )
+    if verdict != "empty" and ratio > CANCELLATION:
+        lines.append("the score is a cancellation: its terms are that many times as large, with both signs")
+    lines.append(f"verdict: {VERDICTS[verdict]}")
+    return lines
+
+
+def table_lines(rows: Sequence[Row], model: "nn.Module") -> list[str]:
+    """The terms layer by layer, what the verdicts mean, and a summary."""
+    verified = [(row, row.verification) for row in rows if row.verification is not None]
+    number = _number_format([found for _, found in verified]).replace("6e", "3e")
+    cells = {
+        row.layer: [_cell(found, term, number) for term in TERMS[:-1]] + [_cell(found, "residual", ".1e")]
+        for row, found in verified
+    }
+    widths = [max(len(term), *(len(line[i]) for line in cells.values())) for i, term in enumerate(TERMS)]
+    name_width = max(len(row.layer) for row in rows)
+
+    lines = ["  ".join([f"{'layer':{name_width}}", *map(str.rjust, TERMS, widths), "verdict"])]
+    for row in rows:
+        rest = [*map(str.rjust, cells.get(row.layer, []), widths), row.verdict or _short(row)]
+        lines.append("  ".join([f"{row.layer:{name_width}}", *rest]))
+    shown = {row.verdict for row, _ in verified}
+    lines += [f"{verdict}: {text}" for verdict, text in VERDICTS.items() if verdict in shown - {"holds"}]
+    bent, most = max(verified, key=lambda pair: _curvature_size(pair[1]))
+    lines += curvature_lines(bent.layer, most, model)
+    worst, loosest = max(verified, key=lambda pair: _residual_ratio(pair[1]))
+    holding = sum(row.verdict == "holds" for row in rows)
+    closing = sum(bool(found.closes.all()) for _, found in verified)
+    lines.append(
+        f"{holding} of {len(rows)} layers hold{f' ({closing} close)' if closing > holding else ''}; "
+        f"largest |residual|/tolerance {_residual_ratio(loosest):.2g}, at {worst.layer}"
+    )
+    return lines
+
+
+def curvature_lines(layer: str, found: "Verification", model: "nn.Module") -> list[str]:
+    """Which operations the curvature comes from, by their summed absolute contributions; [] without any."""
+    sizes: defaultdict[str, float] = defaultdict(float)
+    for term in found.contributions:
+        if term.kind == "curvature":
+            sizes[_operation(term, model)] += float(term.value.abs().sum())
+    total = sum(sizes.values())
+    if not total:
+        return []
+    largest = sorted(sizes, key=lambda name: -sizes[name])
+    parts = [f"{name} {sizes[name] / total:.1%}" for name in largest[:MOST_OPERATIONS]]
+    if len(largest) > MOST_OPERATIONS:
+        parts.append(f"others {sum(sizes[name] for name in largest[MOST_OPERATIONS:]) / total:.1%}")
+    return [f"curvature at {layer}: {', '.join(parts)}"]
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """The numbers of a row, as valid JSON has them: null stands for what is not finite."""
+    found = row.verification
+    if found is None:
+        return {"layer": row.layer, "holds": False, "problem": row.problem}
+    numbers = {term: _json_number(getattr(found, term)) for term in (*TERMS, "tolerance", "magnitude")}
+    return {
+        "layer": row.layer,
+        **numbers,
+        "holds": row.verdict == "holds",
+        "closes": bool(found.closes.all()),
+        "verdict": VERDICTS[row.verdict],
+    }
+
+
+def contributions_as_json(found: "Verification") -> list[dict[str, Any]]:
+    """Every operation's contribution, in the order of execution."""
+    return [
+        {
+            "module": term.module,
+            "operation": term.operation,
+            "kind": term.kind,
+            "value": _json_number(term.value),
+        }
+        for term in found.contributions
+    ]
+
+
+def _operation(term: "Contribution", model: "nn.Module") -> str:
+    """The operation, with the kind of module that ran it where that says more: `mul (SqueezeExcitation)`."""
+    kind = type(model.get_submodule(term.module)).__name__
+    plain = term.operation.replace("_", "")
+    return term.operation if plain in kind.lower() else f"{term.operation} ({kind})"
+
+
+def _short(row: Row) -> str:
+    """Why a layer is not verified, without its name and the remedy."""
+    return "not verified: " + row.problem.removeprefix(f"layer '{row.layer}' ").split(": take ")[0]
+
+
+def _number_format(verifications: Sequence["Verification"]) -> str:
+    """Six decimals, or seven digits where the terms are too small or too large for that."""
+    largest = max(abs(_value(found, term)) for found in verifications for term in TERMS)
+    return ".6f" if largest == 0 or 0.1 <= largest < 1e6 else ".6e"
+
+
+def _cell(found: "Verification", term: str, number: str) -> str:
+    """A number of the table; one that is exactly 0 is seen to be."""
+    value = _value(found, term)
+    return f"{value:{number}}" if value else "0"
+
+
+def _value(found: "Verification", term: str) -> float:
+    return float(getattr(found, term)[0])
+
+
+def _json_number(value: "Tensor") -> float | None:
+    return float(value[0]) if math.isfinite(value[0]) else None
+
+
+def _magnitude_ratio(found: "Verification") -> float:
+    score = abs(_value(found, "score"))
+    return _value(found, "magnitude") / score if score else math.inf
+
+
+def _residual_ratio(found: "Verification") -> float:
+    residual, tolerance = abs(_value(found, "residual")), _value(found, "tolerance")
+    return residual / tolerance if tolerance else math.inf if residual else 0.0
+
+
+def _curvature_size(found: "Verification") -> float:
+    return sum(float(term.value.abs().sum()) for term in found.contributions if term.kind == "curvature")

@@ -1,0 +1,210 @@
+"""`proof-verify`: check Eq. 5 of the paper on a photograph, at one layer or at many."""
+
+import argparse
+import difflib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xgradcam.cli.arguments import (
+    DONE,
+    FAILED,
+    Parser,
+    common_parser,
+    note,
+    open_classifier,
+    open_photograph_and_classifier,
+    parse,
+    print_layers,
+    run,
+)
+from xgradcam.cli.proof_report import Row, as_json, contributions_as_json, proof_lines, table_lines
+from xgradcam.errors import XGradCamError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from xgradcam.models import Classifier
+
+PROG = "proof-verify"
+ALL = "all"
+LAYER_HELP = (
+    f"the layer to verify Eq. 5 at, any that returns one tensor; '{ALL}', every layer of feature maps; or a "
+    "pattern in quotes, such as 'features.*'. Default: the last feature map before pooling or flattening; "
+    f"with --plot, {ALL}"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 Eq. 5 holds, 1 it does not, 2 could not run."""
+    arguments = parse(_parser(), argv)
+    return run(PROG, lambda: _prove(arguments))
+
+
+def _parser() -> Parser:
+    parser = common_parser(
+        PROG,
+        "Verify Eq. 5 of XGrad-CAM's paper (Fu et al., BMVC 2020) on a photograph: at a layer of a ReLU-CNN\n"
+        "the class score is gradients*feature plus a bias term. The three are computed independently of one\n"
+        "another. Exit code: 0 where Eq. 5 holds, 1 where it does not, 2 where it could not be computed.",
+        f"{PROG} --image-path examples/cat.jpg --target-index 285\n"
+        f"  {PROG} --image-path examples/cat.jpg --target-layer 'features.*' --plot split.png",
+        LAYER_HELP,
+    )
+    parser.add_argument_group("precision").add_argument(
+        "--double", action="store_true", help="compute in float64 instead of float32"
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--plot", metavar="FILE", type=Path,
+        help="draw how the score splits at the layers (.png, .pdf or .svg); its folder is made if missing",
+    )  # fmt: skip
+    output.add_argument(
+        "--json", action="store_true", help="print one JSON object on stdout, and all text on stderr"
+    )
+    return parser
+
+
+def _prove(arguments: argparse.Namespace) -> int:
+    if arguments.list_layers:
+        print_layers(PROG, open_classifier(PROG, arguments))
+        return DONE
+    say = partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)
+    if arguments.plot is not None:
+        _require_drawable(arguments.plot)
+    photograph, classifier = open_photograph_and_classifier(PROG, arguments, say)
+    inputs = classifier.inputs(photograph)
+    if inputs.device.type == "mps":
+        note(PROG, "this device has no float64, in which the terms are summed; computing on the CPU")
+        inputs, classifier = inputs.cpu(), replace(classifier, module=classifier.module.cpu())
+    if arguments.double:
+        inputs, classifier = inputs.double(), replace(classifier, module=classifier.module.double())
+
+    target = _target(classifier.module, inputs, arguments.target_index)
+    wanted = arguments.target_layer or (ALL if arguments.plot else _default_layer(classifier, inputs))
+    if several := wanted == ALL or any(mark in wanted for mark in "*?["):
+        rows = _verify_all(classifier.module, inputs, _matching(classifier, inputs, wanted), target)
+    else:
+        rows = [_verify(classifier.module, inputs, wanted, target)]
+    return _report(arguments, say, classifier, target, rows, several)
+
+
+def _require_drawable(path: Path) -> None:
+    """Stop before any work where the picture could not be written in the end."""
+    from xgradcam.files import make_folder
+    from xgradcam.plot import METADATA
+
+    if path.suffix.lower() not in METADATA:
+        raise XGradCamError(f"cannot draw {path}: its name must end in {', '.join(METADATA)}")
+    if path.is_dir():
+        raise XGradCamError(f"cannot write {path}: a folder has that name")
+    make_folder(path.parent)
+
+
+def _target(model: "nn.Module", inputs: "Tensor", index: int) -> int:
+    """The class of interest; for -1 the one of the highest score."""
+    from xgradcam.capture import borrowed, choose_targets, logits_of
+
+    with borrowed(model):
+        logits = logits_of(model(inputs))
+    return int(choose_targets(logits, None if index == -1 else index)[0])
+
+
+def _default_layer(classifier: "Classifier", inputs: "Tensor") -> str:
+    # Not `classifier.default_layer()`, whose blank photograph is float32.
+    from xgradcam.layers import default_layer, list_layers
+
+    return classifier.layer or default_layer(list_layers(classifier.module, inputs))
+
+
+def _matching(classifier: "Classifier", inputs: "Tensor", pattern: str) -> list[str]:
+    """The names of the layers that the pattern means, in the order of execution."""
+    from torch import nn
+
+    from xgradcam.layers import list_layers
+
+    layers = [layer for layer in list_layers(classifier.module, inputs) if layer.name]
+    if pattern == ALL:
+        # A sequence gives what its last module gave; the others hand on what they are given.
+        repeats = (nn.Sequential, nn.Identity, nn.Dropout, nn.Dropout2d)
+        names = [layer.name for layer in layers if layer.is_map and not isinstance(layer.module, repeats)]
+        problem = "gives feature maps (N, C, h, w): name one, or a pattern in quotes, with --target-layer"
+    else:
+        names = [layer.name for layer in layers if fnmatchcase(layer.name, pattern)]
+        problem = f"matches {pattern!r}{_near(pattern, [layer.name for layer in layers])}"
+    if not names:
+        raise XGradCamError(f"no layer of {classifier.name} {problem} (--list-layers shows all)")
+    return names
+
+
+def _near(pattern: str, names: Sequence[str]) -> str:
+    below = dict.fromkeys(name.rpartition(".")[0] + ".*" for name in names if "." in name)
+    near = difflib.get_close_matches(pattern, [*below, *names], n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def _verify(model: "nn.Module", inputs: "Tensor", layer: str, target: int) -> Row:
+    from xgradcam.identity import verify
+
+    return Row(layer, verify(model, inputs, layer, target))
+
+
+def _verify_all(model: "nn.Module", inputs: "Tensor", layers: Sequence[str], target: int) -> list[Row]:
+    """A row for each layer; XGradCamError where none of them can be verified."""
+    from tqdm import tqdm
+
+    rows: list[Row] = []
+    for layer in tqdm(layers, unit="layer", leave=False, delay=1, disable=None):
+        try:
+            rows.append(_verify(model, inputs, layer, target))
+        except XGradCamError as error:
+            rows.append(Row(layer, None, str(error)))
+    if all(row.verification is None for row in rows):
+        raise XGradCamError(f"none of these {len(rows)} layers can be verified: {rows[0].problem}")
+    return rows
+
+
+def _report(
+    arguments: argparse.Namespace,
+    say: "partial[None]",
+    classifier: "Classifier",
+    target: int,
+    rows: Sequence[Row],
+    several: bool,
+) -> int:
+    """Print, draw and judge; the exit code."""
+    from xgradcam.labels import label_of
+
+    found = {row.layer: row.verification for row in rows if row.verification is not None}
+    first = next(iter(found.values()))
+    name, dtype = label_of(classifier.labels, target), str(first.dtype).removeprefix("torch.")
+    holds = all(row.verdict == "holds" for row in rows)
+    result: dict[str, Any] = {
+        "model": classifier.name,
+        "class_index": target,
+        "class_name": name,
+        "dtype": dtype,
+    }
+    if several:
+        setting, lines = f"model {classifier.name}, {dtype}", table_lines(rows, classifier.module)
+        result |= {"holds": holds, "layers": [as_json(row) for row in rows]}
+    else:
+        setting = f"model {classifier.name}, layer {rows[0].layer}, {dtype}"
+        lines = proof_lines(rows[0].layer, first, rows[0].verdict, classifier.module)
+        result |= {**as_json(rows[0]), "contributions": contributions_as_json(first)}
+    say("\n".join([setting, f"class of interest:  {name}", *lines]))
+    if arguments.plot is not None:
+        from xgradcam.files import write_files
+        from xgradcam.plot import plot_split
+
+        title = f"{name}: how Eq. 5 splits its score\n{classifier.name}, {dtype}"
+        write_files({arguments.plot: plot_split(found, title, arguments.plot.suffix.lower())})
+        say(f"wrote {arguments.plot}")
+    if arguments.json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    return DONE if holds else FAILED
