@@ -237,7 +237,7 @@ def test_version():
     ("arguments", "message"),
     [
         ([], "--image-path is missing"),
-        (["--image-path", "x.jpg", "--target-index", "cat"], "invalid int value: 'cat'"),
+        (["--image-path", "x.jpg", "--batch-size", "many"], "invalid int value: 'many'"),
         (["--image-path", "x.jpg", "--colour"], "unrecognized arguments: --colour"),
         (["--image-path", "x.jpg", "--use-cuda", "--device", "cpu"], "not allowed with"),
     ],
@@ -257,11 +257,12 @@ def test_bad_input_is_one_line_with_the_remedy_and_writes_nothing(both, capsys):
     Path("text.jpg").write_text("text")
     Path("cut.jpg").write_bytes(both.read_bytes()[:40_000])
     Path("file").touch()
+    Path("no-photographs").mkdir()
     good = ["--image-path", str(both)]
     before = written()
     for arguments, message in (
         (["--image-path", "missing.jpg"], "no such image: missing.jpg"),
-        (["--image-path", "."], "a folder, not an image: ."),
+        (["--image-path", "no-photographs"], "no photographs in the folder no-photographs"),
         (["--image-path", "empty.jpg"], "the file is empty"),
         (["--image-path", "text.jpg"], "not an image: text.jpg"),
         (["--image-path", "cut.jpg"], "cannot decode image cut.jpg"),
@@ -274,8 +275,8 @@ def test_bad_input_is_one_line_with_the_remedy_and_writes_nothing(both, capsys):
             "layer 'classifier': shape (1, 1000) is neither feature maps",
         ),
         ([*good, "--output-dir", "file/below"], "cannot make the folder file/below"),
-        ([*good, "--output-dir", "/proc/nothing"], "cannot make the folder /proc/nothing"),
-        ([*good, "--weights", "missing.pth"], "no such weights file: missing.pth"),
+        ([*good, "--output-dir", "/proc/nothing"], "the folder /proc"),
+        ([*good, "--weights", "missing.pth"], "cannot read weights missing.pth: No such file"),
         ([*good, "--weights", "text.jpg"], "cannot read weights text.jpg"),
         ([*good, "--device", "toaster"], "no device 'toaster': take auto, cpu, cuda, cuda:N or mps"),
         ([*good, "--device", "cuda:99"], "no device 'cuda:99' here; there is: cpu"),

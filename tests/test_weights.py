@@ -172,7 +172,10 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, zipped):
         path.write_bytes(pickle.dumps({"state_dict": Harmful(trace)}))
     else:
         torch.save({"state_dict": Harmful(trace)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(XGradCamError, match=r"refused to read .*a\.pth: it holds more than tensors"):
+    with pytest.raises(
+        XGradCamError,
+        match=r"refused to read .*a\.pth: it holds more than tensors|cannot read .*a\.pth: not a check",
+    ):
         read_state_dict(path)
     assert not trace.exists()
 
@@ -199,7 +202,7 @@ def test_damaged_files_are_named(tmp_path, name, damage):
         path.write_bytes(
             {"empty": b"", "text": b"hello, I am no checkpoint", "cut": content[: len(content) // 2]}[damage]
         )
-    with pytest.raises(XGradCamError, match=rf"(cannot read weights|no such weights file).*{name}") as caught:
+    with pytest.raises(XGradCamError, match=rf"cannot read weights.*{name}") as caught:
         read_state_dict(path)
     assert "\n" not in str(caught.value)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TypeAlias
 
 import torch
@@ -16,7 +15,7 @@ from xgradcam.weightings import METHODS, Evidence
 FLAT = 1e-5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Explanation:
     """The maps of a batch of N.
 
@@ -85,9 +84,12 @@ def explain_classes(
     (N, classes) to that, such as `top_classes(3)`. All of them cost one forward, and a backward each.
     The other arguments are those of `explain`.
     """
+    methods = (methods,) if isinstance(methods, str) else methods
     for method in methods:
         if method not in METHODS:
             raise XGradCamError(f"no method {method!r}; there are: {', '.join(METHODS)}")
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise XGradCamError("the model was made under torch.inference_mode(), which forbids gradients")
     with torch.inference_mode(False):
         recording = record(model, inputs, layer)
         logits = logits_of(recording.output, output)
@@ -100,7 +102,7 @@ def explain_classes(
             evidence = Evidence(activation, gradient)
             maps = {method: weighted_map(METHODS[method](evidence), activation) for method in methods}
             notes = notes_on(evidence, maps)
-            explanations.append(Explanation(MappingProxyType(maps), logits.detach(), chosen, notes))
+            explanations.append(Explanation(maps, logits.detach(), chosen, notes))
     return tuple(explanations)
 
 
@@ -132,7 +134,8 @@ def weighted_map(weights: Tensor, activation: Tensor) -> Tensor:
 def heatmap(signed: Tensor, size: tuple[int, int]) -> Tensor:
     """ReLU, bilinear upsampling to `size` (H, W), minus minimum, over maximum: (N, H, W) in [0, 1].
 
-    The original scripts' order of steps. A map with no positive value, or the same value everywhere, gives 0.
+    The original scripts' order of steps. A map with no positive value, the same value everywhere, or a value
+    that is not finite gives 0.
     """
     positive = signed.clamp(min=0)[:, None]
     grown = nn.functional.interpolate(positive, size=size, mode="bilinear", align_corners=False)[:, 0]
@@ -168,6 +171,8 @@ def notes_on(evidence: Evidence, maps: Mapping[str, Tensor]) -> tuple[tuple[str,
 
 
 def _blank(method: str, signed: Tensor) -> str:
+    if not torch.isfinite(signed).all():
+        return f"not finite: the {method} map holds infinities or no numbers; its picture is the photograph"
     low, high = signed.min(), signed.max()
     if high <= 0:
         return f"no positive evidence: the {method} map has no positive value; its picture is the photograph"

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.nn.modules.batchnorm import _NormBase
 
 from xgradcam.errors import XGradCamError
 
@@ -18,25 +20,39 @@ class Recording:
     """One forward of a model whose graph starts at a layer.
 
     activation: a copy of the layer's output and the leaf of the graph, (N, ...).
-    output: what the model returned; its tensors depend on `activation`.
+    output: what the model returned; its tensors depend on `activation`. model: that ran.
     """
 
     activation: Tensor
     output: Any
+    model: nn.Module
 
     def gradient(self, score: Tensor) -> Tensor:
         """Gradient of the score by the activation, of its shape; `score` is (N,), one number a sample.
 
         Raises XGradCamError where the score does not depend on the layer.
         """
-        gradient = None
+        return self.gradients(score)[0]
+
+    def gradients(
+        self, score: Tensor, further: Sequence[GradientEdge] = ()
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """The gradient by the activation, and those at further places, None where nothing arrives."""
+        gradient: Tensor | None = None
+        others: Sequence[Tensor | None] = ()
         if score.requires_grad:
-            (gradient,) = torch.autograd.grad(
-                score.sum(), self.activation, retain_graph=True, allow_unused=True
-            )
+            # Checkpointed modules run once more here: as they ran before.
+            with borrowed(self.model), torch.enable_grad():
+                edges = [get_gradient_edge(self.activation), *further]
+                gradient, *others = torch.autograd.grad(
+                    score.sum(), edges, retain_graph=True, allow_unused=True
+                )
         if gradient is None:
-            raise XGradCamError("the score does not depend on the layer: take a layer on the way to it")
-        return gradient
+            raise XGradCamError(
+                "the score does not depend on the layer: take a layer on the way to it, one that the model "
+                "does not run under torch.no_grad()"
+            )
+        return gradient, tuple(others)
 
 
 @contextmanager
@@ -66,12 +82,15 @@ def record(
 
     inputs: (N, ...). layer: a module of the model, or its name. downstream: a context that is entered
     behind the layer and left after the forward.
+    What follows is given a copy of the layer's output: of a layer that works in place, its input keeps what
+    was written to it, but is no part of the graph. One call at a time for a model: it is not thread-safe.
     Raises XGradCamError where the layer is not the model's, or does not return one tensor exactly once.
     """
     name, module = find_layer(model, layer)
     leaves: list[Tensor] = []
 
     with borrowed(model), ExitStack() as behind:
+        inputs = inputs.clone() if inputs.is_inference() else inputs
 
         def start_graph(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
             if leaves:
@@ -89,18 +108,18 @@ def record(
             return activation
 
         for norm in model.modules():
-            if isinstance(norm, nn.BatchNorm2d):
-                behind.enter_context(norm.register_forward_hook(_mend_batch_norm))
+            if isinstance(norm, _NormBase):
+                behind.enter_context(norm.register_forward_hook(_mend_norm))
         with module.register_forward_hook(start_graph):
             output = model(inputs)
     if not leaves:
         raise XGradCamError(f"layer '{name}' did not run: the model's forward does not call it here")
-    return Recording(leaves[0], output)
+    return Recording(leaves[0], output, model)
 
 
 def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
     """The name and the module that `layer`, a name or a module, stands for in `model`."""
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     if isinstance(layer, nn.Module):
         for name, module in modules.items():
             if module is layer:
@@ -118,14 +137,15 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module
     )
 
 
-def _mend_batch_norm(_module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    """Hand the layer's gradient on in its input's memory layout.
+def _mend_norm(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
+    """Hand a batch or instance norm's gradient on in the memory layout of its output.
 
     For one sample on a CPU, PyTorch (2.14) takes strides as of a transposed sequence of tokens for another
     layout, and then returns a wrong gradient without a word.
     """
-    if output.requires_grad and len(output) == 1:
-        layout = torch.contiguous_format if inputs[0].is_contiguous() else torch.channels_last
+    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    if isinstance(output, Tensor) and output.requires_grad and len(output) == 1 and output.ndim in layouts:
+        layout = torch.contiguous_format if output.is_contiguous() else layouts[output.ndim]
         output.register_hook(partial(torch.Tensor.contiguous, memory_format=layout))  # type: ignore[no-untyped-call]
 
 
@@ -186,14 +206,20 @@ def choose_targets(logits: Tensor, targets: int | Sequence[int] | Tensor | None)
     samples, classes = logits.shape
     if targets is None:
         return logits.argmax(dim=1)
-    chosen = torch.as_tensor(targets, device=logits.device)
+    try:
+        chosen = torch.as_tensor(targets, device=logits.device)
+    except (OverflowError, RuntimeError, TypeError, ValueError):
+        raise XGradCamError(
+            f"targets are {targets!r}: give an int or N ints; classes are 0 to {classes - 1}"
+        ) from None
     if chosen.dtype.is_floating_point or chosen.dtype == torch.bool or chosen.ndim > 1:
         raise XGradCamError(f"targets are {chosen.dtype} {tuple(chosen.shape)}; give an int or N ints")
     if chosen.ndim == 1 and len(chosen) != samples:
         raise XGradCamError(f"{len(chosen)} targets for {samples} samples: give one for each, or one for all")
+    chosen = chosen.long()
     outside = chosen[(chosen < 0) | (chosen >= classes)]
     if outside.numel():
         raise XGradCamError(
             f"no class {int(outside.flatten()[0])}: this model's classes are 0 to {classes - 1}"
         )
-    return chosen.long().expand(samples)
+    return chosen.expand(samples)

@@ -29,6 +29,17 @@ def make_folder(folder: Path) -> None:
         raise XGradCamError(f"cannot write to the folder {folder}: choose another")
 
 
+def require_writable(folder: Path) -> None:
+    """Raise XGradCamError if the folder could not be made or written to; nothing is made."""
+    there = folder.absolute()
+    while not os.path.lexists(there):
+        there = there.parent
+    if not there.is_dir():
+        raise XGradCamError(f"cannot make the folder {folder}: {there} is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise XGradCamError(f"cannot write to the folder {there}: choose another --output-dir")
+
+
 def write_files(contents: Mapping[Path, bytes]) -> None:
     """Write these files: aside first, then all are given their names. XGradCamError where that cannot be."""
     aside: dict[Path, Path] = {}

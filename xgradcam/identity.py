@@ -114,11 +114,13 @@ def verify(
     inputs: Tensor,
     layer: str | nn.Module,
     targets: int | Sequence[int] | Tensor | None = None,
+    output: str | None = None,
 ) -> Verification:
     """Compute every term of Eq. 5 for the scores of `targets` at `layer`; see `Verification`.
 
-    inputs: (N, ...), float32 or float64, with model(inputs) of shape (N, classes). layer: a module of the
-    model, or its name. targets: a class for all samples, one per sample, or None for the highest score.
+    inputs: (N, ...), float32 or float64, with scores (N, classes). layer: a module of the model, or its
+    name. targets: a class for all samples, one per sample, or None for the highest score. output: where the
+    scores are, if the model returns more than them.
     A constant that an operation takes as its own (bias=, running mean) is bias, and so is a number; a tensor
     that is added, concatenated or chosen beside one that depends on the layer is bypass.
     Raises XGradCamError where the model, the layer or the targets do not fit, or the score is not finite.
@@ -129,7 +131,7 @@ def verify(
     with torch.inference_mode(False), _full_precision(inputs.device.type):
         # One at a time: behind the layer, a sample need not keep to its place in the first axis.
         samples = [
-            _verify_one(model, inputs[index : index + 1].detach().clone(), layer, classes[index])
+            _verify_one(model, inputs[index : index + 1].detach().clone(), layer, classes[index], output)
             for index in range(len(inputs))
         ]
     keys = dict.fromkeys(key for sample in samples for key in sample.terms)
@@ -158,28 +160,25 @@ class _Sample:
     dtype: torch.dtype
 
 
-def _verify_one(model: nn.Module, image: Tensor, layer: str | nn.Module, target: int | None) -> _Sample:
+def _verify_one(
+    model: nn.Module, image: Tensor, layer: str | nn.Module, target: int | None, output: str | None
+) -> _Sample:
     with _current_module(model) as path:
         downstream = _Intercepting(path)
         recording = record(model, image, layer, downstream)
-    score = _score(recording.output, target)
-    if not score.requires_grad:
-        raise XGradCamError("the score does not depend on the layer: take a layer on the way to it")
+    score = _score(recording.output, target, output)
     _refuse_custom_functions(score)
     terms = downstream.terms
-    edges = [get_gradient_edge(recording.activation), *(term.edge for term in terms)]
-    gradients = torch.autograd.grad(score, edges, allow_unused=True)
-    if gradients[0] is None:
-        raise XGradCamError("the score does not depend on the layer: take a layer on the way to it")
+    feature_gradient, gradients = recording.gradients(score, [term.edge for term in terms])
     values: dict[_Key, Tensor] = {}
     occurrences: Counter[tuple[str, str, Kind]] = Counter()
-    for term, gradient in zip(terms, gradients[1:], strict=True):
+    for term, gradient in zip(terms, gradients, strict=True):
         name = (term.module, term.operation, term.kind)
         values[(*name, occurrences[name])] = _inner_product(gradient, term.intercept).cpu()
         occurrences[name] += 1
     activation = recording.activation.detach()
-    feature = _inner_product(gradients[0], activation).cpu()
-    magnitude = _inner_product(gradients[0].abs(), activation.abs()).cpu()
+    feature = _inner_product(feature_gradient, activation).cpu()
+    magnitude = _inner_product(feature_gradient.abs(), activation.abs()).cpu()
     return _Sample(score.detach().double().cpu(), feature, magnitude, values, score.dtype)
 
 
@@ -302,9 +301,9 @@ def _classes(targets: int | Sequence[int] | Tensor | None, samples: int) -> list
     return [*classes]
 
 
-def _score(output: Any, target: int | None) -> Tensor:
+def _score(output: Any, target: int | None, entry: str | None) -> Tensor:
     """The score of the class, (): the highest where none is given."""
-    logits = logits_of(output)
+    logits = logits_of(output, entry)
     if len(logits) != 1:
         raise XGradCamError(
             f"the model returns {tuple(logits.shape)} for one sample: Eq. 5 needs (1, classes)"

@@ -31,7 +31,7 @@ def read_image(path: str | PathLike[str]) -> Photograph:
     name = fspath(path)
     try:
         with open(path, "rb") as file:
-            return _decode(file, name)
+            return decode_image(file, name)
     except FileNotFoundError:
         raise XGradCamError(f"no such image: {name}") from None
     except IsADirectoryError:
@@ -48,6 +48,7 @@ def to_input(
     """The photograph stretched to `size` (h, w), scaled to [0, 1] and normalised: (1, 3, h, w) float32."""
     import torch
 
+    require_photograph(photograph)
     pixels = stretch(photograph, size).astype(np.float32) / 255
     normalised = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
     return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1)[None]))
@@ -59,7 +60,15 @@ def stretch(photograph: Photograph, size: tuple[int, int]) -> Photograph:
     return np.asarray(cv2.resize(photograph, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def _decode(file: BinaryIO, name: str) -> Photograph:
+def require_photograph(photograph: Photograph) -> None:
+    """Raise XGradCamError for anything but (H, W, 3) uint8."""
+    shape, dtype = np.shape(photograph), getattr(photograph, "dtype", type(photograph).__name__)
+    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
+        raise XGradCamError(f"a photograph is (H, W, 3) uint8 in RGB from 0 to 255, not {shape} {dtype}")
+
+
+def decode_image(file: BinaryIO, name: str) -> Photograph:
+    """The photograph in an open file, as `read_image` gives it; `name` is for the errors."""
     with warnings.catch_warnings():
         # Pillow warns of odd metadata and of size; the size is checked here, by our own limit.
         warnings.simplefilter("ignore")
@@ -95,9 +104,9 @@ def _rgb(image: Image.Image, name: str) -> Photograph:
 
 def _eight_bit(pixels: NDArray[np.float64], name: str) -> NDArray[np.uint8]:
     low, high = pixels.min(), pixels.max()
-    # Some 16-bit files are opened as 32-bit integers; for other ranges there is no agreed white.
-    if 0 <= low and 1 < high < 2**16:
-        return (pixels // 256).astype(np.uint8)
+    # Values of 8 or of 16 bits are what they seem to be; for other ranges there is no agreed white.
+    if 0 <= low and (high == 0 or 1 < high < 2**16):
+        return (pixels // (256 if high >= 256 else 1)).astype(np.uint8)
     raise XGradCamError(
         f"cannot read image {name}: 32-bit pixels from {low:g} to {high:g}; save it in 8 bits"
     )

@@ -53,6 +53,11 @@ class Classifier:
     layer: str | None = None
     output: str | None = None
 
+    def device(self) -> torch.device:
+        """Where the model's parameters are; the CPU for a model without any."""
+        parameter = next(self.module.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
     def to(self, device: torch.device) -> "Classifier":
         """The same classifier on another device."""
         return replace(self, module=self.module.to(device))
@@ -69,7 +74,7 @@ class Classifier:
         """The network's input for a photograph (H, W, 3): (1, 3, h, w) on the model's device."""
         inputs = to_input(photograph, self.size, self.mean, self.std)
         parameter = next(self.module.parameters(), None)
-        return inputs if parameter is None else inputs.to(parameter.device)
+        return inputs if parameter is None else inputs.to(parameter.device, parameter.dtype)
 
 
 def load_classifier(
@@ -151,10 +156,8 @@ def _named(request: _Request) -> Classifier:
 
 
 def _vgg16(request: _Request) -> Classifier:
-    weights = request.weights
-    if weights == DEFAULT_WEIGHTS:
-        weights = str(fetch(vgg.WEIGHTS_URL, vgg.WEIGHTS_SIZE, request.report))
-    module = _build(partial(vgg.VGG16, **request.options()), weights)
+    build = partial(vgg.VGG16, **request.options())
+    module = _build_or_fetch(build, request, vgg.WEIGHTS_URL, vgg.WEIGHTS_SIZE)
     size = (vgg.SIDE, vgg.SIDE)
     return Classifier(PAPERS_MODEL, module, size, vgg.MEAN, vgg.STD, imagenet_labels(), vgg.LAYER)
 
@@ -171,7 +174,7 @@ def _own(request: _Request) -> Classifier:
 def _torchvision(request: _Request) -> Classifier:
     from torchvision import models
 
-    name, weights, options = str(request.name), request.weights, request.options()
+    name, options = str(request.name), request.options()
     known = models.list_models(module=models)
     if name not in known:
         where = f"torchvision's classification models, timm/NAME, {BUNDLED}, or your file.py:function"
@@ -181,12 +184,11 @@ def _torchvision(request: _Request) -> Classifier:
     side = preprocessing.crop_size[0]
     if name in ("googlenet", "inception_v3"):
         # As torchvision builds them for its weights, which expect another normalisation inside.
-        options |= {"transform_input": True, "init_weights": weights == NO_WEIGHTS}
+        options |= {"transform_input": True, "init_weights": request.weights == NO_WEIGHTS}
     if name.startswith("vit_"):
         options |= {"image_size": side}
-    if weights == DEFAULT_WEIGHTS:
-        weights = str(fetch(pretrained.url, f"{pretrained.meta['_file_size']:.0f} MB", request.report))
-    module = _build(partial(models.get_model, name, weights=None, **options), weights)
+    build = partial(models.get_model, name, weights=None, **options)
+    module = _build_or_fetch(build, request, pretrained.url, f"{pretrained.meta['_file_size']:.0f} MB")
     mean, std = tuple(preprocessing.mean), tuple(preprocessing.std)
     return Classifier(name, module, (side, side), mean, std, imagenet_labels())
 
@@ -213,6 +215,10 @@ def _timm(request: _Request) -> Classifier:
     known = timm.list_models()
     if name.split(".")[0] not in known:
         raise _unknown(str(request.name), [TIMM + other for other in known], "timm.list_models()")
+    if "." in name and name not in timm.list_pretrained(name.split(".")[0] + ".*"):
+        raise _unknown(
+            str(request.name), [TIMM + other for other in timm.list_pretrained()], "timm.list_pretrained()"
+        )
     if request.weights == DEFAULT_WEIGHTS:
         module = _timm_pretrained(name, request.report).eval().requires_grad_(False)
     else:
@@ -246,14 +252,30 @@ def _timm_pretrained(name: str, report: Report) -> nn.Module:
     return module
 
 
+def _build_or_fetch(build: Callable[[], nn.Module], request: _Request, url: str, size: str) -> nn.Module:
+    """As `_build`, the default being the weights of torchvision at this URL."""
+    if request.weights != DEFAULT_WEIGHTS:
+        return _build(build, request.weights)
+    path = fetch(url, size, request.report)
+    try:
+        return _build(build, str(path))
+    except XGradCamError as error:
+        raise XGradCamError(f"{error}; delete {path} to have it downloaded again") from None
+
+
 def _build(build: Callable[[], nn.Module], weights: str) -> nn.Module:
     """A new model with the weights of a file, or with random ones that are the same every time."""
     if weights != NO_WEIGHTS:
         state = read_state_dict(Path(weights))
         return _filled(build, lambda _names: state, weights)
+    return _random(build).eval().requires_grad_(False)
+
+
+def _random(build: Callable[[], nn.Module]) -> nn.Module:
+    """The model as it is built, the same every time, without a trace in the caller's random numbers."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return build().eval().requires_grad_(False)
+        return build()
 
 
 def _filled(
@@ -265,12 +287,12 @@ def _filled(
             module = build()
     except NotImplementedError:
         # Some models compute with tensors while they are built.
-        module = build()
+        module = _random(build)
     state = state_for(module.state_dict())
     fit(module, state, source)
     if any(tensor.is_meta for tensor in chain(module.parameters(), module.buffers())):
         # It has tensors that checkpoints do not hold: let it compute them.
-        module = build()
+        module = _random(build)
         fit(module, state, source)
     return module.eval().requires_grad_(False)
 

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from xgradcam.images import Photograph
+from xgradcam.errors import XGradCamError
+from xgradcam.images import Photograph, require_photograph
 
 
 def overlay_heatmap(photograph: Photograph, heatmap: NDArray[np.float32]) -> Photograph:
@@ -13,6 +14,12 @@ def overlay_heatmap(photograph: Photograph, heatmap: NDArray[np.float32]) -> Pho
     photograph: (H, W, 3) uint8 RGB. heatmap: (H, W) in [0, 1]; where it is 0 all over, the result is the
     photograph itself.
     """
+    require_photograph(photograph)
+    heatmap = np.asarray(heatmap, np.float32)
+    if heatmap.shape != photograph.shape[:2]:
+        raise XGradCamError(
+            f"a heatmap {heatmap.shape} for a photograph {photograph.shape[:2]}: give both the same size"
+        )
     if not heatmap.any():
         return photograph.copy()
     levels = (255 * heatmap).astype(np.uint8)

@@ -1,5 +1,6 @@
 """Weights: read a file without running its code, fetch torchvision's, fit them to a model."""
 
+import http.client
 import pickle
 import re
 import socket
@@ -36,18 +37,21 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
     A state dict nested under `state_dict`, `model_state_dict` or `model` is found, DataParallel's `module.`
     prefix is removed. Only tensors are read: a pickle that would run code is refused with XGradCamError.
     """
-    if not path.is_file():
-        raise XGradCamError(f"no such weights file: {path}")
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        raise XGradCamError(f"cannot read weights {path}: {error.strerror}") from None
     loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     for key in NESTED_UNDER:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
-    if not isinstance(loaded, Mapping) or not any(isinstance(value, Tensor) for value in loaded.values()):
+    items = loaded.items() if isinstance(loaded, Mapping) else ()
+    tensors = [(key, value) for key, value in items if isinstance(key, str) and isinstance(value, Tensor)]
+    if not tensors:
         raise XGradCamError(f"no state dict in {path}: save one with torch.save(model.state_dict(), ...)")
-    if all(key.startswith("module.") for key in loaded):
-        state = OrderedDict((key.removeprefix("module."), value) for key, value in loaded.items())
-    else:
-        state = OrderedDict(loaded)
+    wrapped = all(key.startswith("module.") for key, _ in tensors)
+    state = OrderedDict((key.removeprefix("module.") if wrapped else key, value) for key, value in tensors)
     # Keeps the versions by which modules read checkpoints of older layouts.
     state._metadata = getattr(loaded, "_metadata", None)  # type: ignore[attr-defined]
     return state
@@ -91,8 +95,11 @@ def fetch(url: str, size: str, report: Report) -> Path:
     Raises WeightsUnavailableError where it cannot be had; a dead connection ends within 15 seconds.
     """
     path = cached_file(url)
-    if path.exists():
-        return path
+    try:
+        if path.exists():
+            return path
+    except OSError as error:
+        raise WeightsUnavailableError(f"the cache {path.parent}: {error.strerror}") from None
     require_reachable(url)
     report(f"downloading {url} ({size}) to {path}")
     digest = torch.hub.HASH_REGEX.search(path.name)
@@ -116,7 +123,10 @@ def require_reachable(url: str) -> None:
         try:
             with urllib.request.urlopen(request, timeout=CONNECT_SECONDS):
                 outcome.append(None)
-        except (OSError, ValueError) as error:
+        except urllib.error.HTTPError:
+            # It answers; whether it has the file is seen when that is asked for.
+            outcome.append(None)
+        except (OSError, ValueError, http.client.HTTPException) as error:
             outcome.append(error)
 
     # A name look-up knows no timeout and a host may have many addresses: only a thread can be left behind.
@@ -147,7 +157,7 @@ def _read_pickle(path: Path) -> Any:
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error) or "Unsupported" in str(error):
+        if re.search("Unsupported (global|class)|GLOBAL ", str(error)):
             raise XGradCamError(
                 f"refused to read {path}: it holds more than tensors, and reading that could run code; "
                 "save a state dict: torch.save(model.state_dict(), ...)"

@@ -1,27 +1,34 @@
 """What the commands share: arguments, devices, models, errors in one line."""
 
 import argparse
+import errno
 import os
+import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from xgradcam import __version__
 from xgradcam.errors import XGradCamError
 
 if TYPE_CHECKING:
     import torch
+    from torch import Tensor
 
+    from xgradcam.cam import Targets
     from xgradcam.images import Photograph
     from xgradcam.models import Classifier
 
 DONE, FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
 
 MODEL_HELP = (
-    "a classification model of torchvision (vgg16, resnet50, ...), timm/NAME for one of timm, or the bundled "
-    "efficientnet-lite0. Default: VGG-16 as in the paper, or the bundled network where VGG-16's weights are "
-    "neither cached nor reachable"
+    "a classification model of torchvision (vgg16, resnet50, ...), timm/NAME for one of timm, your own "
+    "file.py:function or package.module:function, or the bundled efficientnet-lite0. Default: VGG-16 as in "
+    "the paper, or the bundled network where VGG-16's weights are neither cached nor reachable"
 )
 LAYER_HELP = "the layer to explain by; default: the last feature map before pooling or flattening"
 
@@ -34,22 +41,47 @@ class Parser(argparse.ArgumentParser):
         self.exit(COULD_NOT_RUN, f"{self.prog}: error: {message} ({self.prog} --help shows the options)\n")
 
 
-def common_parser(prog: str, description: str, example: str, layer_help: str = LAYER_HELP) -> Parser:
-    """A parser with the arguments that every command of the package takes."""
+def common_parser(
+    prog: str, description: str, example: str, layer_help: str = LAYER_HELP, several: bool = False
+) -> Parser:
+    """A parser with the arguments that every command of the package takes.
+
+    several: whether the command takes several photographs and classes at once.
+    """
     parser = Parser(
         prog=prog,
         description=description,
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
+        fromfile_prefix_chars="@",
     )
+    parser.convert_arg_line_to_args = shlex.split  # type: ignore[method-assign, assignment]
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    many: dict[str, Any] = {"nargs": "+"} if several else {}
     photograph = parser.add_argument_group("what to explain")
-    photograph.add_argument("--image-path", metavar="PATH", help="the photograph")
     photograph.add_argument(
-        "--target-index", metavar="INT", type=int, default=-1,
-        help="index of the class of interest; -1, the default, takes the one of the highest score",
+        "--image-path", metavar="PATH", **many,
+        help="the photographs: files, folders (with those in them), patterns; - reads one from stdin"
+        if several
+        else "the photograph",
     )  # fmt: skip
+    photograph.add_argument(
+        "--target-index", metavar="CLASS", **many, default=["-1"] if several else "-1",
+        help="the class of interest: its index, or its name or a part of it; "
+        + ("top3 takes the three of the highest scores; " if several else "")
+        + "-1, the default, takes the one of the highest score",
+    )  # fmt: skip
+    _add_model_arguments(parser, layer_help)
+    device = parser.add_argument_group("device").add_mutually_exclusive_group()
+    device.add_argument(
+        "--use-cuda", action="store_true", help="compute on the GPU if there is one, else on the CPU"
+    )
+    device.add_argument("--device", metavar="DEVICE", help="auto, cpu (default), cuda, cuda:N or mps")
+    return parser
+
+
+def _add_model_arguments(parser: Parser, layer_help: str) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--model", metavar="NAME", help=MODEL_HELP)
     model.add_argument(
@@ -58,14 +90,26 @@ def common_parser(prog: str, description: str, example: str, layer_help: str = L
     )  # fmt: skip
     model.add_argument("--target-layer", metavar="NAME", help=layer_help)
     model.add_argument("--list-layers", action="store_true", help="show the model's layers and end")
-    device = parser.add_argument_group("device").add_mutually_exclusive_group()
-    device.add_argument(
-        "--use-cuda", action="store_true", help="compute on the GPU if there is one, else on the CPU"
+    own = parser.add_argument_group("your own model")
+    own.add_argument("--num-classes", metavar="INT", type=int, help="classes of the model, if not ImageNet's")
+    own.add_argument(
+        "--labels",
+        metavar="FILE",
+        type=Path,
+        help="the classes' names: one a line, or JSON (list, or object)",
     )
-    device.add_argument(
-        "--device", metavar="DEVICE", help="auto, cpu (default), cuda, cuda:N or mps"
-    )  # fmt: skip
-    return parser
+    own.add_argument(
+        "--input-size", metavar="PIXELS", type=int, nargs="+", help="input height and width, or one for both"
+    )
+    for name in ("mean", "std"):
+        own.add_argument(
+            f"--{name}",
+            metavar=("R", "G", "B"),
+            type=float,
+            nargs=3,
+            help=f"{name} of the normalisation, in [0, 1]",
+        )
+    own.add_argument("--output", metavar="NAME", help="where the scores are in what the model returns")
 
 
 def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -87,10 +131,11 @@ def run(prog: str, work: Callable[[], int]) -> int:
             # What the libraries below us will have to change is nothing that a user could mend.
             warnings.simplefilter("ignore", FutureWarning)
             code = work()
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except XGradCamError as error:
-        print(f"{prog}: error: {error}", file=sys.stderr)
+        print(f"{prog}: error: {one_line(str(error))}", file=sys.stderr)
         return COULD_NOT_RUN
     except KeyboardInterrupt:
         print(f"{prog}: interrupted", file=sys.stderr)
@@ -99,6 +144,17 @@ def run(prog: str, work: Callable[[], int]) -> int:
         # Who read our output has gone; Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except OSError as error:
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):
+            raise
+        print(f"{prog}: error: cannot write the output: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return COULD_NOT_RUN
+
+
+def one_line(message: str) -> str:
+    """The message as one line, though a file's name may hold line breaks."""
+    return message.replace("\r", "\\r").replace("\n", "\\n")
 
 
 def note(prog: str, line: str) -> None:
@@ -128,14 +184,60 @@ def choose_device(prog: str, arguments: argparse.Namespace) -> "torch.device":
     return device
 
 
-def open_classifier(prog: str, arguments: argparse.Namespace) -> "Classifier":
-    """The classifier that the arguments name."""
+def open_classifier(prog: str, arguments: argparse.Namespace, quietly: bool = False) -> "Classifier":
+    """The classifier that the arguments describe; `quietly` says nothing of random weights."""
+    from xgradcam.labels import read_labels
     from xgradcam.models import NO_WEIGHTS, load_classifier
 
-    classifier = load_classifier(arguments.model, arguments.weights, lambda line: note(prog, line))
-    if arguments.weights == NO_WEIGHTS:
+    size = arguments.input_size
+    if size is not None and (len(size) > 2 or min(size) < 1):
+        raise XGradCamError(
+            f"--input-size is {' '.join(map(str, size))}: give height and width, or one for both"
+        )
+    if arguments.std is not None and min(arguments.std) <= 0:
+        raise XGradCamError("--std has a value that is not above 0")
+    if arguments.num_classes is not None and arguments.num_classes < 1:
+        raise XGradCamError(f"--num-classes is {arguments.num_classes}: a model has at least one")
+    classifier = load_classifier(
+        arguments.model,
+        arguments.weights,
+        lambda line: note(prog, line),
+        num_classes=arguments.num_classes,
+        labels=None if arguments.labels is None else read_labels(arguments.labels),
+        size=None if size is None else (size[0], size[-1]),
+        mean=None if arguments.mean is None else tuple(arguments.mean),
+        std=None if arguments.std is None else tuple(arguments.std),
+        output=arguments.output,
+    )
+    if not quietly and arguments.weights == NO_WEIGHTS and ":" not in classifier.name:
         note(prog, "random weights: what follows says nothing about the photograph")
     return classifier
+
+
+def class_of(value: str, labels: Sequence[str] | None) -> int | None:
+    """The class that a value of --target-index means: an index, a name, or None for the highest score."""
+    from xgradcam.labels import class_named
+
+    if re.fullmatch(r"[+-]?\d+", value.strip()):
+        return None if int(value) == -1 else int(value)
+    return class_named(labels, value)
+
+
+def classes_of(values: Sequence[str], labels: Sequence[str] | None) -> "Callable[[Tensor], list[Targets]]":
+    """What the values of --target-index mean, top3 among them, for `explain_classes`."""
+    from xgradcam.cam import top_classes
+
+    choices: list[Callable[[Tensor], Sequence[Targets]]] = []
+    for value in values:
+        if top := re.fullmatch(r"top([1-9]\d*)", value):
+            choices.append(top_classes(int(top.group(1))))
+        else:
+            choices.append(partial(_always, class_of(value, labels)))
+    return lambda logits: [target for choice in choices for target in choice(logits)]
+
+
+def _always(target: int | None, _logits: "Tensor") -> "Sequence[Targets]":
+    return [target]
 
 
 def open_photograph_and_classifier(
@@ -150,8 +252,14 @@ def open_photograph_and_classifier(
     return photograph, open_classifier(prog, arguments).to(device)
 
 
-def print_layers(prog: str, classifier: "Classifier") -> None:
+def print_layers(prog: str, arguments: argparse.Namespace) -> None:
     """Print name, type and output shape of every layer, in the order of execution, and mark the default."""
+    from xgradcam.models import DEFAULT_WEIGHTS, NO_WEIGHTS
+
+    if arguments.model is not None and arguments.weights == DEFAULT_WEIGHTS:
+        # The layers are the same without weights, which may have to be downloaded.
+        arguments = argparse.Namespace(**{**vars(arguments), "weights": NO_WEIGHTS})
+    classifier = open_classifier(prog, arguments, quietly=True)
     layers = classifier.layers()
     try:
         chosen, reason = classifier.default_layer(), ""

@@ -15,9 +15,9 @@ from xgradcam.cli.arguments import (
     DONE,
     FAILED,
     Parser,
+    class_of,
     common_parser,
     note,
-    open_classifier,
     open_photograph_and_classifier,
     parse,
     print_layers,
@@ -27,7 +27,7 @@ from xgradcam.cli.proof_report import Row, as_json, contributions_as_json, proof
 from xgradcam.errors import XGradCamError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from xgradcam.models import Classifier
 
@@ -72,7 +72,7 @@ def _parser() -> Parser:
 
 def _prove(arguments: argparse.Namespace) -> int:
     if arguments.list_layers:
-        print_layers(PROG, open_classifier(PROG, arguments))
+        print_layers(PROG, arguments)
         return DONE
     say = partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)
     if arguments.plot is not None:
@@ -85,12 +85,12 @@ def _prove(arguments: argparse.Namespace) -> int:
     if arguments.double:
         inputs, classifier = inputs.double(), replace(classifier, module=classifier.module.double())
 
-    target = _target(classifier.module, inputs, arguments.target_index)
+    target = _target(classifier, inputs, class_of(arguments.target_index, classifier.labels))
     wanted = arguments.target_layer or (ALL if arguments.plot else _default_layer(classifier, inputs))
     if several := wanted == ALL or any(mark in wanted for mark in "*?["):
-        rows = _verify_all(classifier.module, inputs, _matching(classifier, inputs, wanted), target)
+        rows = _verify_all(classifier, inputs, _matching(classifier, inputs, wanted), target)
     else:
-        rows = [_verify(classifier.module, inputs, wanted, target)]
+        rows = [_verify(classifier, inputs, wanted, target)]
     return _report(arguments, say, classifier, target, rows, several)
 
 
@@ -106,13 +106,13 @@ def _require_drawable(path: Path) -> None:
     make_folder(path.parent)
 
 
-def _target(model: "nn.Module", inputs: "Tensor", index: int) -> int:
-    """The class of interest; for -1 the one of the highest score."""
+def _target(classifier: "Classifier", inputs: "Tensor", index: int | None) -> int:
+    """The class of interest; for None the one of the highest score."""
     from xgradcam.capture import borrowed, choose_targets, logits_of
 
-    with borrowed(model):
-        logits = logits_of(model(inputs))
-    return int(choose_targets(logits, None if index == -1 else index)[0])
+    with borrowed(classifier.module):
+        logits = logits_of(classifier.module(inputs), classifier.output)
+    return int(choose_targets(logits, index)[0])
 
 
 def _default_layer(classifier: "Classifier", inputs: "Tensor") -> str:
@@ -148,20 +148,20 @@ def _near(pattern: str, names: Sequence[str]) -> str:
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
-def _verify(model: "nn.Module", inputs: "Tensor", layer: str, target: int) -> Row:
+def _verify(classifier: "Classifier", inputs: "Tensor", layer: str, target: int) -> Row:
     from xgradcam.identity import verify
 
-    return Row(layer, verify(model, inputs, layer, target))
+    return Row(layer, verify(classifier.module, inputs, layer, target, classifier.output))
 
 
-def _verify_all(model: "nn.Module", inputs: "Tensor", layers: Sequence[str], target: int) -> list[Row]:
+def _verify_all(classifier: "Classifier", inputs: "Tensor", layers: Sequence[str], target: int) -> list[Row]:
     """A row for each layer; XGradCamError where none of them can be verified."""
     from tqdm import tqdm
 
     rows: list[Row] = []
     for layer in tqdm(layers, unit="layer", leave=False, delay=1, disable=None):
         try:
-            rows.append(_verify(model, inputs, layer, target))
+            rows.append(_verify(classifier, inputs, layer, target))
         except XGradCamError as error:
             rows.append(Row(layer, None, str(error)))
     if all(row.verification is None for row in rows):

@@ -1,107 +1,204 @@
-"""`xgrad-cam`: explain a classifier's decision on a photograph by Grad-CAM and XGrad-CAM."""
+"""`xgrad-cam`: explain a classifier's decisions on photographs by Grad-CAM and XGrad-CAM."""
 
 import argparse
-from collections.abc import Sequence
+import io
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xgradcam.cli.arguments import (
+    COULD_NOT_RUN,
     DONE,
+    FAILED,
+    INTERRUPTED,
+    Parser,
     choose_device,
+    classes_of,
     common_parser,
-    note,
     open_classifier,
+    parse,
     print_layers,
     run,
 )
+from xgradcam.cli.talk import Talk
+from xgradcam.errors import XGradCamError
 
 if TYPE_CHECKING:
-    from xgradcam.cam import Explanation
     from xgradcam.images import Photograph
+    from xgradcam.journal import Journal
     from xgradcam.models import Classifier
+    from xgradcam.photographs import Source
+    from xgradcam.pipeline import Outcome
+    from xgradcam.results import Results
 
 PROG = "xgrad-cam"
-FILES = {"grad-cam": "cam.jpg", "xgrad-cam": "X_cam.jpg"}
+METHODS = ("grad-cam", "xgrad-cam")
+BATCH_SIZE = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit code: 0 done, 2 could not run."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    if arguments.image_path is None and not arguments.list_layers:
-        parser.error("--image-path is missing: which photograph?")
+    """Run the command line; return the exit code: 0 done, 1 some photographs failed, 2 could not run."""
+    arguments = parse(_parser(), argv)
     return run(PROG, lambda: _explain(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = common_parser(
         PROG,
-        "Explain why a convolutional network gives a photograph its class: writes cam.jpg (Grad-CAM) and\n"
-        "X_cam.jpg (XGrad-CAM, Fu et al., BMVC 2020), the photograph with the evidence for the class in red.",
-        "xgrad-cam --image-path examples/cat-and-coffee.jpg --target-index 967",
+        "Explain why a network gives a photograph its class: writes cam.jpg (Grad-CAM) and X_cam.jpg\n"
+        "(XGrad-CAM, Fu et al., BMVC 2020), the photograph with the evidence for the class in red. Of\n"
+        "several photographs or classes the names begin with both: cat_285_X_cam.jpg.\n"
+        "Exit code: 0 done, 1 some photographs failed, 2 could not run. @FILE reads arguments from a file.",
+        f"{PROG} --image-path examples/cat-and-coffee.jpg --target-index 967\n"
+        f"  {PROG} --image-path photos --target-index top3 --output-dir out --resume",
+        several=True,
     )
-    parser.add_argument_group("output").add_argument(
+    output = parser.add_argument_group("output")
+    output.add_argument(
         "--output-dir",
         metavar="DIR",
         type=Path,
         default=Path(),
         help="where to write; made if missing (default: .)",
     )
+    output.add_argument(
+        "--save-maps", action="store_true", help="write the signed, unscaled maps and the scores too, as .npz"
+    )
+    output.add_argument(
+        "--json", action="store_true",
+        help="print a JSON object per photograph and class on stdout, all text on stderr",
+    )  # fmt: skip
+    talk = output.add_mutually_exclusive_group()
+    talk.add_argument("--quiet", action="store_true", help="no text but errors, no progress bar")
+    talk.add_argument("--verbose", action="store_true", help="the notes on every one of many photographs")
+    many = parser.add_argument_group("many photographs")
+    many.add_argument(
+        "--batch-size", metavar="INT", type=int, default=BATCH_SIZE,
+        help=f"photographs at a time (default: {BATCH_SIZE}); fewer where the memory is too small",
+    )  # fmt: skip
+    many.add_argument(
+        "--resume", action="store_true", help="go on with an interrupted run: pass over what is complete"
+    )
     return parser
 
 
 def _explain(arguments: argparse.Namespace) -> int:
     if arguments.list_layers:
-        print_layers(PROG, open_classifier(PROG, arguments))
+        print_layers(PROG, arguments)
         return DONE
-    from xgradcam.files import make_folder
-    from xgradcam.images import read_image
+    if arguments.batch_size < 1:
+        raise XGradCamError(f"--batch-size is {arguments.batch_size}: take 1 or more")
+    from xgradcam.files import require_writable
+    from xgradcam.photographs import find_photographs
 
     # What needs no network is checked before one is loaded.
-    photograph = read_image(arguments.image_path)
-    make_folder(arguments.output_dir)
+    sources = find_photographs(arguments.image_path, arguments.output_dir)
+    alone = _read(sources[0]) if len(sources) == 1 else None
+    require_writable(arguments.output_dir)
     device = choose_device(PROG, arguments)
-    print("Using GPU for acceleration" if device.type != "cpu" else "Using CPU for computation", flush=True)
+    talk = Talk(PROG, arguments.json, arguments.quiet, arguments.verbose or len(sources) == 1, len(sources))
+    talk.say("Using GPU for acceleration" if device.type != "cpu" else "Using CPU for computation")
     classifier = open_classifier(PROG, arguments).to(device)
 
-    from xgradcam.cam import explain
+    from xgradcam.results import Results
 
-    inputs = classifier.inputs(photograph)
     layer = arguments.target_layer or classifier.default_layer()
-    targets = None if arguments.target_index == -1 else arguments.target_index
-    explanation = explain(classifier.module, inputs, layer, targets, tuple(FILES))
-    _print_result(classifier, layer, explanation)
-    written = _write_overlays(classifier, photograph, explanation, arguments.output_dir)
-    print(f"wrote {' and '.join(map(str, written))}")
-    return DONE
+    plain = len(sources) == 1 and sources[0].path == arguments.image_path[0] and _is_one_class(arguments)
+    results = Results(classifier, layer, arguments.output_dir, plain, arguments.save_maps)
+    with ExitStack() as stack:
+        done: Mapping[str, Any] = {}
+        journal = None
+        if not plain:
+            journal = stack.enter_context(_journal(arguments, classifier, layer))
+            done = journal.done
+        left = [source for source in sources if source.path not in done]
+        for source in sources:
+            talk.add_earlier(done.get(source.path))
+        return _work(arguments, talk, results, left, alone, journal)
 
 
-def _print_result(classifier: "Classifier", layer: str, explanation: "Explanation") -> None:
-    from xgradcam.labels import label_of
+def _work(
+    arguments: argparse.Namespace,
+    talk: Talk,
+    results: "Results",
+    sources: "Sequence[Source]",
+    alone: "Photograph | None",
+    journal: "Journal | None",
+) -> int:
+    """Explain the photographs and tell of each; the exit code."""
+    from tqdm import tqdm
 
-    target = int(explanation.targets[0])
-    rank = int((explanation.logits[0] > explanation.score[0]).sum()) + 1
-    print("class of interest: ", label_of(classifier.labels, target))
-    print(
-        f"class {target}: score {explanation.score[0]:.4f}, probability {explanation.probability[0]:.1%}, "
-        f"rank {rank} of {explanation.logits.shape[1]}"
-    )
-    print(f"model {classifier.name}, layer {layer}")
-    for line in explanation.notes[0]:
-        note(PROG, f"note: {line}")
-
-
-def _write_overlays(
-    classifier: "Classifier", photograph: "Photograph", explanation: "Explanation", folder: Path
-) -> list[Path]:
-    from xgradcam.files import encode_jpeg, write_files
     from xgradcam.images import stretch
-    from xgradcam.overlay import overlay_heatmap
+    from xgradcam.pipeline import Job, explain_photographs
 
-    seen = stretch(photograph, classifier.size)
-    contents = {}
-    for method, file in FILES.items():
-        heatmap = explanation.heatmap(method, classifier.size)[0].cpu().numpy()
-        contents[folder / file] = encode_jpeg(overlay_heatmap(seen, heatmap))
-    write_files(contents)
-    return list(contents)
+    classifier = results.classifier
+    on_cpu = classifier.size, classifier.mean, classifier.std
+    job = Job(
+        layer=results.layer,
+        classes=classes_of(arguments.target_index, classifier.labels),
+        methods=METHODS,
+        batch_size=arguments.batch_size,
+        read=lambda source: _read(source) if alone is None else alone,
+        frame=lambda photograph: (_input(photograph, *on_cpu), stretch(photograph, classifier.size)),
+        write=results.write,
+    )
+    silent = True if talk.quiet or talk.total == 1 else None
+    with tqdm(total=talk.total, initial=talk.earlier, unit="photo", leave=False, disable=silent) as bar:
+        talk.write = bar.write
+        outcomes: Iterator[Outcome] = explain_photographs(classifier, sources, job)
+        try:
+            for outcome in outcomes:
+                if journal is not None and not outcome.problem:
+                    journal.add(outcome.source.path, outcome.records)
+                talk.tell(outcome.source, outcome.records, outcome.problem)
+                bar.update()
+        except KeyboardInterrupt:
+            outcomes.close()  # type: ignore[attr-defined]
+            bar.close()
+            talk.sum_up(arguments.output_dir, "interrupted")
+            return INTERRUPTED
+    talk.sum_up(arguments.output_dir)
+    if talk.total == 1 and talk.failed:
+        return COULD_NOT_RUN
+    return FAILED if talk.failed else DONE
+
+
+def _read(source: "Source") -> "Photograph":
+    from xgradcam.images import decode_image, read_image
+    from xgradcam.photographs import STDIN
+
+    return (
+        decode_image(io.BytesIO(sys.stdin.buffer.read()), "stdin")
+        if source.path == STDIN
+        else read_image(source.path)
+    )
+
+
+def _input(photograph: "Photograph", size: tuple[int, int], mean: Any, std: Any) -> Any:
+    from xgradcam.images import to_input
+
+    return to_input(photograph, size, mean, std)
+
+
+def _is_one_class(arguments: argparse.Namespace) -> bool:
+    return len(arguments.target_index) == 1 and not arguments.target_index[0].startswith("top")
+
+
+def _journal(arguments: argparse.Namespace, classifier: "Classifier", layer: str) -> "Journal":
+    from xgradcam.files import make_folder
+    from xgradcam.journal import Journal
+
+    make_folder(arguments.output_dir)
+    settings = {
+        "model": classifier.name,
+        "weights": arguments.weights,
+        "layer": layer,
+        "classes": arguments.target_index,
+        "size": list(classifier.size),
+        "mean": list(classifier.mean),
+        "std": list(classifier.std),
+        "save_maps": arguments.save_maps,
+    }
+    return Journal(arguments.output_dir, settings, arguments.resume)

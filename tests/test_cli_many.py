@@ -1,0 +1,340 @@
+"""Many photographs and classes by one command."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import EXAMPLES, MEASURED_COMMAND
+from PIL import Image
+
+import xgradcam
+from xgradcam.cli.xgrad_cam import main
+from xgradcam.images import read_image
+
+ROOT = Path(__file__).resolve().parents[1]
+BUNDLED = ("--model", "efficientnet-lite0")
+TINY = """
+import torch
+from torch import nn
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        self.head = nn.Linear(8 * 16 * 16, 4)
+
+    def forward(self, images):
+        return self.head(self.features(images).flatten(1))
+"""
+OWN = ("--model", "tiny.py:Tiny", "--input-size", "32")
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "tiny", raising=False)
+    Path("tiny.py").write_text(TINY)
+
+
+@pytest.fixture
+def photos():
+    """Three photographs, one of them in a folder of its own, and a file that is none."""
+    Path("photos", "below").mkdir(parents=True)
+    shutil.copy(EXAMPLES / "cat.jpg", "photos/a.jpg")
+    shutil.copy(EXAMPLES / "coffee.jpg", "photos/b.jpg")
+    shutil.copy(EXAMPLES / "cat-and-coffee.jpg", "photos/below/a.jpg")
+    Path("photos/broken.jpg").write_text("no picture")
+    return "photos"
+
+
+def noise(folder, count, side=40):
+    Path(folder).mkdir()
+    random = np.random.default_rng(0)
+    for index in range(count):
+        pixels = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"{folder}/{index:04}.png")
+
+
+def tree(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(Path(folder).rglob("*"))
+        if path.is_file()
+    }
+
+
+def process(*arguments, **options):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "xgradcam", *map(str, arguments)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options,
+    )  # fmt: skip
+
+
+def test_a_folder_keeps_its_structure_and_one_bad_photograph_does_not_stop_it(photos, capsys):
+    assert (
+        main(["--image-path", photos, "--target-index", "285", "967", "--output-dir", "out", *BUNDLED]) == 1
+    )
+    out, err = capsys.readouterr()
+    stems = ("a", "b", "below/a")
+    pictures = [
+        f"{stem}_{target}_{kind}"
+        for stem in stems
+        for target in (285, 967)
+        for kind in ("cam.jpg", "X_cam.jpg")
+    ]
+    assert sorted(tree("out")) == sorted([*pictures, "xgrad-cam.jsonl"])
+    assert out.count("class 285") == out.count("class 967") == 3
+    assert "xgrad-cam: error: not an image: photos/broken.jpg" in err
+    assert err.splitlines()[-1] == "xgrad-cam: 3 photographs explained, 1 failed; in out"
+    assert err.count("the two maps coincide here") == 1
+    assert "6 of 6 explanations: the two maps" in err
+
+
+def test_each_picture_is_that_of_the_photograph_alone(photos):
+    main(["--image-path", photos, "--target-index", "967", "--output-dir", "out", *BUNDLED])
+    for path, name in (("photos/b.jpg", "b"), ("photos/below/a.jpg", "below/a")):
+        main(["--image-path", path, "--target-index", "967", "--output-dir", "alone", *BUNDLED])
+        for kind in ("cam.jpg", "X_cam.jpg"):
+            together, alone = (
+                read_image(file).astype(int) for file in (f"out/{name}_967_{kind}", f"alone/{kind}")
+            )
+            assert np.abs(together - alone).max() <= 8
+            assert np.mean(np.abs(together - alone) > 2) < 1e-3
+
+
+def test_batches_give_the_maps_of_one_at_a_time_in_every_order():
+    noise("photos", 7)
+    paths = sorted(map(str, Path("photos").iterdir()))
+    runs = {}
+    for size, order in ((1, paths), (3, paths), (8, paths[::-1])):
+        folder = f"out-{size}"
+        arguments = [
+            "--image-path",
+            *order,
+            "--save-maps",
+            "--batch-size",
+            str(size),
+            "--output-dir",
+            folder,
+            *OWN,
+        ]
+        assert main([*arguments, "--target-index", "2"]) == 0
+        runs[size] = {
+            name: dict(np.load(f"{folder}/{name}")) for name in tree(folder) if name.endswith(".npz")
+        }
+    assert len(runs[1]) == 7
+    for size in (3, 8):
+        for name, arrays in runs[1].items():
+            for key, array in arrays.items():
+                np.testing.assert_allclose(runs[size][name][key], array, atol=1e-5)
+
+
+def test_saved_maps_are_signed_and_unscaled(both):
+    main(["--image-path", str(both), "--target-index", "285", "--save-maps", *BUNDLED])
+    classifier = xgradcam.load_classifier("efficientnet-lite0")
+    expected = xgradcam.explain(classifier.module, classifier.inputs(read_image(both)), "bn2", 285)
+    with np.load("maps.npz") as saved:
+        np.testing.assert_allclose(saved["xgrad-cam"], expected.maps["xgrad-cam"][0], atol=1e-5)
+        np.testing.assert_allclose(saved["scores"], expected.logits[0], atol=1e-5)
+        assert saved["xgrad-cam"].min() < 0
+        assert saved["class_index"] == 285
+
+
+def test_json_is_one_object_a_line_and_all_text_is_on_stderr(photos, capsys):
+    assert (
+        main(["--image-path", photos, "--target-index", "top2", "--json", "--output-dir", "out", *BUNDLED])
+        == 1
+    )
+    out, err = capsys.readouterr()
+    records = [json.loads(line) for line in out.splitlines()]
+    assert [(record["image"], record["rank"]) for record in records] == [
+        ("photos/a.jpg", 1), ("photos/a.jpg", 2), ("photos/b.jpg", 1), ("photos/b.jpg", 2),
+        ("photos/below/a.jpg", 1), ("photos/below/a.jpg", 2),
+    ]  # fmt: skip
+    first = records[0]
+    assert (first["class_index"], first["class_name"]) == (285, "n02124075 Egyptian cat")
+    assert (first["model"], first["layer"]) == ("efficientnet-lite0", "bn2")
+    assert first["files"] == {"grad-cam": "a_285_cam.jpg", "xgrad-cam": "a_285_X_cam.jpg"}
+    assert all(Path("out", file).is_file() for record in records for file in record["files"].values())
+    assert first["score"] == pytest.approx(10.7539, abs=1e-3)
+    assert first["probability"] == pytest.approx(0.809, abs=1e-3)
+    # The bias term of Eq. 5 here is 0.0247.
+    assert first["conservation_error"]["xgrad-cam"] == pytest.approx(0.0247 / 10.7539, rel=0.01)
+    assert first["notes"][0].startswith("the two maps coincide")
+    assert "Using CPU for computation" in err
+
+
+def test_classes_by_name_by_rank_and_by_index_each_once(both, capsys):
+    arguments = ["--image-path", str(both), "--output-dir", "out", *BUNDLED]
+    assert main([*arguments, "--target-index", "espresso", "top1", "967", "Egyptian cat"]) == 0
+    assert sorted({name.split("_")[1] for name in tree("out") if name.endswith(".jpg")}) == [
+        "282",
+        "285",
+        "967",
+    ]
+    assert main([*arguments, "--target-index", "crane"]) == 2
+    assert "'crane' may be class 134" in capsys.readouterr().err
+    assert main([*arguments, "--target-index", "no such animal"]) == 2
+    assert "no class is named 'no such animal'" in capsys.readouterr().err
+
+
+def test_photographs_of_one_name_never_overwrite_each_other():
+    for folder, value in (("p", 10), ("q", 200)):
+        Path(folder).mkdir()
+        Image.new("RGB", (40, 40), (value, 0, 0)).save(f"{folder}/x.png")
+        Image.new("RGB", (40, 40), (0, value, 0)).save(f"{folder}/x.bmp")
+    assert main(["--image-path", "p", "q", "--target-index", "1", "--output-dir", "out", *OWN]) == 0
+    assert len([name for name in tree("out") if name.endswith("_cam.jpg")]) == 8
+
+
+def test_nothing_is_written_over_a_photograph(capsys):
+    shutil.copy(EXAMPLES / "cat.jpg", "cam.jpg")
+    before = Path("cam.jpg").read_bytes()
+    assert main(["--image-path", "cam.jpg", *BUNDLED]) == 2
+    assert "cam.jpg would be written over the photograph" in capsys.readouterr().err
+    assert Path("cam.jpg").read_bytes() == before
+    assert sorted(tree(".")) == ["cam.jpg", "tiny.py"]
+
+
+def test_a_run_that_cannot_start_leaves_no_folder(both):
+    assert main(["--image-path", str(both), "--output-dir", "new", "--model", "vgg61"]) == 2
+    assert not Path("new").exists()
+
+
+def test_arguments_from_a_file(both, capsys):
+    Path("settings.txt").write_text(
+        f'--image-path "{both}"\n--model efficientnet-lite0 --target-index espresso\n'
+    )
+    assert main(["@settings.txt"]) == 0
+    assert "n07920052 espresso" in capsys.readouterr().out
+
+
+def test_quiet_says_nothing_but_errors(photos, capsys):
+    assert main(["--image-path", photos, "--quiet", "--output-dir", "out", *BUNDLED]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert [line.split(": ")[1] for line in err.splitlines()] == [
+        "error",
+        "3 photographs explained, 1 failed; in out",
+    ]
+
+
+def test_verbose_has_the_notes_of_each(photos, capsys):
+    assert main(["--image-path", photos, "--verbose", "--output-dir", "out", *BUNDLED]) == 1
+    assert capsys.readouterr().err.count("the two maps coincide here") == 3
+
+
+def test_resume_does_what_is_left_and_ends_with_the_same_files(photos, capsys):
+    arguments = ["--image-path", photos, "--target-index", "285", *BUNDLED]
+    main([*arguments, "--output-dir", "whole"])
+    main([*arguments, "--output-dir", "parts"])
+    Path("parts/b_285_cam.jpg").unlink()
+    with Path("parts/xgrad-cam.jsonl").open("a") as file:
+        file.write('{"image": "photos/below/')
+    os.utime("photos/below/a.jpg", ns=(1, 1))
+    capsys.readouterr()
+    assert main([*arguments, "--output-dir", "parts", "--resume"]) == 1
+    out, err = capsys.readouterr()
+    assert "photos/b.jpg" in out
+    assert "photos/below/a.jpg" in out
+    assert "photos/a.jpg" not in out
+    assert err.splitlines()[-1] == "xgrad-cam: 2 photographs explained, 1 failed, 1 complete before; in parts"
+    whole, parts = tree("whole"), tree("parts")
+    assert whole.keys() == parts.keys()
+    assert all(whole[name] == parts[name] for name in whole if name.endswith(".jpg"))
+
+
+def test_resume_does_not_mix_runs_of_different_options(photos, capsys):
+    arguments = ["--image-path", photos, "--output-dir", "out", *BUNDLED]
+    main([*arguments, "--target-index", "285"])
+    assert main([*arguments, "--target-index", "967", "--resume"]) == 2
+    assert "it had another classes" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_and_ends_with_the_same_files():
+    noise("photos", 120, side=400)
+    arguments = ("--image-path", "photos", "--target-index", "1", "--batch-size", "2", *OWN)
+    assert main([*arguments, "--output-dir", "whole"]) == 0
+    running = process(*arguments, "--output-dir", "parts")
+    for _ in range(20):
+        running.stdout.readline()
+    running.kill()
+    running.communicate()
+    done = len([name for name in tree("parts") if name.endswith("_cam.jpg")])
+    assert 0 < done < 240
+    for name, content in tree("parts").items():
+        if name.endswith("_cam.jpg") and "/." not in f"/{name}":
+            assert content == Path("whole", name).read_bytes()
+    assert main([*arguments, "--output-dir", "parts", "--resume"]) == 0
+    whole, parts = tree("whole"), tree("parts")
+    assert {name: parts[name] for name in whole if name.endswith(".jpg")} == {
+        name: content for name, content in whole.items() if name.endswith(".jpg")
+    }
+
+
+@pytest.mark.slow
+def test_an_interrupt_ends_soon_with_a_summary():
+    noise("photos", 200, side=400)
+    running = process("--image-path", "photos", "--target-index", "1", *OWN, "--output-dir", "out")
+    for _ in range(20):
+        running.stdout.readline()
+    started = time.monotonic()
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=30)
+    assert time.monotonic() - started < 3
+    assert running.returncode == 130
+    assert "Traceback" not in err
+    last = err.splitlines()[-1]
+    assert last.startswith("xgrad-cam: interrupted: ")
+    assert "not begun or not finished (--resume goes on)" in last
+    assert not [name for name in tree("out") if name.endswith(".part")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak memory is read from /proc")
+def test_memory_does_not_grow_with_the_number_of_photographs():
+    noise("one", 1, side=300)
+    peaks = {}
+    for count in (50, 1000):
+        Path(f"photos-{count}").mkdir()
+        for index in range(count):
+            shutil.copy("one/0000.png", f"photos-{count}/{index}.png")
+        run = subprocess.run(
+            [sys.executable, "-c", MEASURED_COMMAND, "--image-path", f"photos-{count}", "--quiet", *OWN,
+             "--target-index", "1", "--output-dir", f"out-{count}"],
+            capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        peaks[count] = int(run.stdout.splitlines()[-1])
+        assert len(tree(f"out-{count}")) == 2 * count + 1
+    assert peaks[1000] < 1.05 * peaks[50]
+
+
+def test_the_forward_of_a_batch_that_is_too_large_is_halved(monkeypatch):
+    noise("photos", 5)
+    forward, sizes = torch.nn.Linear.forward, []
+
+    def tight(self, inputs):
+        sizes.append(len(inputs))
+        if len(inputs) > 2:
+            raise torch.OutOfMemoryError("the batch does not fit")
+        return forward(self, inputs)
+
+    arguments = ["--image-path", "photos", "--target-index", "1", "--batch-size", "5", *OWN]
+    assert main([*arguments, "--output-dir", "whole"]) == 0
+    monkeypatch.setattr(torch.nn.Linear, "forward", tight)
+    assert main([*arguments, "--output-dir", "parts"]) == 0
+    assert max(sizes) == 5
+    assert {1, 2} <= set(sizes)
+    assert tree("parts").keys() == tree("whole").keys()

@@ -1,0 +1,100 @@
+"""The record of a run, a line of JSON for each photograph, by which an interrupted run goes on."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from xgradcam.errors import XGradCamError
+from xgradcam.results import files_of
+
+NAME = "xgrad-cam.jsonl"
+
+
+class Journal:
+    """The file `xgrad-cam.jsonl` of a run's folder; a context that is written to photograph by photograph.
+
+    Its first line is the run's settings. Raises XGradCamError where it cannot be written, or where a run is
+    to go on that had other settings.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
+        self.path = folder / NAME
+        self.folder = folder
+        self.done: dict[str, list[dict[str, Any]]] = {}
+        lines = self._read() if resume else []
+        if lines:
+            _require_same(lines[0], settings, self.path)
+        entries = [line for line in lines[1:] if self._is_complete(line)]
+        self.done = {line["image"]: line["records"] for line in entries}
+        try:
+            # Written anew: a line that was cut off, or whose files have gone, is not left in it.
+            aside = self.path.with_name(f".{NAME}.part")
+            with aside.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(line) + "\n" for line in [dict(settings), *entries])
+            aside.replace(self.path)
+            self._file: TextIO = self.path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise XGradCamError(f"cannot write {self.path}: {error.strerror}") from None
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, image: str, records: Sequence[Mapping[str, Any]]) -> None:
+        """Note that all files of a photograph are there."""
+        line = {"image": image, **_state_of(image), "records": records}
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise XGradCamError(
+                f"cannot write {self.path}: {error.strerror}; --resume goes on later"
+            ) from None
+
+    def _read(self) -> list[dict[str, Any]]:
+        try:
+            text = self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
+            raise XGradCamError(f"cannot read {self.path}: {error}; start anew without --resume") from None
+        lines = []
+        for line in text.splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:  # the last one, if the run was killed while it wrote
+                continue
+        return [line for line in lines if isinstance(line, dict)]
+
+    def _is_complete(self, line: Mapping[str, Any]) -> bool:
+        try:
+            files = [name for record in line["records"] for name in files_of(record)]
+            same = all(line[key] == value for key, value in _state_of(line["image"]).items())
+        except (KeyError, TypeError):
+            return False
+        return same and all((self.folder / name).is_file() for name in files)
+
+
+def _state_of(image: str) -> dict[str, int]:
+    """What changes when a photograph does."""
+    try:
+        state = os.stat(image)
+    except (OSError, ValueError):
+        return {"bytes": -1, "modified": -1}
+    return {"bytes": state.st_size, "modified": state.st_mtime_ns}
+
+
+def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    differing = [key for key in now if before.get(key) != now[key]]
+    if differing:
+        raise XGradCamError(
+            f"cannot go on with the run of {path}: it had another {', '.join(differing)}; "
+            "give the same options, another --output-dir, or no --resume"
+        )

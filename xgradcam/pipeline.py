@@ -1,0 +1,147 @@
+"""Many photographs: read, explained in batches and written at the same time, in their order.
+
+However many they are, no more than a few batches of them are in memory.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from xgradcam.cam import Explanation, Targets, explain_classes
+from xgradcam.errors import XGradCamError
+from xgradcam.images import Photograph
+from xgradcam.models import Classifier
+from xgradcam.photographs import Source
+
+T = TypeVar("T")
+Record = Mapping[str, Any]
+
+READERS, WRITERS = 2, 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be made of each photograph.
+
+    layer, methods: as `explain` takes them. classes: from the scores (N, classes) to the targets of each
+    explanation, as `explain_classes` takes it. batch_size: photographs at a time.
+    read: the photograph of a source. frame: the network's input (1, 3, h, w) for it, on the CPU, and what
+    of it is to be drawn on. write: given a source, that, its explanations (one for each class) and its place
+    in their batch, writes its files and returns a record for each class.
+    """
+
+    layer: str
+    classes: Callable[[Tensor], Sequence[Targets]]
+    methods: Sequence[str]
+    batch_size: int
+    read: Callable[[Source], Photograph]
+    frame: Callable[[Photograph], tuple[Tensor, Photograph]]
+    write: Callable[[Source, Photograph, Sequence[Explanation], int], Sequence[Record]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A photograph with its records, one for each class, or with the problem that it has."""
+
+    source: Source
+    records: Sequence[Record]
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class _Read:
+    """A photograph on its way: what `Job.frame` gave, or the problem."""
+
+    source: Source
+    inputs: Tensor | None
+    drawn_on: Photograph | None
+    problem: str = ""
+
+
+def explain_photographs(classifier: Classifier, sources: Iterable[Source], job: Job) -> Iterator[Outcome]:
+    """Do the job for each photograph; the outcomes come in the order of the sources.
+
+    A photograph that cannot be read is an outcome with a problem. Raises XGradCamError for what all have in
+    common: a wrong layer or class, a folder that cannot be written to.
+    """
+    device = classifier.device()
+    with (
+        _Pool(READERS, "read") as readers,
+        _Pool(WRITERS, "write") as writers,
+    ):
+        writing: deque[Future[Outcome]] = deque()
+        read = _ahead(readers, lambda source: _read(source, job), sources, job.batch_size + READERS)
+        while batch := list(islice(read, job.batch_size)):
+            good = [item for item in batch if item.inputs is not None]
+            explained = iter(
+                _explain(classifier, [item.inputs for item in good], job, device) if good else []
+            )
+            for item in batch:
+                explanations, index = next(explained) if item.inputs is not None else ((), 0)
+                writing.append(writers.submit(_write, item, explanations, index, job))
+            while len(writing) > job.batch_size:
+                yield writing.popleft().result()
+        while writing:
+            yield writing.popleft().result()
+
+
+class _Pool(ThreadPoolExecutor):
+    """Threads whose waiting work is dropped when the block ends by an error or an interrupt."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        super().__init__(threads, name)
+
+    def __exit__(self, *_error: object) -> None:
+        self.shutdown(wait=True, cancel_futures=True)
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, work: Callable[[Source], T], sources: Iterable[Source], count: int
+) -> Iterator[T]:
+    """The results of the work in order, `count` of them being worked on ahead."""
+    waiting = iter(sources)
+    pending = deque(pool.submit(work, source) for source in islice(waiting, count))
+    while pending:
+        result = pending.popleft().result()
+        pending.extend(pool.submit(work, source) for source in islice(waiting, 1))
+        yield result
+
+
+def _read(source: Source, job: Job) -> _Read:
+    try:
+        inputs, drawn_on = job.frame(job.read(source))
+    except XGradCamError as error:
+        return _Read(source, None, None, str(error))
+    return _Read(source, inputs, drawn_on)
+
+
+def _write(item: _Read, explanations: Sequence[Explanation], index: int, job: Job) -> Outcome:
+    if item.drawn_on is None:
+        return Outcome(item.source, (), item.problem)
+    return Outcome(item.source, job.write(item.source, item.drawn_on, explanations, index))
+
+
+def _explain(
+    classifier: Classifier, inputs: Sequence[Tensor | None], job: Job, device: torch.device
+) -> list[tuple[Sequence[Explanation], int]]:
+    """For each input its explanations and its place in their batch; a batch too large is halved."""
+    batch = torch.cat([one for one in inputs if one is not None])
+    try:
+        explanations = explain_classes(
+            classifier.module, batch.to(device), job.layer, job.classes, job.methods, classifier.output
+        )
+        return [(explanations, index) for index in range(len(inputs))]
+    except torch.OutOfMemoryError:
+        if len(inputs) == 1:
+            raise XGradCamError("the device has not enough memory for one photograph: --device cpu") from None
+    half = len(inputs) // 2
+    return [
+        *_explain(classifier, inputs[:half], job, device),
+        *_explain(classifier, inputs[half:], job, device),
+    ]

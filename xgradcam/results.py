@@ -1,0 +1,135 @@
+"""What is written of a photograph: the pictures and maps of each class, and the record that names them."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xgradcam.axioms import conservation_error
+from xgradcam.cam import Explanation
+from xgradcam.errors import XGradCamError
+from xgradcam.files import encode_jpeg, make_folder, write_files
+from xgradcam.images import Photograph
+from xgradcam.labels import label_of
+from xgradcam.models import Classifier
+from xgradcam.overlay import overlay_heatmap
+from xgradcam.photographs import STDIN, Source
+
+PICTURES: Mapping[str, str] = {"grad-cam": "cam.jpg", "xgrad-cam": "X_cam.jpg"}
+MAPS = "maps.npz"
+
+
+@dataclass(frozen=True)
+class Results:
+    """Where the results of a run go, and which there are.
+
+    plain: the original scripts' names, `cam.jpg` and `X_cam.jpg`, for one photograph and class; else each
+    name begins with the photograph's and the class index. save_maps: the signed maps and scores as .npz too.
+    """
+
+    classifier: Classifier
+    layer: str
+    folder: Path
+    plain: bool = False
+    save_maps: bool = False
+
+    def write(
+        self, source: Source, photograph: Photograph, explanations: Sequence[Explanation], index: int
+    ) -> list[dict[str, Any]]:
+        """Write the files of one photograph; a record for each class.
+
+        photograph: what is drawn on, (H, W, 3). explanations: one for each class. index: the photograph's
+        place in their batch. Raises XGradCamError where the files cannot be written.
+        """
+        by_class = {int(explanation.targets[index]): explanation for explanation in explanations}
+        contents: dict[Path, bytes] = {}
+        records = []
+        for target, explanation in by_class.items():
+            made = self._contents(photograph, explanation, index)
+            names = {key: self._name(source, target, suffix) for key, (suffix, _) in made.items()}
+            contents |= {self.folder / names[key]: content for key, (_, content) in made.items()}
+            records.append(self._record(source, explanation, index, names))
+        for path in contents:
+            if path.exists() and source.path != STDIN and path.samefile(source.path):
+                raise XGradCamError(f"{path} would be written over the photograph: choose an --output-dir")
+        make_folder(self.folder / source.stem.parent)
+        write_files(contents)
+        return records
+
+    def _name(self, source: Source, target: int, suffix: str) -> str:
+        """Relative to the folder, with forward slashes."""
+        if self.plain:
+            return suffix
+        return source.stem.with_name(f"{source.stem.name}_{target}_{suffix}").as_posix()
+
+    def _contents(
+        self, photograph: Photograph, explanation: Explanation, index: int
+    ) -> dict[str, tuple[str, bytes]]:
+        """What the class's files are called and hold, by method, and `maps`."""
+        alone = _sample(explanation, index)
+        made = {}
+        for method in alone.maps:
+            heatmap = alone.heatmap(method, photograph.shape[:2])[0].cpu().numpy()
+            made[method] = (PICTURES[method], encode_jpeg(overlay_heatmap(photograph, heatmap)))
+        if self.save_maps:
+            made["maps"] = (MAPS, _npz(alone))
+        return made
+
+    def _record(
+        self, source: Source, explanation: Explanation, index: int, names: Mapping[str, str]
+    ) -> dict[str, Any]:
+        alone = _sample(explanation, index)
+        target, score = int(alone.targets[0]), alone.score
+        return {
+            "image": source.path,
+            "class_index": target,
+            "class_name": label_of(self.classifier.labels, target),
+            "score": float(score),
+            "probability": float(alone.probability),
+            "rank": int((alone.logits > score[:, None]).sum()) + 1,
+            "classes": alone.logits.shape[1],
+            "model": self.classifier.name,
+            "layer": self.layer,
+            "files": {key: name for key, name in names.items() if key in alone.maps},
+            **({"maps": names["maps"]} if "maps" in names else {}),
+            "written": [str(self.folder / name) for name in names.values()],
+            "conservation_error": {
+                method: _finite(float(conservation_error(signed, score)))
+                for method, signed in alone.maps.items()
+            },
+            "notes": list(alone.notes[0]),
+        }
+
+
+def files_of(record: Mapping[str, Any]) -> list[str]:
+    """The files that a record names, relative to the run's folder."""
+    return [*record["files"].values(), *([record["maps"]] if "maps" in record else [])]
+
+
+def _sample(explanation: Explanation, index: int) -> Explanation:
+    """One sample of a batch, as a batch of its own."""
+    chosen = slice(index, index + 1)
+    maps = {method: signed[chosen] for method, signed in explanation.maps.items()}
+    return Explanation(
+        maps, explanation.logits[chosen], explanation.targets[chosen], explanation.notes[chosen]
+    )
+
+
+def _npz(alone: Explanation) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        allow_pickle=False,
+        **{method: signed[0].cpu().numpy() for method, signed in alone.maps.items()},
+        scores=alone.logits[0].cpu().numpy(),
+        class_index=int(alone.targets[0]),
+    )
+    return buffer.getvalue()
+
+
+def _finite(value: float) -> float | None:
+    """What JSON can hold: a score of 0 has no relative error."""
+    return value if np.isfinite(value) else None
