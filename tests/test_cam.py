@@ -1,3 +1,4 @@
+import pickle
 from types import SimpleNamespace
 
 import cv2
@@ -200,3 +201,37 @@ def test_scores_in_a_dictionary_a_tuple_or_an_object(net, batch):
             explain(model, batch, net.features[4], 2)
         with pytest.raises(XGradCamError, match="no output 'score': the model returns a"):
             explain(model, batch, net.features[4], 2, output="score")
+
+
+def test_a_map_that_is_not_finite_is_blank_and_noted(batch):
+    class Rooted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.maps, self.head = head(nn.ReLU()), nn.Linear(2, 3).double()
+
+        def forward(self, images):
+            return self.head(self.maps(images).mean(dim=(2, 3)).sqrt())  # of a dead channel: no slope
+
+    model = Rooted()
+    with torch.no_grad():
+        model.maps[0].bias.copy_(torch.tensor([100.0, -100.0]))
+    explanation = explain(model, batch, "maps.1", 1)
+    assert explanation.logits.isfinite().all()
+    assert all(
+        any(line.startswith("not finite: the xgrad-cam map") for line in lines) for lines in explanation.notes
+    )
+    assert not explanation.heatmap("xgrad-cam", (8, 8)).any()
+
+
+def test_one_method_may_be_a_word_and_explanations_can_be_stored(net, batch):
+    explanation = explain(net, batch, "features.4", methods="grad-cam")
+    assert list(explanation.maps) == ["grad-cam"]
+    again = pickle.loads(pickle.dumps(explanation))
+    assert torch.equal(again.maps["grad-cam"], explanation.maps["grad-cam"])
+
+
+def test_a_model_made_in_inference_mode_is_refused_with_the_reason(batch):
+    with torch.inference_mode():
+        model = head(nn.Flatten(), nn.Linear(128, 3))
+    with pytest.raises(XGradCamError, match=r"made under torch\.inference_mode"):
+        explain(model, batch, "0")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import TinyNet
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from xgradcam.capture import choose_targets, find_layer, logits_of, record
 from xgradcam.errors import XGradCamError
@@ -134,11 +135,12 @@ def test_callers_grad_mode_neither_matters_nor_changes(net, batch, mode):
     reference = reference.gradient(reference.output[:, 1])
     with mode():
         flags = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
-        with torch.inference_mode(False):
-            recording = record(net, batch, "features.3")
-            gradient = recording.gradient(recording.output[:, 1])
+        recording = record(net, batch, "features.3")
         assert (torch.is_grad_enabled(), torch.is_inference_mode_enabled()) == flags
-    assert torch.equal(gradient, reference)
+    score = recording.output[:, 1]
+    with torch.set_grad_enabled(mode is torch.enable_grad):
+        assert torch.equal(recording.gradient(score), reference)
+        assert torch.is_grad_enabled() == (mode is torch.enable_grad)
 
 
 def test_a_frozen_model_has_gradients_too(net, batch):
@@ -160,6 +162,56 @@ def test_no_graph_of_the_trunk_and_no_gradient_of_parameters(net, batch):
     assert not tracked["features.2"]
     assert tracked["features.4"]
     assert all(parameter.grad is None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.InstanceNorm2d, nn.BatchNorm3d])
+def test_norms_in_front_of_tokens_have_the_gradient_of_finite_differences(norm, samples):
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.same, self.norm = nn.Identity(), norm(6).double()
+
+        def forward(self, maps):
+            shape = (4, 3) if norm is not nn.BatchNorm3d else (2, 2, 3)
+            maps = self.norm(self.same(maps).reshape(len(maps), 6, *shape))
+            return (maps.flatten(2).transpose(1, 2) * weights).sum(dim=(1, 2))[:, None]
+
+    generator = torch.Generator().manual_seed(3)
+    maps = torch.randn(samples, 6, 4, 3, generator=generator, dtype=torch.float64)
+    weights = torch.randn(12, 6, generator=generator, dtype=torch.float64)
+    net = Tokens().eval()
+    recording = record(net, maps, "same")
+    gradient = recording.gradient(recording.output[:, 0])
+    for place in ((0, 1, 2, 1), (samples - 1, 5, 0, 2)):
+        step = torch.zeros_like(maps)
+        step[place] = 1e-6
+        with torch.no_grad():
+            slope = (net(maps + step) - net(maps - step)).sum() / 2e-6
+        assert gradient[place].item() == pytest.approx(slope.item(), abs=1e-6)
+
+
+def test_a_checkpointed_block_runs_again_as_it_ran_before():
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = nn.Conv2d(3, 4, 1)
+            self.block = nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5))
+
+        def forward(self, images):
+            maps = checkpoint(self.block, self.first(images), use_reentrant=False)
+            return maps.square().sum(dim=(2, 3))
+
+    torch.manual_seed(0)
+    model, images = Checkpointed().train(), torch.randn(2, 3, 4, 4)
+    before = copy.deepcopy(model.state_dict())
+    expected = record(copy.deepcopy(model).eval(), images, "first")
+    recording = record(model, images, "first")
+    torch.testing.assert_close(
+        recording.gradient(recording.output[:, 1]), expected.gradient(expected.output[:, 1])
+    )
+    assert model.training
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("samples", [1, 2])
@@ -265,6 +317,8 @@ def test_targets():
         ([], "0 targets for 2 samples|targets are"),
         (1.0, "give an int"),
         (True, "give an int"),
+        (10**30, "classes are 0 to 2"),
+        ("2", "classes are 0 to 2"),
         ([[0], [1]], "give an int"),
     ],
 )

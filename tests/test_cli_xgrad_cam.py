@@ -350,6 +350,23 @@ def test_output_to_a_closed_pipe_and_an_interrupt_end_quietly(both):
     assert err == "xgrad-cam: interrupted\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize(("where", "code"), [("> /dev/full", 2), (">&-", 0), ("> /dev/null", 0)])
+def test_output_that_goes_nowhere_is_no_traceback(where, code):
+    run = subprocess.run(
+        f"{sys.executable} -m xgradcam --list-layers --model squeezenet1_1 {where}",
+        shell=True, capture_output=True, text=True, env=pythonpath(), check=False,
+    )  # fmt: skip
+    assert run.returncode == code
+    assert "Traceback" not in run.stderr
+    assert run.stderr.count("\n") == (code != 0)
+
+
+def test_a_line_break_in_a_name_does_not_break_the_error(capsys):
+    assert main(["--image-path", "a\nb.jpg", *BUNDLED]) == 2
+    assert capsys.readouterr().err == "xgrad-cam: error: no such image: a\\nb.jpg\n"
+
+
 def test_a_harmful_checkpoint_does_not_run(both, capsys):
     class Harmful:
         def __reduce__(self):

@@ -1,4 +1,5 @@
 import io
+import time
 
 import numpy as np
 import pytest
@@ -7,7 +8,7 @@ from skimage import data
 
 from xgradcam import images
 from xgradcam.errors import XGradCamError
-from xgradcam.images import read_image, stretch, to_input
+from xgradcam.images import decode_image, read_image, stretch, to_input
 
 CAT = data.chelsea()
 
@@ -133,10 +134,63 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypat
         read_image(path)
 
 
-def test_floating_point_pixels_are_refused(tmp_path):
-    path = saved(tmp_path, Image.fromarray(CAT[..., 0].astype(np.float32) / 255), "a.tiff")
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_32_bits_are_taken_for_8_or_16_where_the_values_are(tmp_path, dtype):
+    grey = CAT[..., 0]
+    expected = np.repeat(grey[..., None], 3, axis=2)
+    for scale in (1, 256):
+        path = saved(tmp_path, Image.fromarray(grey.astype(dtype) * dtype(scale)), "a.tiff")
+        assert np.array_equal(read_image(path), expected)
+    assert not read_image(saved(tmp_path, Image.fromarray(np.zeros((4, 4), dtype)), "black.tiff")).any()
+
+
+@pytest.mark.parametrize(
+    "pixels", [CAT[..., 0].astype(np.float32) / 255, CAT[..., 0].astype(np.int32) * 70_000]
+)
+def test_32_bits_of_another_range_are_refused(tmp_path, pixels):
     with pytest.raises(XGradCamError, match="32-bit pixels"):
-        read_image(path)
+        read_image(saved(tmp_path, Image.fromarray(pixels), "a.tiff"))
+
+
+@pytest.mark.parametrize(
+    "wrong", [CAT / 255, CAT[..., 0], np.zeros((4, 4, 4), np.uint8), CAT[:0], CAT.tolist()[:2]]
+)
+def test_what_is_no_photograph_is_told_what_one_is(wrong):
+    with pytest.raises(XGradCamError, match=r"a photograph is \(H, W, 3\) uint8"):
+        to_input(wrong, (4, 4), (0, 0, 0), (1, 1, 1))
+
+
+@pytest.mark.slow
+def test_2000_damaged_files_end_in_a_picture_or_one_line():
+    """Bits flipped and files cut, of five formats; seconds and kinds of errors are bounded."""
+    random = np.random.default_rng(0)
+    kinds = ("jpeg", "png", "webp", "bmp", "tiff")
+    whole = {}
+    for kind in kinds:
+        buffer = io.BytesIO()
+        Image.fromarray(CAT[::3, ::3]).save(buffer, format=kind)
+        whole[kind] = np.frombuffer(buffer.getvalue(), np.uint8)
+    refused, slowest, messages = 0, 0.0, []
+    for index in range(2000):
+        content = whole[kinds[index % len(kinds)]].copy()
+        # Half of the flips in the header, where they do the most harm.
+        reach = len(content) if index % 2 else 200
+        places = random.integers(0, reach, random.integers(1, 12))
+        content[places] ^= (1 << random.integers(0, 8, len(places))).astype(np.uint8)
+        if index % 3 == 0:
+            content = content[: random.integers(0, len(content))]
+        started = time.monotonic()
+        try:
+            photograph = decode_image(io.BytesIO(content.tobytes()), f"{index}.img")
+            assert photograph.dtype == np.uint8
+            assert photograph.shape[2] == 3
+        except XGradCamError as error:
+            refused += 1
+            messages.append(str(error))
+        slowest = max(slowest, time.monotonic() - started)
+    assert 200 < refused < 1900
+    assert not any("\n" in message for message in messages)
+    assert slowest < 10
 
 
 def test_input_is_the_stretched_photograph_normalised():

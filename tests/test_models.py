@@ -174,3 +174,46 @@ def test_the_default_layers_that_are_known_are_those_that_would_be_found(name):
     assert classifier.layer is not None
     assert default_layer(classifier.layers()) == classifier.layer == classifier.default_layer()
     assert replace(classifier, layer=None).default_layer() == classifier.layer
+
+
+def test_a_damaged_file_in_the_cache_is_named_with_the_remedy(empty_cache, no_network):
+    empty_cache.mkdir(parents=True)
+    (empty_cache / vgg.WEIGHTS_URL.rsplit("/", 1)[1]).write_text("<html>please log in</html>")
+    for name in (None, "vgg16"):
+        with pytest.raises(
+            XGradCamError, match=r"cannot read weights .*; delete .*vgg16-397923af\.pth to have it downl"
+        ):
+            load_classifier(name)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "efficientnet_b0"])
+def test_inputs_are_those_of_torchvisions_own_preprocessing_but_for_the_crop(name, no_network):
+    classifier = load_classifier(name, "none")
+    preprocessing = torchvision_models.get_model_weights(name).DEFAULT.transforms()
+    assert (classifier.mean, classifier.std) == (tuple(preprocessing.mean), tuple(preprocessing.std))
+    square = np.random.default_rng(0).integers(0, 256, (*classifier.size, 3), dtype=np.uint8)
+    expected = (square / 255 - np.array(preprocessing.mean)) / np.array(preprocessing.std)
+    np.testing.assert_allclose(classifier.inputs(square)[0].permute(1, 2, 0), expected, atol=1e-5)
+
+
+def test_inputs_of_timms_models_are_normalised_as_timm_has_it(no_network):
+    classifier = load_classifier("timm/vit_tiny_patch16_224", "none")
+    assert (classifier.mean, classifier.std, classifier.size) == (
+        (0.5, 0.5, 0.5),
+        (0.5, 0.5, 0.5),
+        (224, 224),
+    )
+    assert load_classifier("timm/resnet10t", "none").mean == (0.485, 0.456, 0.406)
+
+
+def test_an_unknown_tag_of_timms_weights_is_named(no_network):
+    for weights in ("none", "default"):
+        with pytest.raises(XGradCamError, match=r"no model 'timm/resnet18\.nonexistent'; did you mean"):
+            load_classifier("timm/resnet18.nonexistent", weights)
+
+
+def test_inputs_have_the_number_type_of_the_model(no_network):
+    classifier = load_classifier("squeezenet1_1", "none")
+    half = replace(classifier, module=classifier.module.double())
+    assert half.inputs(np.zeros((2, 2, 3), np.uint8)).dtype == torch.float64
+    assert half.default_layer() == "classifier.2"

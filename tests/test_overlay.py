@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+import torch
 
+from xgradcam.errors import XGradCamError
 from xgradcam.overlay import overlay_heatmap
 
 PHOTOGRAPH = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
@@ -27,6 +29,15 @@ def test_a_blank_heatmap_gives_the_photograph_in_memory_of_its_own():
     picture = overlay_heatmap(PHOTOGRAPH, np.zeros((6, 5), np.float32))
     assert np.array_equal(picture, PHOTOGRAPH)
     assert not np.shares_memory(picture, PHOTOGRAPH)
+
+
+def test_a_tensor_will_do_and_another_size_will_not():
+    heatmap = torch.rand(6, 5, generator=torch.Generator().manual_seed(0))
+    assert np.array_equal(overlay_heatmap(PHOTOGRAPH, heatmap), overlay_heatmap(PHOTOGRAPH, heatmap.numpy()))
+    with pytest.raises(XGradCamError, match=r"a heatmap \(5, 6\) for a photograph \(6, 5\)"):
+        overlay_heatmap(PHOTOGRAPH, heatmap.T)
+    with pytest.raises(XGradCamError, match="a photograph is"):
+        overlay_heatmap(PHOTOGRAPH / 255, heatmap)
 
 
 def test_inputs_are_not_written_to():

@@ -83,6 +83,10 @@ def test_a_download_shows_its_progress_and_is_made_once(server, tmp_path, capfd)
     assert socket.getdefaulttimeout() is None
 
 
+def test_a_server_that_has_no_such_page_is_reachable(server):
+    weights.require_reachable(f"http://127.0.0.1:{server.server_port}/missing")
+
+
 @pytest.mark.parametrize("what", ["cut", "missing", "wrong"])
 def test_a_broken_download_leaves_nothing_behind(server, tmp_path, what):
     url = url_of(server, what) if what != "wrong" else url_of(server, "whole").replace(DIGEST[:8], "0" * 8)
@@ -207,7 +211,20 @@ def test_damaged_files_are_named(tmp_path, name, damage):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [3, [1, 2], {}, {"epoch": 3}])
+def test_what_is_no_tensor_in_a_state_dict_is_passed_over(tmp_path):
+    torch.save(
+        {"weight": STATE["weight"], "bias": None, 0: STATE["bias"], "sizes": [1, 2]}, tmp_path / "a.pth"
+    )
+    assert list(read_state_dict(tmp_path / "a.pth")) == ["weight"]
+
+
+def test_a_web_page_is_no_danger_but_no_checkpoint(tmp_path):
+    (tmp_path / "a.pth").write_text("<html>please log in</html>")
+    with pytest.raises(XGradCamError, match="not a checkpoint, or a damaged one"):
+        read_state_dict(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("content", [3, [1, 2], {}, {"epoch": 3}, {0: torch.ones(1)}])
 def test_a_file_without_state_dict_says_so(tmp_path, content):
     torch.save(content, tmp_path / "a.pth")
     with pytest.raises(XGradCamError, match="no state dict in"):

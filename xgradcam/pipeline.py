@@ -4,10 +4,10 @@ However many they are, no more than a few batches of them are in memory.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import torch
@@ -64,31 +64,44 @@ class _Read:
     problem: str = ""
 
 
-def explain_photographs(classifier: Classifier, sources: Iterable[Source], job: Job) -> Iterator[Outcome]:
+def explain_photographs(
+    classifier: Classifier, sources: Sequence[Source], job: Job, done: Container[str] = ()
+) -> Iterator[Outcome]:
     """Do the job for each photograph; the outcomes come in the order of the sources.
 
+    done: paths of photographs that are complete. They have no outcome, but stay in the batches of those that
+    are not: a last bit may depend on a photograph's companions, and a run that goes on shall end as one.
     A photograph that cannot be read is an outcome with a problem. Raises XGradCamError for what all have in
     common: a wrong layer or class, a folder that cannot be written to.
     """
-    device = classifier.device()
-    with (
-        _Pool(READERS, "read") as readers,
-        _Pool(WRITERS, "write") as writers,
-    ):
+    batches = [sources[start : start + job.batch_size] for start in range(0, len(sources), job.batch_size)]
+    left = [batch for batch in batches if any(source.path not in done for source in batch)]
+    with _Pool(READERS, "read") as readers, _Pool(WRITERS, "write") as writers:
+        read = _ahead(readers, lambda source: _read(source, job), chain(*left), job.batch_size + READERS)
         writing: deque[Future[Outcome]] = deque()
-        read = _ahead(readers, lambda source: _read(source, job), sources, job.batch_size + READERS)
-        while batch := list(islice(read, job.batch_size)):
-            good = [item for item in batch if item.inputs is not None]
-            explained = iter(
-                _explain(classifier, [item.inputs for item in good], job, device) if good else []
-            )
-            for item in batch:
-                explanations, index = next(explained) if item.inputs is not None else ((), 0)
-                writing.append(writers.submit(_write, item, explanations, index, job))
+        for batch in left:
+            writing += _explain_and_write(classifier, list(islice(read, len(batch))), job, done, writers)
             while len(writing) > job.batch_size:
                 yield writing.popleft().result()
         while writing:
             yield writing.popleft().result()
+
+
+def _explain_and_write(
+    classifier: Classifier,
+    batch: Sequence[_Read],
+    job: Job,
+    done: Container[str],
+    writers: ThreadPoolExecutor,
+) -> Iterator[Future[Outcome]]:
+    """The outcomes to come of those photographs of a batch that are not done."""
+    good = [item for item in batch if item.inputs is not None]
+    wanted = any(item.source.path not in done for item in good)
+    explained = iter(_explain(classifier, [item.inputs for item in good], job) if wanted else ())
+    for item in batch:
+        explanations, index = next(explained, ((), 0)) if item.inputs is not None else ((), 0)
+        if item.source.path not in done:
+            yield writers.submit(_write, item, explanations, index, job)
 
 
 class _Pool(ThreadPoolExecutor):
@@ -128,13 +141,18 @@ def _write(item: _Read, explanations: Sequence[Explanation], index: int, job: Jo
 
 
 def _explain(
-    classifier: Classifier, inputs: Sequence[Tensor | None], job: Job, device: torch.device
+    classifier: Classifier, inputs: Sequence[Tensor | None], job: Job
 ) -> list[tuple[Sequence[Explanation], int]]:
     """For each input its explanations and its place in their batch; a batch too large is halved."""
     batch = torch.cat([one for one in inputs if one is not None])
     try:
         explanations = explain_classes(
-            classifier.module, batch.to(device), job.layer, job.classes, job.methods, classifier.output
+            classifier.module,
+            batch.to(classifier.device()),
+            job.layer,
+            job.classes,
+            job.methods,
+            classifier.output,
         )
         return [(explanations, index) for index in range(len(inputs))]
     except torch.OutOfMemoryError:
@@ -142,6 +160,6 @@ def _explain(
             raise XGradCamError("the device has not enough memory for one photograph: --device cpu") from None
     half = len(inputs) // 2
     return [
-        *_explain(classifier, inputs[:half], job, device),
-        *_explain(classifier, inputs[half:], job, device),
+        *_explain(classifier, inputs[:half], job),
+        *_explain(classifier, inputs[half:], job),
     ]

@@ -113,10 +113,9 @@ def _explain(arguments: argparse.Namespace) -> int:
         if not plain:
             journal = stack.enter_context(_journal(arguments, classifier, layer))
             done = journal.done
-        left = [source for source in sources if source.path not in done]
         for source in sources:
             talk.add_earlier(done.get(source.path))
-        return _work(arguments, talk, results, left, alone, journal)
+        return _work(arguments, talk, results, sources, alone, journal)
 
 
 def _work(
@@ -147,7 +146,9 @@ def _work(
     silent = True if talk.quiet or talk.total == 1 else None
     with tqdm(total=talk.total, initial=talk.earlier, unit="photo", leave=False, disable=silent) as bar:
         talk.write = bar.write
-        outcomes: Iterator[Outcome] = explain_photographs(classifier, sources, job)
+        outcomes: Iterator[Outcome] = explain_photographs(
+            classifier, sources, job, journal.done if journal else ()
+        )
         try:
             for outcome in outcomes:
                 if journal is not None and not outcome.problem:
