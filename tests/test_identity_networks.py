@@ -60,9 +60,15 @@ def _one_thread() -> Iterator[None]:
 
 
 def built(name: str, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
-    """The network with He weights, constants that are far from their defaults, and an image for it."""
+    """The network with random constants, and an image for it."""
     generator = torch.Generator().manual_seed(len(name))
-    model = (RELU_NETWORKS | CURVED_NETWORKS)[name][0]()
+    model = randomised((RELU_NETWORKS | CURVED_NETWORKS)[name][0](), generator)
+    image = torch.randn(1, 3, SIZES[name], SIZES[name], generator=generator)
+    return model.to(dtype), image.to(dtype)
+
+
+def randomised(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """The network with He weights, and constants that are far from their defaults."""
     with torch.no_grad():
         for parameter in model.parameters():
             deviation = (2 / parameter[0].numel()) ** 0.5 if parameter.dim() in (2, 4) else 0.3
@@ -73,8 +79,7 @@ def built(name: str, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
             if isinstance(module, _BatchNorm):
                 module.running_mean.normal_(0, 0.3, generator=generator)
                 module.running_var.uniform_(0.5, 1.5, generator=generator)
-    image = torch.randn(1, 3, SIZES[name], SIZES[name], generator=generator)
-    return model.eval().to(dtype), image.to(dtype)
+    return model.eval()
 
 
 def layers_of(model: nn.Module, image: Tensor, dims: tuple[int, ...] = (4,)) -> list[str]:
