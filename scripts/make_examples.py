@@ -14,13 +14,13 @@ from skimage import data
 
 import xgradcam
 from xgradcam.files import encode_jpeg
-from xgradcam.images import Photograph, stretch
+from xgradcam.images import Photograph, read_image
+from xgradcam.panel import draw_panel, score_line
+from xgradcam.pictures import heatmap_of
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 DEFAULT_LAYER, EARLIER_LAYER = "bn2", "blocks.6.0.bn2"
 CAT, ESPRESSO = 285, 967
-CAPTIONS = ("photograph", "Grad-CAM", "XGrad-CAM")
-BAND = 28
 
 
 def side_by_side(cat: Photograph, coffee: Photograph) -> Photograph:
@@ -30,24 +30,12 @@ def side_by_side(cat: Photograph, coffee: Photograph) -> Photograph:
 
 
 def row(classifier: xgradcam.Classifier, photograph: Photograph, target: int, layer: str) -> Photograph:
-    """Photograph, Grad-CAM and XGrad-CAM of a class in a row, with captions."""
+    """Photograph, Grad-CAM and XGrad-CAM of a class in a row."""
     explanation = xgradcam.explain(classifier.module, classifier.inputs(photograph), layer, target)
-    height, width = 224, 224 * photograph.shape[1] // photograph.shape[0]
-    seen = stretch(photograph, (height, width))
-    pictures = [seen] + [
-        xgradcam.overlay_heatmap(seen, explanation.heatmap(method, (height, width))[0].numpy())
-        for method in explanation.maps
-    ]
-    word = xgradcam.imagenet_labels()[target].split(" ", 1)[1]
-    captions = [CAPTIONS[0], *(f"{caption}: {word}" for caption in CAPTIONS[1:])]
-    return np.hstack([captioned(*pair) for pair in zip(pictures, captions, strict=True)])
-
-
-def captioned(picture: Photograph, caption: str) -> Photograph:
-    """The picture with a white band above it that holds the caption."""
-    band = np.full((BAND, picture.shape[1], 3), 255, np.uint8)
-    cv2.putText(band, caption, (6, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 1, cv2.LINE_AA)
-    return np.vstack([band, picture])
+    heatmaps = {method: heatmap_of(explanation, method) for method in explanation.maps}
+    words = xgradcam.imagenet_labels()[target].split(" ", 1)[1]
+    detail = score_line(explanation.score.item(), explanation.probability.item())
+    return draw_panel(photograph, heatmaps, classifier.framing(), words, detail)
 
 
 def main() -> None:
@@ -57,7 +45,8 @@ def main() -> None:
     for name, photograph in photographs.items():
         (EXAMPLES / f"{name}.jpg").write_bytes(encode_jpeg(photograph))
     classifier = xgradcam.load_classifier("efficientnet-lite0")
-    both = photographs["cat-and-coffee"]
+    # As the commands see it: a JPEG's pixels are not quite those that were written.
+    both = read_image(EXAMPLES / "cat-and-coffee.jpg")
     for name, layer in (("explanation", DEFAULT_LAYER), ("earlier-layer", EARLIER_LAYER)):
         rows = [row(classifier, both, target, layer) for target in (CAT, ESPRESSO)]
         (EXAMPLES / f"{name}.jpg").write_bytes(encode_jpeg(np.vstack(rows)))

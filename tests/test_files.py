@@ -72,3 +72,9 @@ def test_jpeg_is_rgb():
     decoded = np.asarray(Image.open(io.BytesIO(encode_jpeg(red))))
     assert decoded[8, 8, 0] > 250
     assert decoded[8, 8, 2] < 5
+
+
+def test_a_picture_that_no_jpeg_holds_is_refused():
+    assert encode_jpeg(np.zeros((1, 65_500, 3), np.uint8))
+    with pytest.raises(XGradCamError, match="a picture of 65501 x 1 pixels does not fit into a JPEG file"):
+        encode_jpeg(np.zeros((1, 65_501, 3), np.uint8))

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+from PIL import Image
 from torchvision import models as torchvision_models
 
 from xgradcam import models, vgg
@@ -102,6 +104,41 @@ def test_preprocessing_is_the_models_own(no_network):
     assert (bundled.inputs(white) == 1).all()
 
 
+@pytest.mark.parametrize("name", ["resnet18", "swin_t", "efficientnet_b1", "inception_v3"])
+def test_a_crop_is_that_of_torchvisions_weights(no_network, name):
+    classifier = load_classifier(name, "none")
+    preset = torchvision_models.get_model_weights(name).DEFAULT.transforms()
+    for shape in ((300, 451), (451, 300), (30, 20)):
+        photograph = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+        assert torch.equal(classifier.inputs(photograph, crop=True)[0], preset(Image.fromarray(photograph)))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet10t", "tf_efficientnet_lite0"])
+def test_a_crop_is_that_of_timms_weights(no_network, name):
+    classifier = load_classifier(f"timm/{name}", "none")
+    evaluation = timm.data.create_transform(**timm.data.resolve_model_data_config(classifier.module))
+    photograph = np.random.default_rng(0).integers(0, 256, (300, 451, 3), dtype=np.uint8)
+    cropped = classifier.inputs(photograph, crop=True)[0]
+    assert (cropped - evaluation(Image.fromarray(photograph))).abs().max() < 1e-5
+    if name == "tf_efficientnet_lite0":
+        assert torch.equal(load_classifier("efficientnet-lite0").inputs(photograph, crop=True)[0], cropped)
+
+
+def test_without_a_known_resize_a_crop_is_refused(no_network):
+    squashed = load_classifier("timm/tiny_vit_21m_512", "none")
+    for classifier in (squashed, load_classifier("resnet18", "none", size=(96, 160))):
+        assert classifier.inputs(np.zeros((5, 5, 3), np.uint8)).shape[2:] == classifier.size
+        with pytest.raises(XGradCamError, match=f"{classifier.name} has no known resize before a centre"):
+            classifier.inputs(np.zeros((5, 5, 3), np.uint8), crop=True)
+
+
+def test_the_resize_is_the_callers_or_goes_with_the_size(no_network):
+    assert load_classifier("vgg16", "none", num_classes=2).resize == 256
+    assert load_classifier("resnet18", "none", size=(112, 112)).resize == 128
+    given = load_classifier("resnet18", "none", size=(96, 160), resize=200)
+    assert given.inputs(np.zeros((5, 5, 3), np.uint8), crop=True).shape == (1, 3, 96, 160)
+
+
 def unreachable(url):
     raise WeightsUnavailableError("example.invalid: no route")
 
@@ -154,6 +191,7 @@ def test_the_papers_network_is_torchvisions_vgg16():
     assert f"{published.meta['_file_size']:.0f} MB" == vgg.WEIGHTS_SIZE
     assert (tuple(preprocessing.mean), tuple(preprocessing.std)) == (vgg.MEAN, vgg.STD)
     assert preprocessing.crop_size == [vgg.SIDE]
+    assert preprocessing.resize_size == [vgg.RESIZE]
     with torch.device("meta"):
         ours, theirs = vgg.VGG16(), torchvision_models.vgg16()
     assert str(ours).replace("VGG16", "VGG") == str(theirs)

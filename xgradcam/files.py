@@ -11,10 +11,17 @@ from xgradcam.errors import XGradCamError
 from xgradcam.images import Photograph
 
 JPEG_QUALITY = 95
+# Of a side, in OpenCV and libjpeg.
+JPEG_LIMIT = 65_500
 
 
 def encode_jpeg(picture: Photograph) -> bytes:
-    """The picture (H, W, 3), RGB, as the bytes of a JPEG file."""
+    """The picture (H, W, 3), RGB, as the bytes of a JPEG file; XGradCamError where that cannot hold it."""
+    if max(picture.shape) > JPEG_LIMIT:
+        raise XGradCamError(
+            f"a picture of {picture.shape[1]} x {picture.shape[0]} pixels does not fit into a JPEG file "
+            f"({JPEG_LIMIT} a side): draw it smaller"
+        )
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))[1].tobytes()
 

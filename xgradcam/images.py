@@ -46,16 +46,22 @@ def to_input(
     photograph: Photograph, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> "torch.Tensor":
     """The photograph stretched to `size` (h, w), scaled to [0, 1] and normalised: (1, 3, h, w) float32."""
+    return normalise(stretch(photograph, size), mean, std)
+
+
+def normalise(pixels: Photograph, mean: tuple[float, ...], std: tuple[float, ...]) -> "torch.Tensor":
+    """Pixels (h, w, 3) scaled to [0, 1], less the mean, over the deviation: (1, 3, h, w) float32."""
     import torch
 
-    require_photograph(photograph)
-    pixels = stretch(photograph, size).astype(np.float32) / 255
-    normalised = (pixels - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    normalised = (pixels.astype(np.float32) / 255 - np.asarray(mean, np.float32)) / np.asarray(
+        std, np.float32
+    )
     return torch.from_numpy(np.ascontiguousarray(normalised.transpose(2, 0, 1)[None]))
 
 
 def stretch(photograph: Photograph, size: tuple[int, int]) -> Photograph:
     """The photograph at `size` (h, w) by bilinear interpolation without regard to its aspect."""
+    require_photograph(photograph)
     height, width = size
     return np.asarray(cv2.resize(photograph, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from xgradcam import vgg
 from xgradcam.errors import XGradCamError
-from xgradcam.images import Photograph, to_input
+from xgradcam.framing import Framing
+from xgradcam.images import Photograph, normalise
 from xgradcam.labels import imagenet_labels
 from xgradcam.layers import Layer, default_layer, list_layers
 from xgradcam.own import build_own, is_own
@@ -42,6 +43,7 @@ class Classifier:
     labels: the class names in the order of the outputs, or None where they are not known.
     layer: the last feature map before pooling or flattening, or None where it has to be looked for.
     output: where the class scores are, if the model returns a dictionary, a tuple or an object.
+    resize, interpolation: of the shorter side, before the weights' own centre crop; None where not known.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Classifier:
     labels: Sequence[str] | None
     layer: str | None = None
     output: str | None = None
+    resize: int | None = None
+    interpolation: str = "bilinear"
 
     def device(self) -> torch.device:
         """Where the model's parameters are; the CPU for a model without any."""
@@ -70,9 +74,24 @@ class Classifier:
         """The model's layers, as `list_layers` finds them with a blank photograph."""
         return list_layers(self.module, self.inputs(np.zeros((1, 1, 3), np.uint8)))
 
-    def inputs(self, photograph: Photograph) -> Tensor:
+    def framing(self, crop: bool = False) -> Framing:
+        """How a photograph gets into the input: stretched, or resized and cropped as for the weights.
+
+        Raises XGradCamError where the crop is asked for and its resize is not known: a guess would be
+        another preprocessing than the model's.
+        """
+        if not crop:
+            return Framing(self.size)
+        if self.resize is None:
+            raise XGradCamError(
+                f"{self.name} has no known resize before a centre crop: have the photograph stretched, "
+                "or give load_classifier the resize"
+            )
+        return Framing(self.size, self.resize, self.interpolation)
+
+    def inputs(self, photograph: Photograph, crop: bool = False) -> Tensor:
         """The network's input for a photograph (H, W, 3): (1, 3, h, w) on the model's device."""
-        inputs = to_input(photograph, self.size, self.mean, self.std)
+        inputs = normalise(self.framing(crop).pixels(photograph), self.mean, self.std)
         parameter = next(self.module.parameters(), None)
         return inputs if parameter is None else inputs.to(parameter.device, parameter.dtype)
 
@@ -88,6 +107,7 @@ def load_classifier(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     output: str | None = None,
+    resize: int | None = None,
 ) -> Classifier:
     """The classifier of this name, in evaluation mode, frozen, on the CPU.
 
@@ -113,7 +133,15 @@ def load_classifier(
         mean=mean or classifier.mean,
         std=std or classifier.std,
         output=output,
+        resize=resize or _resize_for(classifier, size),
     )
+
+
+def _resize_for(classifier: Classifier, size: tuple[int, int] | None) -> int | None:
+    """The classifier's resize for an input of another size: the crop keeps its share of the shorter side."""
+    if classifier.resize is None or size is None:
+        return classifier.resize
+    return classifier.resize * size[0] // classifier.size[0] if size[0] == size[1] else None
 
 
 @dataclass(frozen=True)
@@ -159,7 +187,8 @@ def _vgg16(request: _Request) -> Classifier:
     build = partial(vgg.VGG16, **request.options())
     module = _build_or_fetch(build, request, vgg.WEIGHTS_URL, vgg.WEIGHTS_SIZE)
     size = (vgg.SIDE, vgg.SIDE)
-    return Classifier(PAPERS_MODEL, module, size, vgg.MEAN, vgg.STD, imagenet_labels(), vgg.LAYER)
+    labels = imagenet_labels()
+    return Classifier(PAPERS_MODEL, module, size, vgg.MEAN, vgg.STD, labels, vgg.LAYER, resize=vgg.RESIZE)
 
 
 def _own(request: _Request) -> Classifier:
@@ -189,8 +218,16 @@ def _torchvision(request: _Request) -> Classifier:
         options |= {"image_size": side}
     build = partial(models.get_model, name, weights=None, **options)
     module = _build_or_fetch(build, request, pretrained.url, f"{pretrained.meta['_file_size']:.0f} MB")
-    mean, std = tuple(preprocessing.mean), tuple(preprocessing.std)
-    return Classifier(name, module, (side, side), mean, std, imagenet_labels())
+    return Classifier(
+        name,
+        module,
+        (side, side),
+        tuple(preprocessing.mean),
+        tuple(preprocessing.std),
+        imagenet_labels(),
+        resize=preprocessing.resize_size[0],
+        interpolation=preprocessing.interpolation.value,
+    )
 
 
 def _bundled(request: _Request) -> Classifier:
@@ -204,8 +241,10 @@ def _bundled(request: _Request) -> Classifier:
         module = _filled(build, lambda names: dict(zip(names, state.values(), strict=True)), BUNDLED)
     else:
         module = _build(build, request.weights)
-    half = (0.5, 0.5, 0.5)
-    return Classifier(BUNDLED, module, (224, 224), half, half, imagenet_labels(), "bn2")
+    half, labels = (0.5, 0.5, 0.5), imagenet_labels()
+    return Classifier(
+        BUNDLED, module, (224, 224), half, half, labels, "bn2", resize=256, interpolation="bicubic"
+    )
 
 
 def _timm(request: _Request) -> Classifier:
@@ -227,7 +266,18 @@ def _timm(request: _Request) -> Classifier:
     data = timm.data.resolve_model_data_config(module)
     _channels, height, width = data["input_size"]
     labels = imagenet_labels() if module.num_classes == len(imagenet_labels()) else None
-    return Classifier(TIMM + name, module, (height, width), data["mean"], data["std"], labels)
+    # timm's other ways to crop, and its centre crop of oblongs, are no resize of the shorter side.
+    central = data["crop_mode"] == "center" and height == width
+    return Classifier(
+        TIMM + name,
+        module,
+        (height, width),
+        data["mean"],
+        data["std"],
+        labels,
+        resize=int(height / data["crop_pct"]) if central else None,
+        interpolation=data["interpolation"],
+    )
 
 
 def _timm_pretrained(name: str, report: Report) -> nn.Module:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 WEIGHTS_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 WEIGHTS_SIZE = "528 MB"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIDE = 224
+SIDE, RESIZE = 224, 256
 LAYER = "features.30"
 
 # Simonyan and Zisserman 2015, configuration D: channels of the convolutions, 0 for a pooling.
