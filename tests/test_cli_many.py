@@ -338,3 +338,68 @@ def test_the_forward_of_a_batch_that_is_too_large_is_halved(monkeypatch):
     assert max(sizes) == 5
     assert {1, 2} <= set(sizes)
     assert tree("parts").keys() == tree("whole").keys()
+
+
+def test_full_resolution_crop_panel_and_colours(both, capsys):
+    arguments = ["--image-path", str(both), "--target-index", "967", *BUNDLED]
+    assert main([*arguments, "--output-dir", "plain"]) == 0
+    assert main([*arguments, "--full-resolution", "--panel", "--output-dir", "full"]) == 0
+    assert capsys.readouterr().out.endswith("wrote full/cam.jpg, full/X_cam.jpg and full/panel.jpg\n")
+    assert main([*arguments, "--colormap", "viridis", "--alpha", "0.4", "--output-dir", "colours"]) == 0
+    assert main([*arguments, "--crop", "--full-resolution", "--output-dir", "crop"]) == 0
+    plain, full, colours, crop = (
+        read_image(f"{folder}/X_cam.jpg").astype(float) for folder in ("plain", "full", "colours", "crop")
+    )
+    photograph = read_image(both)
+    assert plain.shape == colours.shape == (224, 224, 3)
+    assert full.shape == crop.shape == photograph.shape
+    assert read_image("full/panel.jpg").shape[1] > 3 * photograph.shape[1]
+    assert np.abs(plain - colours).mean() > 10
+    # The corner is outside of the crop: dimmed, and without a map.
+    corner = np.s_[:20, :20]
+    assert crop[corner].mean() == pytest.approx(0.35 * photograph[corner].mean(), rel=0.1)
+    assert full[corner].mean() != pytest.approx(crop[corner].mean(), rel=0.3)
+
+
+def test_wrong_pictures_are_refused_before_a_model_is_loaded(both, capsys):
+    arguments = ["--image-path", str(both), "--model", "vgg61"]
+    for wrong, message in (
+        (["--colormap", "virids"], "no colour map 'virids'; did you mean viridis"),
+        (["--alpha", "2"], "alpha 2 is not between 0"),
+        (["--batch-size", "0"], "--batch-size is 0: take 1 or more"),
+    ):
+        assert main([*arguments, *wrong]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["--image-path", str(both), "--crop", *OWN]) == 2
+    assert "has no known resize before a centre crop" in capsys.readouterr().err
+
+
+def test_an_own_model_with_labels_and_scores_in_a_dictionary(both, capsys):
+    Path("wrapped.py").write_text(
+        "from torch import nn\nfrom tiny import Tiny\n\n"
+        "class Wrapped(Tiny):\n    def forward(self, images):\n"
+        "        return {'logits': super().forward(images)}\n"
+    )
+    Path("labels.txt").write_text("north\neast\nsouth\nwest\n")
+    torch.save({"state_dict": load_own().state_dict()}, "checkpoint.pth")
+    arguments = [
+        "--image-path", str(both), "--model", "wrapped.py:Wrapped", "--weights", "checkpoint.pth",
+        "--input-size", "32",
+        "--labels", "labels.txt", "--mean", "0", "0", "0", "--std", "1", "1", "1", "--target-index", "west",
+    ]  # fmt: skip
+    assert main(arguments) == 2
+    assert "choose one of its tensors with --output: logits" in capsys.readouterr().err
+    assert main([*arguments, "--output", "logits"]) == 0
+    assert "class of interest:  west" in capsys.readouterr().out
+    for wrong, message in (
+        (["--input-size", "0"], "--input-size is 0"),
+        (["--std", "1", "0", "1"], "--std has a value that is not above 0"),
+        (["--num-classes", "0"], "--num-classes is 0"),
+        (["--labels", "no-labels.txt"], "cannot read labels no-labels.txt"),
+    ):
+        assert main([*arguments, "--output", "logits", *wrong]) == 2
+        assert message in capsys.readouterr().err
+
+
+def load_own():
+    return xgradcam.load_classifier("tiny.py:Tiny", size=(32, 32)).module

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from xgradcam.cam import heatmap as heatmap
     from xgradcam.capture import Recording as Recording
     from xgradcam.capture import record as record
+    from xgradcam.classifier import Classifier as Classifier
     from xgradcam.errors import XGradCamError as XGradCamError
     from xgradcam.identity import Contribution as Contribution
     from xgradcam.identity import Verification as Verification
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from xgradcam.labels import imagenet_labels as imagenet_labels
     from xgradcam.layers import default_layer as default_layer
     from xgradcam.layers import list_layers as list_layers
-    from xgradcam.models import Classifier as Classifier
     from xgradcam.models import load_classifier as load_classifier
     from xgradcam.overlay import overlay_heatmap as overlay_heatmap
     from xgradcam.weightings import METHODS as METHODS
@@ -28,7 +28,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "METHODS": "weightings",
-    "Classifier": "models",
+    "Classifier": "classifier",
     "Contribution": "identity",
     "Evidence": "weightings",
     "Explanation": "cam",

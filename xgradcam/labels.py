@@ -69,6 +69,11 @@ def class_named(labels: Sequence[str] | None, name: str) -> int:
     raise XGradCamError(f"no class is named {name!r}")
 
 
+def name_only(label: str) -> str:
+    """The label without its WordNet id."""
+    return re.sub(r"^n\d{8} ", "", label)
+
+
 def _words_of(label: str) -> list[str]:
     """`n02123045 tabby, tabby cat` -> the id, `tabby` and `tabby cat`."""
     match = re.match(r"(n\d{8}) (.*)", label)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from xgradcam.cam import Explanation, Targets, explain_classes
+from xgradcam.classifier import Classifier
 from xgradcam.errors import XGradCamError
 from xgradcam.images import Photograph
-from xgradcam.models import Classifier
 from xgradcam.photographs import Source
 
 T = TypeVar("T")

@@ -10,38 +10,51 @@ import numpy as np
 
 from xgradcam.axioms import conservation_error
 from xgradcam.cam import Explanation
+from xgradcam.classifier import Classifier
 from xgradcam.errors import XGradCamError
 from xgradcam.files import encode_jpeg, make_folder, write_files
+from xgradcam.framing import Framing
 from xgradcam.images import Photograph
-from xgradcam.labels import label_of
-from xgradcam.models import Classifier
-from xgradcam.overlay import overlay_heatmap
+from xgradcam.labels import label_of, name_only
+from xgradcam.panel import draw_panel, score_line
 from xgradcam.photographs import STDIN, Source
+from xgradcam.pictures import PLAIN, Style, draw, heatmap_of
 
 PICTURES: Mapping[str, str] = {"grad-cam": "cam.jpg", "xgrad-cam": "X_cam.jpg"}
-MAPS = "maps.npz"
+PANEL, MAPS = "panel.jpg", "maps.npz"
+# What a record names beside the pictures of the methods.
+ALSO = ("panel", "maps")
 
 
 @dataclass(frozen=True)
 class Results:
     """Where the results of a run go, and which there are.
 
+    framing, style: how the photograph got into the network, and how the maps are painted on it.
     plain: the original scripts' names, `cam.jpg` and `X_cam.jpg`, for one photograph and class; else each
-    name begins with the photograph's and the class index. save_maps: the signed maps and scores as .npz too.
+    name begins with the photograph's and the class index.
+    panel: a picture of photograph and maps side by side too. save_maps: the signed maps and scores as .npz.
     """
 
     classifier: Classifier
     layer: str
     folder: Path
+    framing: Framing
+    style: Style = PLAIN
     plain: bool = False
+    panel: bool = False
     save_maps: bool = False
+
+    def drawn_on(self, photograph: Photograph) -> Photograph:
+        """What of a photograph has to be kept to draw on: no more than is shown of it."""
+        return photograph if self.style.full_resolution or self.panel else self.framing.scene(photograph)
 
     def write(
         self, source: Source, photograph: Photograph, explanations: Sequence[Explanation], index: int
     ) -> list[dict[str, Any]]:
         """Write the files of one photograph; a record for each class.
 
-        photograph: what is drawn on, (H, W, 3). explanations: one for each class. index: the photograph's
+        photograph: what `drawn_on` gave, (H, W, 3). explanations: one for each class. index: the photograph's
         place in their batch. Raises XGradCamError where the files cannot be written.
         """
         by_class = {int(explanation.targets[index]): explanation for explanation in explanations}
@@ -68,12 +81,18 @@ class Results:
     def _contents(
         self, photograph: Photograph, explanation: Explanation, index: int
     ) -> dict[str, tuple[str, bytes]]:
-        """What the class's files are called and hold, by method, and `maps`."""
+        """What the class's files are called and hold, by method, and `panel` and `maps`."""
         alone = _sample(explanation, index)
-        made = {}
-        for method in alone.maps:
-            heatmap = alone.heatmap(method, photograph.shape[:2])[0].cpu().numpy()
-            made[method] = (PICTURES[method], encode_jpeg(overlay_heatmap(photograph, heatmap)))
+        heatmaps = {method: heatmap_of(alone, method) for method in alone.maps}
+        made = {
+            method: (PICTURES[method], encode_jpeg(draw(photograph, heatmap, self.framing, self.style)))
+            for method, heatmap in heatmaps.items()
+        }
+        if self.panel:
+            words = name_only(label_of(self.classifier.labels, int(alone.targets[0])))
+            detail = score_line(float(alone.score), float(alone.probability))
+            picture = draw_panel(photograph, heatmaps, self.framing, words, detail, self.style)
+            made["panel"] = (PANEL, encode_jpeg(picture))
         if self.save_maps:
             made["maps"] = (MAPS, _npz(alone))
         return made
@@ -94,7 +113,7 @@ class Results:
             "model": self.classifier.name,
             "layer": self.layer,
             "files": {key: name for key, name in names.items() if key in alone.maps},
-            **({"maps": names["maps"]} if "maps" in names else {}),
+            **{key: name for key, name in names.items() if key in ALSO},
             "written": [str(self.folder / name) for name in names.values()],
             "conservation_error": {
                 method: _finite(float(conservation_error(signed, score)))
@@ -106,7 +125,7 @@ class Results:
 
 def files_of(record: Mapping[str, Any]) -> list[str]:
     """The files that a record names, relative to the run's folder."""
-    return [*record["files"].values(), *([record["maps"]] if "maps" in record else [])]
+    return [*record["files"].values(), *(record[key] for key in ALSO if key in record)]
 
 
 def _sample(explanation: Explanation, index: int) -> Explanation:

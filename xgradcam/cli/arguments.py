@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from xgradcam.cam import Targets
+    from xgradcam.classifier import Classifier
     from xgradcam.images import Photograph
-    from xgradcam.models import Classifier
 
 DONE, FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
 

@@ -29,7 +29,7 @@ from xgradcam.errors import XGradCamError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from xgradcam.models import Classifier
+    from xgradcam.classifier import Classifier
 
 PROG = "proof-verify"
 ALL = "all"

@@ -94,10 +94,11 @@ def _short(record: Mapping[str, Any]) -> list[str]:
 
 def _long(record: Mapping[str, Any]) -> list[str]:
     """The original scripts' line first."""
+    *most, last = record["written"]
     return [
         f"class of interest:  {record['class_name']}",
         f"class {record['class_index']}: score {record['score']:.4f}, "
         f"probability {record['probability']:.1%}, rank {record['rank']} of {record['classes']}",
         f"model {record['model']}, layer {record['layer']}",
-        f"wrote {' and '.join(record['written'])}",
+        f"wrote {', '.join(most)} and {last}",
     ]

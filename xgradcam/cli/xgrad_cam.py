@@ -26,9 +26,9 @@ from xgradcam.cli.talk import Talk
 from xgradcam.errors import XGradCamError
 
 if TYPE_CHECKING:
+    from xgradcam.classifier import Classifier
     from xgradcam.images import Photograph
     from xgradcam.journal import Journal
-    from xgradcam.models import Classifier
     from xgradcam.photographs import Source
     from xgradcam.pipeline import Outcome
     from xgradcam.results import Results
@@ -63,6 +63,7 @@ def _parser() -> Parser:
         default=Path(),
         help="where to write; made if missing (default: .)",
     )
+    _add_picture_arguments(parser)
     output.add_argument(
         "--save-maps", action="store_true", help="write the signed, unscaled maps and the scores too, as .npz"
     )
@@ -84,6 +85,30 @@ def _parser() -> Parser:
     return parser
 
 
+def _add_picture_arguments(parser: Parser) -> None:
+    pictures = parser.add_argument_group("pictures")
+    pictures.add_argument(
+        "--full-resolution", action="store_true", help="at the photograph's own resolution, not the network's"
+    )
+    pictures.add_argument(
+        "--crop", action="store_true",
+        help="resize and crop as the weights expect it, instead of stretching; the rest is dimmed",
+    )  # fmt: skip
+    pictures.add_argument(
+        "--panel", action="store_true", help="photograph and maps side by side with captions, too"
+    )
+    pictures.add_argument(
+        "--colormap",
+        metavar="NAME",
+        default="jet",
+        help="one of OpenCV's: jet (default), turbo, viridis, ...",
+    )
+    pictures.add_argument(
+        "--alpha", metavar="SHARE", type=float,
+        help="of the colours, from 0 to 1; default: the sum of colours and photograph, as in the originals",
+    )  # fmt: skip
+
+
 def _explain(arguments: argparse.Namespace) -> int:
     if arguments.list_layers:
         print_layers(PROG, arguments)
@@ -92,7 +117,9 @@ def _explain(arguments: argparse.Namespace) -> int:
         raise XGradCamError(f"--batch-size is {arguments.batch_size}: take 1 or more")
     from xgradcam.files import require_writable
     from xgradcam.photographs import find_photographs
+    from xgradcam.pictures import Style
 
+    style = Style(arguments.full_resolution, arguments.colormap, arguments.alpha)
     # What needs no network is checked before one is loaded.
     sources = find_photographs(arguments.image_path, arguments.output_dir)
     alone = _read(sources[0]) if len(sources) == 1 else None
@@ -106,7 +133,10 @@ def _explain(arguments: argparse.Namespace) -> int:
 
     layer = arguments.target_layer or classifier.default_layer()
     plain = len(sources) == 1 and sources[0].path == arguments.image_path[0] and _is_one_class(arguments)
-    results = Results(classifier, layer, arguments.output_dir, plain, arguments.save_maps)
+    framing = classifier.framing(arguments.crop)
+    results = Results(
+        classifier, layer, arguments.output_dir, framing, style, plain, arguments.panel, arguments.save_maps
+    )
     with ExitStack() as stack:
         done: Mapping[str, Any] = {}
         journal = None
@@ -129,18 +159,20 @@ def _work(
     """Explain the photographs and tell of each; the exit code."""
     from tqdm import tqdm
 
-    from xgradcam.images import stretch
+    from xgradcam.images import normalise
     from xgradcam.pipeline import Job, explain_photographs
 
     classifier = results.classifier
-    on_cpu = classifier.size, classifier.mean, classifier.std
     job = Job(
         layer=results.layer,
         classes=classes_of(arguments.target_index, classifier.labels),
         methods=METHODS,
         batch_size=arguments.batch_size,
         read=lambda source: _read(source) if alone is None else alone,
-        frame=lambda photograph: (_input(photograph, *on_cpu), stretch(photograph, classifier.size)),
+        frame=lambda photograph: (
+            normalise(results.framing.pixels(photograph), classifier.mean, classifier.std),
+            results.drawn_on(photograph),
+        ),
         write=results.write,
     )
     silent = True if talk.quiet or talk.total == 1 else None
@@ -177,12 +209,6 @@ def _read(source: "Source") -> "Photograph":
     )
 
 
-def _input(photograph: "Photograph", size: tuple[int, int], mean: Any, std: Any) -> Any:
-    from xgradcam.images import to_input
-
-    return to_input(photograph, size, mean, std)
-
-
 def _is_one_class(arguments: argparse.Namespace) -> bool:
     return len(arguments.target_index) == 1 and not arguments.target_index[0].startswith("top")
 
@@ -200,6 +226,9 @@ def _journal(arguments: argparse.Namespace, classifier: "Classifier", layer: str
         "size": list(classifier.size),
         "mean": list(classifier.mean),
         "std": list(classifier.std),
-        "save_maps": arguments.save_maps,
+        **{
+            name: getattr(arguments, name)
+            for name in ("full_resolution", "crop", "panel", "colormap", "alpha", "save_maps")
+        },
     }
     return Journal(arguments.output_dir, settings, arguments.resume)
