@@ -13,6 +13,7 @@ import numpy as np
 from skimage import data
 
 import xgradcam
+from xgradcam.cli.proof_verify import main as proof_verify
 from xgradcam.files import encode_jpeg
 from xgradcam.images import Photograph, read_image
 from xgradcam.panel import draw_panel, score_line
@@ -50,6 +51,8 @@ def main() -> None:
     for name, layer in (("explanation", DEFAULT_LAYER), ("earlier-layer", EARLIER_LAYER)):
         rows = [row(classifier, both, target, layer) for target in (CAT, ESPRESSO)]
         (EXAMPLES / f"{name}.jpg").write_bytes(encode_jpeg(np.vstack(rows)))
+    cat_alone = ["--image-path", str(EXAMPLES / "cat.jpg"), "--target-index", str(CAT)]
+    proof_verify([*cat_alone, "--model", "efficientnet-lite0", "--plot", str(EXAMPLES / "split.png")])
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from xgradcam.cam import Explanation as Explanation
     from xgradcam.cam import explain as explain
+    from xgradcam.cam import explain_classes as explain_classes
     from xgradcam.cam import heatmap as heatmap
     from xgradcam.capture import Recording as Recording
     from xgradcam.capture import record as record
@@ -37,6 +38,7 @@ _HOME = {
     "XGradCamError": "errors",
     "default_layer": "layers",
     "explain": "cam",
+    "explain_classes": "cam",
     "heatmap": "cam",
     "imagenet_labels": "labels",
     "list_layers": "layers",
