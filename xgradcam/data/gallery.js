@@ -43,7 +43,8 @@
     return compare;
   }
 
-  const positionOf = (card) => card.at ?? Number(all.value);
+  const common = () => 100 - all.valueAsNumber; // the more map, the farther left the divider
+  const positionOf = (card) => card.at ?? common();
 
   function paint(compare, position) {
     const divider = compare.querySelector(".divider");
@@ -61,11 +62,11 @@
   }
 
   function moveAllDividers() {
-    document.documentElement.style.setProperty("--at", all.value);
+    document.documentElement.style.setProperty("--at", common());
     for (const card of cards) {
       card.at = null;
       card.compare.style.removeProperty("--at");
-      paint(card.compare, Number(all.value));
+      paint(card.compare, common());
     }
   }
 
@@ -96,10 +97,10 @@
     text(".open", wordsOf(record)).setAttribute("aria-label", `${wordsOf(record)}, ${record.image}: large view`);
     text(".file", record.image).title = record.image;
     text(".probability", percent(record.probability)).title = "probability";
-    text(".score", `score ${decimals(record.score)} · rank ${record.rank}`);
+    text(".score", `score ${decimals(record.score)} · rank ${record.rank ?? "–"}`);
     fillNotes(node.querySelector(".notes"), record);
     showPictures(compare, record);
-    paint(compare, Number(all.value));
+    paint(compare, common());
     return { record, node, compare, at: null, text: fold(record.image), class: classKey(record) };
   }
 
@@ -116,7 +117,7 @@
   }
 
   const classKey = (record) => `${record.class_index} ${record.class_name}`;
-  const cardOf = (element) => cards.byNode.get(element.closest(".card")) ?? null;
+  const cardOf = (element) => byNode.get(element.closest(".card")) ?? null;
 
   function makeCurrent(card) {
     const stops = (one, tabindex) => {
@@ -176,7 +177,7 @@
   function clearFilters() {
     for (const id of ["name", "class", "low", "high"]) filters[id].value = "";
     update();
-    filters.name.focus();
+    find("grid").querySelector(".open")?.focus();
   }
 
   function fillClasses() {
@@ -231,7 +232,7 @@
     opened = card;
     fillLarge();
     if (!large.open) large.showModal();
-    large.focus();
+    find("large-title").focus();
   }
 
   function fillLarge() {
@@ -247,7 +248,8 @@
     showPictures(largeCompare, record);
     fillNotes(large.querySelector(".notes"), record);
     const facts = [
-      ["class", `${record.class_index} · ${record.class_name}`],
+      ["class", record.class_name],
+      ["class index", record.class_index],
       ["probability", percent(record.probability)],
       ["score", decimals(record.score)],
       ["rank", record.rank],
@@ -273,7 +275,7 @@
     if (!card) return;
     opened = card;
     fillLarge();
-    if (document.activeElement?.disabled || document.activeElement === document.body) large.focus();
+    if (document.activeElement.disabled || !large.contains(document.activeElement)) find("large-title").focus();
   }
 
   // Keys
@@ -297,18 +299,22 @@
 
   function onGridKey(event) {
     const card = cardOf(event.target);
-    if (!card || !plain(event) || keyMovesDivider(event, card)) return;
+    if (!card) {
+      if (current && event.target === document.body && /^Arrow(Left|Right)$/.test(event.key)) focusCard(current);
+      return;
+    }
+    if (keyMovesDivider(event, card)) return;
     const columns = getComputedStyle(grid).gridTemplateColumns.split(" ").length;
     const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, Home: -Infinity, End: Infinity }[event.key];
     if (by === undefined || event.shiftKey) return;
     event.preventDefault();
     const place = shown.indexOf(card) + by;
-    const there = shown[Math.abs(by) === 1 || Number.isFinite(by) ? place : by < 0 ? 0 : shown.length - 1];
+    const there = Number.isFinite(by) ? shown[place] : shown.at(by < 0 ? 0 : -1);
     if (there) focusCard(there);
   }
 
   function onLargeKey(event) {
-    if (!plain(event) || keyMovesDivider(event, opened) || event.target.matches("input")) return;
+    if (keyMovesDivider(event, opened) || event.target.matches("input")) return;
     const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     if (by === undefined || event.shiftKey) return;
     event.preventDefault();
@@ -317,10 +323,13 @@
 
   function onKey(event) {
     if (!plain(event) || event.target.matches("select, input:not([type=radio], [type=range])")) return;
+    if (large.open) onLargeKey(event);
+    else onGridKey(event);
     if (event.key === "m" && methods.length > 1) {
       choose(methods[(methods.indexOf(method) + 1) % methods.length]);
     } else if (event.key === "/" && !large.open && cards.length) {
       event.preventDefault();
+      find("fold").open = true;
       filters.name.focus();
       filters.name.select();
     }
@@ -329,8 +338,10 @@
   // Pointer: dragging moves the divider, a click on a card opens it, a click in the large view sets the divider
 
   let drag = null;
+  let pressed = null; // where the last press began: dragging out of the large view does not close it
 
   function onPointerDown(event) {
+    pressed = event.target;
     const compare = event.target.closest(".compare");
     if (!compare || event.button !== 0 || compare.classList.contains("lacks") && compare === largeCompare) return;
     const card = compare === largeCompare ? opened : cardOf(compare);
@@ -364,7 +375,7 @@
     const compare = event.target.closest?.(".compare");
     if (!compare) return;
     const lacking = compare.querySelector(".lacking");
-    lacking.textContent = `cannot load ${decodeURI(event.target.getAttribute("src"))}`;
+    lacking.textContent = "a picture cannot be loaded: is it still beside this page?";
     lacking.hidden = false;
   }
 
@@ -379,8 +390,9 @@
     ].join(" · ");
   }
 
+  document.documentElement.style.setProperty("--at", common());
   const cards = records.map(newCard);
-  cards.byNode = new Map(cards.map((card) => [card.node, card]));
+  const byNode = new Map(cards.map((card) => [card.node, card]));
 
   document.addEventListener("load", onLoad, true);
   document.addEventListener("error", onError, true);
@@ -389,7 +401,11 @@
     fillClasses();
     showRange();
     summarise();
-    for (const id of ["filters", "bar", "help"]) find(id).hidden = false;
+    for (const id of ["fold", "bar", "help"]) find(id).hidden = false;
+    const wide = matchMedia("(min-width: 48.01rem)"); // where the style sheet leaves the fold's heading out
+    const unfold = () => { find("fold").open = wide.matches; };
+    wide.addEventListener("change", unfold);
+    unfold();
     filters.measure.addEventListener("change", () => {
       filters.low.value = filters.high.value = "";
       showRange();
@@ -401,11 +417,9 @@
   find("filters").addEventListener("submit", (event) => event.preventDefault());
   find("clear").addEventListener("click", clearFilters);
   all.addEventListener("input", moveAllDividers);
-  grid.addEventListener("keydown", onGridKey);
   grid.addEventListener("focusin", (event) => makeCurrent(cardOf(event.target)));
   grid.addEventListener("click", (event) => event.target.matches(".open") && open(cardOf(event.target)));
-  large.addEventListener("keydown", onLargeKey);
-  large.addEventListener("click", (event) => event.target === large && large.close());
+  large.addEventListener("click", (event) => event.target === large && pressed === large && large.close());
   large.addEventListener("close", () => {
     const card = opened;
     opened = null;
