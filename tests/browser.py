@@ -1,4 +1,4 @@
-"""A headless Chromium spoken to over its own pipe: real keys, real mouse, and what the page says of itself."""
+"""A headless Chromium spoken to over its own pipe: real keys, a real mouse, and what is really seen."""
 
 import base64
 import json
@@ -80,7 +80,9 @@ class Browser:
     def _receive(self) -> dict[str, Any]:
         end = time.monotonic() + PATIENCE
         while b"\0" not in self._rest:
-            assert select.select([self._answers], [], [], max(0, end - time.monotonic()))[0], "Chromium is mute"
+            assert select.select([self._answers], [], [], max(0, end - time.monotonic()))[0], (
+                "Chromium is mute"
+            )
             piece = os.read(self._answers, 1 << 20)
             assert piece, "Chromium ended"
             self._rest += piece
@@ -90,7 +92,11 @@ class Browser:
     def open(self, page: Path, width: int = 1440, height: int = 900, **media: str) -> None:
         """Show the page in a window of this size and wait until it and its visible pictures are loaded."""
         self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
         )
         features = [{"name": name.replace("_", "-"), "value": value} for name, value in media.items()]
         self.send("Emulation.setEmulatedMedia", features=features)
@@ -126,11 +132,12 @@ class Browser:
             self.send("Input.dispatchKeyEvent", type="keyUp", **event)
 
     def mouse(self, kind: str, x: float, y: float) -> None:
-        """`mousePressed`, `mouseMoved` or `mouseReleased` at this place of the window, with the left button."""
+        """`mousePressed`, `mouseMoved` or `mouseReleased` at a place of the window, by the left button."""
         self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
 
     def click(self, selector: str) -> None:
         """Click into the middle of the first element that the selector finds."""
+        self.evaluate(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'nearest'}})")
         x, y, width, height = self.box(selector)
         for kind in ("mousePressed", "mouseReleased"):
             self.mouse(kind, x + width / 2, y + height / 2)

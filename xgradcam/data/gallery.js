@@ -307,10 +307,10 @@
     const columns = getComputedStyle(grid).gridTemplateColumns.split(" ").length;
     const by = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, Home: -Infinity, End: Infinity }[event.key];
     if (by === undefined || event.shiftKey) return;
+    const there = Number.isFinite(by) ? shown[shown.indexOf(card) + by] : shown.at(by < 0 ? 0 : -1);
+    if (!there) return;
     event.preventDefault();
-    const place = shown.indexOf(card) + by;
-    const there = Number.isFinite(by) ? shown[place] : shown.at(by < 0 ? 0 : -1);
-    if (there) focusCard(there);
+    focusCard(there);
   }
 
   function onLargeKey(event) {
@@ -406,7 +406,7 @@
     const unfold = () => { find("fold").open = wide.matches; };
     wide.addEventListener("change", unfold);
     unfold();
-    filters.measure.addEventListener("change", () => {
+    filters.measure.addEventListener("input", () => {
       filters.low.value = filters.high.value = "";
       showRange();
     });
