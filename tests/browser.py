@@ -135,6 +135,13 @@ class Browser:
         """`mousePressed`, `mouseMoved` or `mouseReleased` at a place of the window, by the left button."""
         self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
 
+    def touch(self, path: list[tuple[float, float]]) -> None:
+        """Put a finger down at the first place, move it along the others and lift it."""
+        for number, (x, y) in enumerate(path):
+            kind = "touchMove" if number else "touchStart"
+            self.send("Input.dispatchTouchEvent", type=kind, touchPoints=[{"x": x, "y": y}])
+        self.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+
     def click(self, selector: str) -> None:
         """Click into the middle of the first element that the selector finds."""
         self.evaluate(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'nearest'}})")

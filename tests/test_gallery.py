@@ -236,9 +236,10 @@ def page(window, run):
 
 
 def settle(window, where=""):
-    """Wait until the pictures are there and have taken their places."""
+    """Wait until the pictures in the window are there and have taken their places."""
     window.evaluate(
-        f"Promise.all([...document.querySelectorAll('{where} img[src]')].map((image) => image.decode()))"
+        f"Promise.all([...document.querySelectorAll('{where} img[src]')]"
+        ".filter((image) => image.getBoundingClientRect().top < innerHeight).map((image) => image.decode()))"
         ".then(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))))"
     )
 
@@ -368,6 +369,8 @@ def test_a_map_that_is_not_there_is_said_to_be_lacking(page):
     page.press("m")
     assert not page.evaluate(f"document.querySelector({last!r}).hidden")
     assert page.evaluate(TEXT.format(last)) == "no XGrad-CAM map here"
+    seen = "[...document.querySelectorAll('.card .divider')].map((divider) => divider.checkVisibility())"
+    assert page.evaluate(seen) == [True] * 5 + [False]
     assert page.evaluate("document.querySelector('.card .lacking').hidden")
 
 
@@ -381,6 +384,9 @@ def test_the_name_filter_takes_what_is_typed(page):
     choose(page, "#name", "nowhere")
     assert page.evaluate(FILES) == []
     assert page.evaluate(TEXT.format("#empty")) == "Nothing passes these filters."
+    page.evaluate("document.activeElement.blur()")
+    page.press("/", "4")
+    assert page.evaluate(FILES) == [4]
     page.click("#clear")
     assert page.evaluate(FILES) == [0, 1, 2, 3, 4, 5]
     assert page.evaluate("document.querySelector('#clear').hidden")
@@ -476,6 +482,7 @@ def test_the_large_view_by_mouse(page):
     page.click("#next")
     assert page.evaluate(place) == "6 of 6"
     assert page.evaluate("document.querySelector('#next').disabled")
+    assert page.evaluate("document.activeElement.id") == "large-title"
     page.press("ArrowLeft")
     page.click("#previous")
     assert page.evaluate(place) == "4 of 6"
@@ -486,9 +493,32 @@ def test_the_large_view_by_mouse(page):
     page.mouse("mouseReleased", 2, 2)
     assert divider(page, "#large") == 0
     assert page.evaluate("large.open")
+    x, y, _, _ = page.box("#large .facts")
+    page.mouse("mousePressed", x + 2, y + 2)
+    page.mouse("mouseMoved", 2, 2)
+    page.mouse("mouseReleased", 2, 2)
+    assert page.evaluate("large.open")
     for kind in ("mousePressed", "mouseReleased"):
         page.mouse(kind, 2, 2)
     assert not page.evaluate("large.open")
+
+
+def test_a_finger_drags_scrolls_and_taps(window, run):
+    window.send("Emulation.setTouchEmulationEnabled", enabled=True)
+    try:
+        window.open(run / "index.html", 360, 780)
+        settle(window)
+        x, y, width, height = window.box(".card .compare")
+        window.touch([(x + width * at, y + height / 2) for at in (0.4, 0.45, 0.5, 0.6)])
+        assert divider(window) == 60
+        window.touch([(x + width / 3, y + height / 2 - down) for down in (0, 10, 30, 90)])
+        assert divider(window) == 60
+        assert not window.evaluate("large.open")
+        window.evaluate("scrollTo(0, 0)")
+        window.touch([(x + width / 3, y + height / 2)])
+        assert window.evaluate("large.open")
+    finally:
+        window.send("Emulation.setTouchEmulationEnabled", enabled=False)
 
 
 def test_the_large_view_goes_through_what_is_shown(page):
@@ -583,17 +613,18 @@ CONTRASTS = """(() => {
 })()"""
 
 
-def test_everything_that_takes_focus_has_a_name(page):
-    page.evaluate("document.querySelector('.open').click()")
-    page.press("Escape")
+@pytest.mark.parametrize("opened", [False, True])
+def test_everything_that_takes_focus_has_a_name(page, opened):
+    page.evaluate("document.querySelector('.open').click()" if opened else "")
     nodes = page.send("Accessibility.getFullAXTree")["nodes"]
-    roles = {"button", "slider", "radio", "searchbox", "combobox", "spinbutton", "image", "radiogroup"}
+    common = {"button", "slider", "radio", "radiogroup", "image"}
+    roles = common | {"dialog"} if opened else common | {"searchbox", "combobox", "spinbutton"}
     found = [
         (node["role"]["value"], node.get("name", {}).get("value"))
         for node in nodes
         if not node["ignored"] and node["role"]["value"] in roles
     ]
-    assert {role for role, _ in found} >= roles - {"combobox", "image"}
+    assert {role for role, _ in found} == roles
     assert [entry for entry in found if not entry[1]] == []
 
 

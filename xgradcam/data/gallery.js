@@ -346,7 +346,6 @@
     if (!compare || event.button !== 0 || compare.classList.contains("lacks") && compare === largeCompare) return;
     const card = compare === largeCompare ? opened : cardOf(compare);
     drag = { compare, card, from: event.clientX, moves: compare === largeCompare || event.target.matches(".divider") };
-    compare.setPointerCapture(event.pointerId);
     onPointerMove(event);
   }
 
