@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -210,6 +211,41 @@ def test_nothing_is_written_over_a_photograph(capsys):
 def test_a_run_that_cannot_start_leaves_no_folder(both):
     assert main(["--image-path", str(both), "--output-dir", "new", "--model", "vgg61"]) == 2
     assert not Path("new").exists()
+
+
+def test_a_page_of_the_run_also_after_it_went_on(photos, capsys):
+    arguments = [
+        "--image-path",
+        photos,
+        "--target-index",
+        "285",
+        "967",
+        "--html",
+        "--output-dir",
+        "out",
+        *BUNDLED,
+    ]
+    assert main(arguments) == 1
+    assert capsys.readouterr().out.endswith("wrote out/index.html\n")
+    first = records_of("out/index.html")
+    assert [(record["image"], record["class_index"]) for record in first] == [
+        (f"photos/{name}.jpg", target) for name in ("a", "b", "below/a") for target in (285, 967)
+    ]
+    for record in first:
+        for file in (record["photograph"], *record["files"].values()):
+            assert read_image(f"out/{file}").shape == (224, 224, 3)
+    Path("out/b_photograph.jpg").unlink()
+    assert main([*arguments, "--resume"]) == 1
+    again = records_of("out/index.html")
+    assert sorted(map(str, again)) == sorted(map(str, first))
+    assert Path("out/b_photograph.jpg").exists()
+
+
+def records_of(page):
+    text = Path(page).read_text(encoding="utf-8")
+    return json.loads(
+        re.search(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.DOTALL).group(1)
+    )
 
 
 def test_arguments_from_a_file(both, capsys):

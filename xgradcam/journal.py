@@ -58,6 +58,11 @@ class Journal:
                 f"cannot write {self.path}: {error.strerror}; --resume goes on later"
             ) from None
 
+    def records(self) -> list[dict[str, Any]]:
+        """All records of the run so far, those of photographs that were complete before first."""
+        lines = {line["image"]: line["records"] for line in self._read()[1:]}
+        return [record for records in lines.values() for record in records]
+
     def _read(self) -> list[dict[str, Any]]:
         try:
             text = self.path.read_text(encoding="utf-8")

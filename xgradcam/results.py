@@ -21,9 +21,9 @@ from xgradcam.photographs import STDIN, Source
 from xgradcam.pictures import PLAIN, Style, draw, heatmap_of
 
 PICTURES: Mapping[str, str] = {"grad-cam": "cam.jpg", "xgrad-cam": "X_cam.jpg"}
-PANEL, MAPS = "panel.jpg", "maps.npz"
+PANEL, MAPS, PHOTOGRAPH = "panel.jpg", "maps.npz", "photograph.jpg"
 # What a record names beside the pictures of the methods.
-ALSO = ("panel", "maps")
+ALSO = ("panel", "maps", "photograph")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Results:
     framing, style: how the photograph got into the network, and how the maps are painted on it.
     plain: the original scripts' names, `cam.jpg` and `X_cam.jpg`, for one photograph and class; else each
     name begins with the photograph's and the class index.
-    panel: a picture of photograph and maps side by side too. save_maps: the signed maps and scores as .npz.
+    panel: a picture of photograph and maps side by side too. page: the photograph as the maps show it too,
+    for the page of the run. save_maps: the signed maps and scores as .npz.
     """
 
     classifier: Classifier
@@ -43,6 +44,7 @@ class Results:
     style: Style = PLAIN
     plain: bool = False
     panel: bool = False
+    page: bool = False
     save_maps: bool = False
 
     def drawn_on(self, photograph: Photograph) -> Photograph:
@@ -65,6 +67,11 @@ class Results:
             names = {key: self._name(source, target, suffix) for key, (suffix, _) in made.items()}
             contents |= {self.folder / names[key]: content for key, (_, content) in made.items()}
             records.append(self._record(source, explanation, index, names))
+        if self.page:
+            name = source.stem.with_name(f"{source.stem.name}_{PHOTOGRAPH}").as_posix()
+            shown = photograph if self.style.full_resolution else self.framing.scene(photograph)
+            contents[self.folder / name] = encode_jpeg(shown)
+            records = [{**record, "photograph": name} for record in records]
         for path in contents:
             if path.exists() and source.path != STDIN and path.samefile(source.path):
                 raise XGradCamError(f"{path} would be written over the photograph: choose an --output-dir")

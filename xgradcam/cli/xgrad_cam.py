@@ -71,6 +71,11 @@ def _parser() -> Parser:
         "--json", action="store_true",
         help="print a JSON object per photograph and class on stdout, all text on stderr",
     )  # fmt: skip
+    output.add_argument(
+        "--html",
+        action="store_true",
+        help="write index.html, a page to look through all results, that opens from disk",
+    )
     talk = output.add_mutually_exclusive_group()
     talk.add_argument("--quiet", action="store_true", help="no text but errors, no progress bar")
     talk.add_argument("--verbose", action="store_true", help="the notes on every one of many photographs")
@@ -132,10 +137,22 @@ def _explain(arguments: argparse.Namespace) -> int:
     from xgradcam.results import Results
 
     layer = arguments.target_layer or classifier.default_layer()
-    plain = len(sources) == 1 and sources[0].path == arguments.image_path[0] and _is_one_class(arguments)
-    framing = classifier.framing(arguments.crop)
+    plain = (
+        len(sources) == 1
+        and sources[0].path == arguments.image_path[0]
+        and _is_one_class(arguments)
+        and not arguments.html
+    )
     results = Results(
-        classifier, layer, arguments.output_dir, framing, style, plain, arguments.panel, arguments.save_maps
+        classifier,
+        layer,
+        arguments.output_dir,
+        classifier.framing(arguments.crop),
+        style,
+        plain=plain,
+        panel=arguments.panel,
+        page=arguments.html,
+        save_maps=arguments.save_maps,
     )
     with ExitStack() as stack:
         done: Mapping[str, Any] = {}
@@ -145,7 +162,10 @@ def _explain(arguments: argparse.Namespace) -> int:
             done = journal.done
         for source in sources:
             talk.add_earlier(done.get(source.path))
-        return _work(arguments, talk, results, sources, alone, journal)
+        code = _work(arguments, talk, results, sources, alone, journal)
+        if arguments.html and journal is not None:
+            talk.say(f"wrote {_page(journal, classifier, layer)}")
+        return code
 
 
 def _work(
@@ -198,6 +218,12 @@ def _work(
     return FAILED if talk.failed else DONE
 
 
+def _page(journal: "Journal", classifier: "Classifier", layer: str) -> Path:
+    from xgradcam.gallery import write_gallery
+
+    return write_gallery(journal.folder, journal.records(), f"{classifier.name}, layer {layer}")
+
+
 def _read(source: "Source") -> "Photograph":
     from xgradcam.images import decode_image, read_image
     from xgradcam.photographs import STDIN
@@ -228,7 +254,7 @@ def _journal(arguments: argparse.Namespace, classifier: "Classifier", layer: str
         "std": list(classifier.std),
         **{
             name: getattr(arguments, name)
-            for name in ("full_resolution", "crop", "panel", "colormap", "alpha", "save_maps")
+            for name in ("full_resolution", "crop", "panel", "html", "colormap", "alpha", "save_maps")
         },
     }
     return Journal(arguments.output_dir, settings, arguments.resume)
