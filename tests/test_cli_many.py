@@ -19,6 +19,7 @@ from PIL import Image
 import xgradcam
 from xgradcam.cli.xgrad_cam import main
 from xgradcam.images import read_image
+from xgradcam.results import Results
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = ("--model", "efficientnet-lite0")
@@ -439,3 +440,49 @@ def test_an_own_model_with_labels_and_scores_in_a_dictionary(both, capsys):
 
 def load_own():
     return xgradcam.load_classifier("tiny.py:Tiny", size=(32, 32)).module
+
+
+def test_a_folder_that_vanishes_in_the_middle_is_noticed(capsys, monkeypatch):
+    noise("photos", 6)
+    written = Results.write
+
+    def vanishing(self, source, *rest):
+        records = written(self, source, *rest)
+        if source.path.endswith("0003.png"):
+            shutil.rmtree("out")
+        return records
+
+    monkeypatch.setattr(Results, "write", vanishing)
+    assert main(["--image-path", "photos", "--batch-size", "1", "--output-dir", "out", *OWN]) == 2
+    assert "out/xgrad-cam.jsonl has gone during the run" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file():
+    noise("photos", 3)
+    full = "import resource, signal, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); "
+    full += "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from xgradcam.cli.xgrad_cam import main; "
+    full += "sys.exit(main(sys.argv[1:]))"
+    run = subprocess.run(
+        [sys.executable, "-c", full, "--image-path", "photos", "--full-resolution", "--panel",
+         "--output-dir", "out", *OWN],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert "Traceback" not in run.stderr
+    assert run.stderr.splitlines()[-1].startswith("xgrad-cam: error: cannot write out/")
+    assert run.stderr.splitlines()[-1].endswith("File too large")
+    assert not [name for name in tree("out") if name.endswith((".jpg", ".part"))]
+
+
+def test_a_file_that_may_not_be_written_to_is_replaced_and_a_folder_of_its_name_is_named(both, capsys):
+    Path("out").mkdir()
+    Path("out/cam.jpg").write_text("old")
+    Path("out/cam.jpg").chmod(0o444)
+    Path("out/X_cam.jpg").mkdir()
+    assert main(["--image-path", str(both), "--output-dir", "out", *BUNDLED]) == 2
+    assert "cannot write out/X_cam.jpg: a folder has that name" in capsys.readouterr().err
+    assert Path("out/cam.jpg").read_text() == "old"
+    Path("out/X_cam.jpg").rmdir()
+    assert main(["--image-path", str(both), "--output-dir", "out", *BUNDLED]) == 0
+    assert read_image("out/cam.jpg").shape == (224, 224, 3)

@@ -50,6 +50,8 @@ class Journal:
     def add(self, image: str, records: Sequence[Mapping[str, Any]]) -> None:
         """Note that all files of a photograph are there."""
         line = {"image": image, **_state_of(image), "records": records}
+        if not self.path.exists():
+            raise XGradCamError(f"{self.path} has gone during the run: was the folder moved or emptied?")
         try:
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()

@@ -56,7 +56,7 @@ def _at(place: str, output_dir: Path) -> list[Source]:
         paths = sorted(path for path in glob.glob(place, recursive=True) if os.path.isfile(path))
         if not paths:
             raise XGradCamError(f"no photograph matches {place!r}")
-        root = place[: re.search(r"[*?[]", place).start()].rpartition("/")[0]  # type: ignore[union-attr]
+        root = re.split(r"[*?[]", place)[0].rpartition("/")[0]
         return [_within(root, path) for path in paths]
     return [Source(place, Path(Path(place).stem))]
 

@@ -4,7 +4,7 @@ However many they are, no more than a few batches of them are in memory.
 """
 
 from collections import deque
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -66,7 +66,7 @@ class _Read:
 
 def explain_photographs(
     classifier: Classifier, sources: Sequence[Source], job: Job, done: Container[str] = ()
-) -> Iterator[Outcome]:
+) -> Generator[Outcome, None, None]:
     """Do the job for each photograph; the outcomes come in the order of the sources.
 
     done: paths of photographs that are complete. They have no outcome, but stay in the batches of those that

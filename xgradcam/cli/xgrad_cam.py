@@ -3,10 +3,10 @@
 import argparse
 import io
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xgradcam.cli.arguments import (
     COULD_NOT_RUN,
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from xgradcam.images import Photograph
     from xgradcam.journal import Journal
     from xgradcam.photographs import Source
-    from xgradcam.pipeline import Outcome
+    from xgradcam.pictures import Style
+    from xgradcam.pipeline import Job
     from xgradcam.results import Results
 
 PROG = "xgrad-cam"
@@ -134,18 +135,32 @@ def _explain(arguments: argparse.Namespace) -> int:
     talk.say("Using GPU for acceleration" if device.type != "cpu" else "Using CPU for computation")
     classifier = open_classifier(PROG, arguments).to(device)
 
+    plain = _has_the_originals_names(arguments, sources)
+    results = _results(arguments, classifier, style, plain)
+    with nullcontext() if plain else _journal(arguments, results) as journal:
+        for source in sources:
+            talk.add_earlier(journal.done.get(source.path) if journal else None)
+        code = _work(arguments, talk, results, sources, alone, journal)
+        if arguments.html and journal:
+            talk.say(f"wrote {_page(journal, results)}")
+        return code
+
+
+def _has_the_originals_names(arguments: argparse.Namespace, sources: "Sequence[Source]") -> bool:
+    """Whether one photograph and class were asked for, and nothing that tells of a run."""
+    one_class = len(arguments.target_index) == 1 and not arguments.target_index[0].startswith("top")
+    one_file = len(sources) == 1 and sources[0].path == arguments.image_path[0]
+    return one_file and one_class and not arguments.html
+
+
+def _results(
+    arguments: argparse.Namespace, classifier: "Classifier", style: "Style", plain: bool
+) -> "Results":
     from xgradcam.results import Results
 
-    layer = arguments.target_layer or classifier.default_layer()
-    plain = (
-        len(sources) == 1
-        and sources[0].path == arguments.image_path[0]
-        and _is_one_class(arguments)
-        and not arguments.html
-    )
-    results = Results(
+    return Results(
         classifier,
-        layer,
+        arguments.target_layer or classifier.default_layer(),
         arguments.output_dir,
         classifier.framing(arguments.crop),
         style,
@@ -154,18 +169,6 @@ def _explain(arguments: argparse.Namespace) -> int:
         page=arguments.html,
         save_maps=arguments.save_maps,
     )
-    with ExitStack() as stack:
-        done: Mapping[str, Any] = {}
-        journal = None
-        if not plain:
-            journal = stack.enter_context(_journal(arguments, classifier, layer))
-            done = journal.done
-        for source in sources:
-            talk.add_earlier(done.get(source.path))
-        code = _work(arguments, talk, results, sources, alone, journal)
-        if arguments.html and journal is not None:
-            talk.say(f"wrote {_page(journal, classifier, layer)}")
-        return code
 
 
 def _work(
@@ -179,11 +182,37 @@ def _work(
     """Explain the photographs and tell of each; the exit code."""
     from tqdm import tqdm
 
+    from xgradcam.pipeline import explain_photographs
+
+    job = _job(arguments, results, alone)
+    silent = True if talk.quiet or talk.total == 1 else None
+    with tqdm(total=talk.total, initial=talk.earlier, unit="photo", leave=False, disable=silent) as bar:
+        talk.write = bar.write
+        done = journal.done if journal else ()
+        outcomes = explain_photographs(results.classifier, sources, job, done)
+        try:
+            for outcome in outcomes:
+                if journal is not None and not outcome.problem:
+                    journal.add(outcome.source.path, outcome.records)
+                talk.tell(outcome.source, outcome.records, outcome.problem)
+                bar.update()
+        except KeyboardInterrupt:
+            outcomes.close()
+            bar.close()
+            talk.sum_up(arguments.output_dir, "interrupted")
+            return INTERRUPTED
+    talk.sum_up(arguments.output_dir)
+    if talk.total == 1 and talk.failed:
+        return COULD_NOT_RUN
+    return FAILED if talk.failed else DONE
+
+
+def _job(arguments: argparse.Namespace, results: "Results", alone: "Photograph | None") -> "Job":
     from xgradcam.images import normalise
-    from xgradcam.pipeline import Job, explain_photographs
+    from xgradcam.pipeline import Job
 
     classifier = results.classifier
-    job = Job(
+    return Job(
         layer=results.layer,
         classes=classes_of(arguments.target_index, classifier.labels),
         methods=METHODS,
@@ -195,33 +224,13 @@ def _work(
         ),
         write=results.write,
     )
-    silent = True if talk.quiet or talk.total == 1 else None
-    with tqdm(total=talk.total, initial=talk.earlier, unit="photo", leave=False, disable=silent) as bar:
-        talk.write = bar.write
-        outcomes: Iterator[Outcome] = explain_photographs(
-            classifier, sources, job, journal.done if journal else ()
-        )
-        try:
-            for outcome in outcomes:
-                if journal is not None and not outcome.problem:
-                    journal.add(outcome.source.path, outcome.records)
-                talk.tell(outcome.source, outcome.records, outcome.problem)
-                bar.update()
-        except KeyboardInterrupt:
-            outcomes.close()  # type: ignore[attr-defined]
-            bar.close()
-            talk.sum_up(arguments.output_dir, "interrupted")
-            return INTERRUPTED
-    talk.sum_up(arguments.output_dir)
-    if talk.total == 1 and talk.failed:
-        return COULD_NOT_RUN
-    return FAILED if talk.failed else DONE
 
 
-def _page(journal: "Journal", classifier: "Classifier", layer: str) -> Path:
+def _page(journal: "Journal", results: "Results") -> Path:
     from xgradcam.gallery import write_gallery
 
-    return write_gallery(journal.folder, journal.records(), f"{classifier.name}, layer {layer}")
+    title = f"{results.classifier.name}, layer {results.layer}"
+    return write_gallery(journal.folder, journal.records(), title)
 
 
 def _read(source: "Source") -> "Photograph":
@@ -235,19 +244,16 @@ def _read(source: "Source") -> "Photograph":
     )
 
 
-def _is_one_class(arguments: argparse.Namespace) -> bool:
-    return len(arguments.target_index) == 1 and not arguments.target_index[0].startswith("top")
-
-
-def _journal(arguments: argparse.Namespace, classifier: "Classifier", layer: str) -> "Journal":
+def _journal(arguments: argparse.Namespace, results: "Results") -> "Journal":
     from xgradcam.files import make_folder
     from xgradcam.journal import Journal
 
     make_folder(arguments.output_dir)
+    classifier = results.classifier
     settings = {
         "model": classifier.name,
         "weights": arguments.weights,
-        "layer": layer,
+        "layer": results.layer,
         "classes": arguments.target_index,
         "size": list(classifier.size),
         "mean": list(classifier.mean),
