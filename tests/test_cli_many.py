@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -486,3 +487,61 @@ def test_a_file_that_may_not_be_written_to_is_replaced_and_a_folder_of_its_name_
     Path("out/X_cam.jpg").rmdir()
     assert main(["--image-path", str(both), "--output-dir", "out", *BUNDLED]) == 0
     assert read_image("out/cam.jpg").shape == (224, 224, 3)
+
+
+def test_resume_does_not_take_anothers_pictures_or_an_older_models(capsys):
+    for folder, value in (("p", 10), ("q", 200)):
+        noise(folder, 1)
+        Image.new("RGB", (40, 40), (value, 0, 0)).save(f"{folder}/x.png")
+    torch.save(load_own().state_dict(), "own.pth")
+    arguments = ["--target-index", "0", "1", "--weights", "own.pth", "--output-dir", "out", *OWN]
+    assert main(["--image-path", "p/x.png", *arguments]) == 0
+    assert main(["--image-path", "q/x.png", *arguments, "--resume"]) == 2
+    assert "it had another photographs" in capsys.readouterr().err
+    torch.save(load_own().state_dict() | {"more": torch.zeros(3)}, "own.pth")
+    assert main(["--image-path", "p/x.png", *arguments, "--resume"]) == 2
+
+
+def test_a_run_that_fails_at_once_leaves_the_earlier_record(photos):
+    arguments = ["--image-path", photos, "--output-dir", "out", *BUNDLED]
+    main([*arguments, "--target-index", "285"])
+    before = Path("out/xgrad-cam.jsonl").read_bytes()
+    assert main([*arguments, "--target-index", "1000"]) == 2
+    assert Path("out/xgrad-cam.jsonl").read_bytes() == before
+
+
+def test_names_as_long_as_the_file_system_allows():
+    noise("photos", 1)
+    for end in "ab":
+        shutil.copy("photos/0000.png", f"photos/{'m' * 248}{end}.png")
+    assert main(["--image-path", "photos", "--target-index", "1", "--output-dir", "out", *OWN]) == 0
+    assert len([name for name in tree("out") if name.endswith("_cam.jpg")]) == 6
+
+
+def test_stdin_is_never_complete(monkeypatch):
+    noise("photos", 2)
+    arguments = ["--image-path", "-", "--target-index", "0", "1", "--output-dir", "out", *OWN]
+    pictures = []
+    for name, more in (("0000", []), ("0001", ["--resume"])):
+        with open(f"photos/{name}.png", "rb") as file:
+            monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=file))
+            assert main([*arguments, *more]) == 0
+        pictures.append(Path("out/stdin_1_X_cam.jpg").read_bytes())
+    assert pictures[0] != pictures[1]
+
+
+def test_a_label_that_begins_with_top_is_a_class(both, capsys):
+    Path("labels.txt").write_text("topaz\neast\nsouth\nwest\n")
+    assert main(["--image-path", str(both), "--labels", "labels.txt", "--target-index", "topaz", *OWN]) == 0
+    assert "class of interest:  topaz" in capsys.readouterr().out
+    assert Path("cam.jpg").exists()
+
+
+@pytest.mark.parametrize("content", [b"--model 'vgg16", b"\xff\xfe", b"@settings.txt"])
+def test_a_file_of_arguments_that_cannot_be_read_is_one_line(content, capsys):
+    Path("settings.txt").write_bytes(content)
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["@settings.txt"])
+    err = capsys.readouterr().err
+    assert err.startswith("xgrad-cam: error: ")
+    assert err.count("\n") == 1

@@ -718,3 +718,40 @@ def test_vgg16_has_the_terms_that_the_original_program_found(name: str) -> None:
     np.testing.assert_allclose(terms, golden["proof"], rtol=0, atol=1e-4)
     assert found.holds.all()
     assert [term.module for term in found.contributions] == ["classifier.0", "classifier.3", "classifier.6"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x + torch.arange(x.shape[-1]),
+        lambda x: x + True,
+        lambda x: x - np.float32(0.5),
+        lambda x: x + np.int64(2),
+        lambda x: torch.where(x > 0, x, torch.tensor(3)),
+        lambda x: torch.cat([x, torch.ones_like(x, dtype=torch.int64)], 1)[:, : x.shape[1] + 1].sum(
+            1, keepdim=True
+        ),
+        lambda x: x.masked_fill(x > 0.1, torch.tensor(3)),
+    ],
+)
+def test_constants_that_are_whole_numbers_are_constants(change) -> None:
+    found = closing(net(lambda x: change(x).relu()))
+    assert found.holds.all()
+    assert ((found.bias != 0) | (found.bypass != 0)).all()
+
+
+def test_what_cannot_be_intercepted_is_refused_and_leaves_autograd_on() -> None:
+    model = sequential()
+    for compiled in (torch.compile(model, backend="eager"), torch.jit.trace(sequential(), IMAGES)):
+        with pytest.raises(XGradCamError, match="compiled or scripted"):
+            verify(compiled, IMAGES, next(name for name, _ in compiled.named_modules() if name))
+    with pytest.raises(XGradCamError, match=r"inside of torch\.func or torch\.vmap"):
+        verify(net(lambda x: x + torch.vmap(torch.sigmoid)(x)), IMAGES, "stem")
+    assert (torch.ones(2, requires_grad=True) * 2).requires_grad
+
+
+def test_a_write_that_autograd_does_not_allow_is_told_in_one_line() -> None:
+    with pytest.raises(
+        XGradCamError, match="behind the layer the model cannot be differentiated: one of the var"
+    ):
+        verify(net(lambda x: x.sigmoid().mul_(2)), IMAGES, "stem")

@@ -1,6 +1,7 @@
 """Run a model once and keep, at one layer, the activation and the graph from there to the output."""
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -44,9 +45,10 @@ class Recording:
             # Checkpointed modules run once more here: as they ran before.
             with borrowed(self.model), torch.enable_grad():
                 edges = [get_gradient_edge(self.activation), *further]
-                gradient, *others = torch.autograd.grad(
-                    score.sum(), edges, retain_graph=True, allow_unused=True
-                )
+                with _autograds_refusals():
+                    gradient, *others = torch.autograd.grad(
+                        score.sum(), edges, retain_graph=True, allow_unused=True
+                    )
         if gradient is None:
             raise XGradCamError(
                 "the score does not depend on the layer: take a layer on the way to it, one that the model "
@@ -111,10 +113,23 @@ def record(
             if isinstance(norm, _NormBase):
                 behind.enter_context(norm.register_forward_hook(_mend_norm))
         with module.register_forward_hook(start_graph):
-            output = model(inputs)
+            with _autograds_refusals():
+                output = model(inputs)
     if not leaves:
         raise XGradCamError(f"layer '{name}' did not run: the model's forward does not call it here")
     return Recording(leaves[0], output, model)
+
+
+@contextmanager
+def _autograds_refusals() -> Iterator[None]:
+    """Say in one line that the model writes in place where autograd does not allow it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not re.search("in-?place", str(error)):
+            raise
+        reason = str(error).splitlines()[0]
+        raise XGradCamError(f"behind the layer the model cannot be differentiated: {reason}") from None
 
 
 def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:

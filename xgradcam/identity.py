@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
@@ -127,6 +128,7 @@ def verify(
     """
     if inputs.dim() == 0 or len(inputs) == 0:
         raise XGradCamError(f"the inputs are {tuple(inputs.shape)}: take at least one sample, (N, ...)")
+    _refuse_compiled(model)
     classes = _classes(targets, len(inputs))
     with torch.inference_mode(False), _full_precision(inputs.device.type):
         # One at a time: behind the layer, a sample need not keep to its place in the first axis.
@@ -206,6 +208,10 @@ class _Intercepting(TorchFunctionMode):
     ) -> Any:
         """Run the operation and note what it adds."""
         call = Call(function, args, kwargs or {})
+        if any(map(is_functorch_wrapped_tensor, tensors_of((args, kwargs)))):
+            raise XGradCamError(
+                f"the model runs '{call.operation}' inside of torch.func or torch.vmap: out of reach"
+            )
         if not call.dependents:
             if next(tensors_of((args, kwargs)), None) is None:
                 return function(*args, **call.kwargs)
@@ -311,6 +317,15 @@ def _score(output: Any, target: int | None, entry: str | None) -> Tensor:
     if logits.dtype not in RELATIVE_TOLERANCE:
         raise XGradCamError(f"the model computes in {logits.dtype}: take float32 or float64")
     return logits[0, choose_targets(logits.detach(), target)[0]]
+
+
+def _refuse_compiled(model: nn.Module) -> None:
+    """Stop before code that runs outside of Python, where operations cannot be intercepted."""
+    for name, module in model.named_modules():
+        compiled = module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
+        if compiled or isinstance(module, torch.jit.ScriptModule):
+            where = f"'{name}'" if name else "the model"
+            raise XGradCamError(f"{where} is compiled or scripted: verify the module that it was made from")
 
 
 def _refuse_custom_functions(score: Tensor) -> None:

@@ -9,6 +9,7 @@ is a tensor that enters h beside p (a skip path, a parallel branch, a positional
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from numbers import Number
 from types import FunctionType
 from typing import Literal, TypeAlias
 
@@ -149,8 +150,8 @@ def _of_batch_norm(call: Call) -> Intercept | None:
 def _of_sum(call: Call, kind: Kind = "bypass", terms: int | None = None) -> Intercept | None:
     """Operations that are linear in all their operands together: what they make of the constant ones."""
     operands = (*call.args, *call.kwargs.values())[:terms]
-    constants = [t for t in tensors_of(operands) if t.is_floating_point() and not depends(t)]
-    numbers = [x for x in operands if isinstance(x, (int, float)) and not isinstance(x, bool)]
+    constants = [tensor for tensor in tensors_of(operands) if not depends(tensor)]
+    numbers = [operand for operand in operands if isinstance(operand, Number)]
     if not constants and not numbers:
         return None
 
@@ -158,8 +159,11 @@ def _of_sum(call: Call, kind: Kind = "bypass", terms: int | None = None) -> Inte
         return tensor.detach().new_zeros(()).expand_as(tensor) if depends(tensor) else tensor.detach()
 
     with torch.no_grad():
-        values = [_direction(output) for output in outputs_of(call.run(without))]
-    return Intercept(kind if constants else "bias", values)
+        outputs = outputs_of(call.run(without))
+    if not any(bool(output.any()) for output in outputs):  # conditions, indices, zeros
+        return None
+    is_beside = any(tensor.dtype != torch.bool for tensor in constants)
+    return Intercept(kind if is_beside else "bias", [_direction(output) for output in outputs])
 
 
 def _of_padding(call: Call) -> Intercept | None:

@@ -1,13 +1,13 @@
 """The record of a run, a line of JSON for each photograph, by which an interrupted run goes on."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 from xgradcam.errors import XGradCamError
+from xgradcam.photographs import STDIN, state_of
 from xgradcam.results import files_of
 
 NAME = "xgrad-cam.jsonl"
@@ -27,17 +27,9 @@ class Journal:
         lines = self._read() if resume else []
         if lines:
             _require_same(lines[0], settings, self.path)
-        entries = [line for line in lines[1:] if self._is_complete(line)]
-        self.done = {line["image"]: line["records"] for line in entries}
-        try:
-            # Written anew: a line that was cut off, or whose files have gone, is not left in it.
-            aside = self.path.with_name(f".{NAME}.part")
-            with aside.open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(line) + "\n" for line in [dict(settings), *entries])
-            aside.replace(self.path)
-            self._file: TextIO = self.path.open("a", encoding="utf-8")
-        except OSError as error:
-            raise XGradCamError(f"cannot write {self.path}: {error.strerror}") from None
+        self._begin = [dict(settings), *(line for line in lines[1:] if self._is_complete(line))]
+        self.done = {line["image"]: line["records"] for line in self._begin[1:]}
+        self._file: TextIO | None = None
 
     def __enter__(self) -> "Journal":
         return self
@@ -45,20 +37,31 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
-    def add(self, image: str, records: Sequence[Mapping[str, Any]]) -> None:
-        """Note that all files of a photograph are there."""
-        line = {"image": image, **_state_of(image), "records": records}
-        if not self.path.exists():
+    def add(self, image: str, state: Mapping[str, int], records: Sequence[Mapping[str, Any]]) -> None:
+        """Note that all files of a photograph, which was in this state when it was read, are there."""
+        line = {"image": image, **state, "records": records}
+        if self._file is not None and not self.path.exists():
             raise XGradCamError(f"{self.path} has gone during the run: was the folder moved or emptied?")
         try:
+            if self._file is None:
+                self._file = self._started()
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         except OSError as error:
             raise XGradCamError(
                 f"cannot write {self.path}: {error.strerror}; --resume goes on later"
             ) from None
+
+    def _started(self) -> TextIO:
+        """The file, anew: a line that was cut off, or whose files have gone, is not left in it."""
+        aside = self.path.with_name(f".{NAME}.part")
+        with aside.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(line) + "\n" for line in self._begin)
+        aside.replace(self.path)
+        return self.path.open("a", encoding="utf-8")
 
     def records(self) -> list[dict[str, Any]]:
         """All records of the run so far, those of photographs that were complete before first."""
@@ -83,19 +86,10 @@ class Journal:
     def _is_complete(self, line: Mapping[str, Any]) -> bool:
         try:
             files = [name for record in line["records"] for name in files_of(record)]
-            same = all(line[key] == value for key, value in _state_of(line["image"]).items())
+            same = all(line[key] == value for key, value in state_of(line["image"]).items())
         except (KeyError, TypeError):
             return False
-        return same and all((self.folder / name).is_file() for name in files)
-
-
-def _state_of(image: str) -> dict[str, int]:
-    """What changes when a photograph does."""
-    try:
-        state = os.stat(image)
-    except (OSError, ValueError):
-        return {"bytes": -1, "modified": -1}
-    return {"bytes": state.st_size, "modified": state.st_mtime_ns}
+        return same and line["image"] != STDIN and all((self.folder / name).is_file() for name in files)
 
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:

@@ -27,7 +27,8 @@ class Call:
     @cached_property
     def operation(self) -> str:
         """The name of the operation; `x + y`, `torch.add`, `x.add_` and `x += y` are all 'add'."""
-        name = str(getattr(self.function, "__name__", self.function)).strip("_")
+        # An overload of an operator, such as `add.Tensor` of an exported program, is the operation.
+        name = str(getattr(self.function, "__name__", self.function)).strip("_").split(".")[0]
         return DUNDERS.get(name, name)
 
     @cached_property

@@ -1,6 +1,7 @@
 """Which photographs a run is about, and how the files made of each are named."""
 
 import glob
+import hashlib
 import os
 import re
 from collections import defaultdict
@@ -11,6 +12,8 @@ from pathlib import Path
 from xgradcam.errors import XGradCamError
 
 STDIN = "-"
+# Of a name in bytes; file systems end at 255.
+LONGEST = 200
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .tif .tiff .gif .ppm .pgm .pbm .pnm .avif .jp2".split()
 )
@@ -42,6 +45,15 @@ def find_photographs(places: Sequence[str], output_dir: Path) -> list[Source]:
         for source in _at(place, output_dir):
             found.setdefault(source.path if source.path == STDIN else os.path.realpath(source.path), source)
     return _with_own_stems(list(found.values()))
+
+
+def state_of(path: str) -> dict[str, int]:
+    """What changes when a file does: its size in bytes and its time in nanoseconds, -1 where it is not."""
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):
+        return {"bytes": -1, "modified": -1}
+    return {"bytes": state.st_size, "modified": state.st_mtime_ns}
 
 
 def _at(place: str, output_dir: Path) -> list[Source]:
@@ -81,6 +93,7 @@ def _walk(folder: str, output_dir: Path) -> Iterator[str]:
 
 def _with_own_stems(sources: list[Source]) -> list[Source]:
     """The sources, those with one stem told apart by their endings, or by their folders too."""
+    sources = [replace(source, stem=_short(source.stem)) for source in sources]
     sources = _where_shared(sources, lambda source: source.stem.with_name(os.path.basename(source.path)))
     sources = _where_shared(sources, lambda source: Path(_below_all(source.path, sources)))
     taken: set[str] = set()
@@ -93,6 +106,14 @@ def _with_own_stems(sources: list[Source]) -> list[Source]:
         taken.add(_key(stem))
         unique.append(replace(source, stem=stem))
     return unique
+
+
+def _short(stem: Path) -> Path:
+    """The stem, shortened where it would leave no room for a class and an ending in a file's name."""
+    if len(os.fsencode(stem.name)) <= LONGEST:
+        return stem
+    digest = hashlib.sha256(os.fsencode(stem.name)).hexdigest()[:8]
+    return stem.with_name(f"{stem.name[: LONGEST // 4]}-{digest}")
 
 
 def _where_shared(sources: list[Source], stem_of: Callable[[Source], Path]) -> list[Source]:

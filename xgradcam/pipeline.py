@@ -6,7 +6,7 @@ However many they are, no more than a few batches of them are in memory.
 from collections import deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from xgradcam.cam import Explanation, Targets, explain_classes
 from xgradcam.classifier import Classifier
 from xgradcam.errors import XGradCamError
 from xgradcam.images import Photograph
-from xgradcam.photographs import Source
+from xgradcam.photographs import Source, state_of
 
 T = TypeVar("T")
 Record = Mapping[str, Any]
@@ -47,11 +47,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A photograph with its records, one for each class, or with the problem that it has."""
+    """A photograph with its records, one for each class, or with the problem that it has.
+
+    state: of its file before it was read, as `state_of` has it.
+    """
 
     source: Source
     records: Sequence[Record]
     problem: str = ""
+    state: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,7 @@ class _Read:
     inputs: Tensor | None
     drawn_on: Photograph | None
     problem: str = ""
+    state: Mapping[str, int] = field(default_factory=dict)
 
 
 def explain_photographs(
@@ -127,17 +132,19 @@ def _ahead(
 
 
 def _read(source: Source, job: Job) -> _Read:
+    state = state_of(source.path)
     try:
         inputs, drawn_on = job.frame(job.read(source))
     except XGradCamError as error:
-        return _Read(source, None, None, str(error))
-    return _Read(source, inputs, drawn_on)
+        return _Read(source, None, None, str(error), state)
+    return _Read(source, inputs, drawn_on, "", state)
 
 
 def _write(item: _Read, explanations: Sequence[Explanation], index: int, job: Job) -> Outcome:
     if item.drawn_on is None:
         return Outcome(item.source, (), item.problem)
-    return Outcome(item.source, job.write(item.source, item.drawn_on, explanations, index))
+    records = job.write(item.source, item.drawn_on, explanations, index)
+    return Outcome(item.source, records, "", item.state)
 
 
 def _explain(

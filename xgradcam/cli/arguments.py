@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from xgradcam.classifier import Classifier
     from xgradcam.images import Photograph
 
+TOP = re.compile(r"top([1-9]\d*)")
 DONE, FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
 
 MODEL_HELP = (
@@ -40,6 +41,13 @@ class Parser(argparse.ArgumentParser):
         """Say what is wrong with the command line and end with the exit code for 'could not run'."""
         self.exit(COULD_NOT_RUN, f"{self.prog}: error: {message} ({self.prog} --help shows the options)\n")
 
+    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
+        """The arguments in a line of an @FILE, as a shell splits them; # begins a comment."""
+        try:
+            return shlex.split(arg_line, comments=True)
+        except ValueError as error:
+            self.error(f"in an @FILE: {error}: {arg_line.strip()}")
+
 
 def common_parser(
     prog: str, description: str, example: str, layer_help: str = LAYER_HELP, several: bool = False
@@ -56,7 +64,6 @@ def common_parser(
         allow_abbrev=False,
         fromfile_prefix_chars="@",
     )
-    parser.convert_arg_line_to_args = shlex.split  # type: ignore[method-assign, assignment]
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     many: dict[str, Any] = {"nargs": "+"} if several else {}
     photograph = parser.add_argument_group("what to explain")
@@ -114,7 +121,10 @@ def _add_model_arguments(parser: Parser, layer_help: str) -> None:
 
 def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments, with a photograph unless only the layers are asked for."""
-    arguments = parser.parse_args(argv)
+    try:
+        arguments = parser.parse_args(argv)
+    except (RecursionError, UnicodeDecodeError):
+        parser.error("an @FILE is not text in UTF-8, or names itself")
     if arguments.image_path is None and not arguments.list_layers:
         parser.error("--image-path is missing: which photograph?")
     return arguments
@@ -229,7 +239,7 @@ def classes_of(values: Sequence[str], labels: Sequence[str] | None) -> "Callable
 
     choices: list[Callable[[Tensor], Sequence[Targets]]] = []
     for value in values:
-        if top := re.fullmatch(r"top([1-9]\d*)", value):
+        if top := TOP.fullmatch(value):
             choices.append(top_classes(int(top.group(1))))
         else:
             choices.append(partial(_always, class_of(value, labels)))

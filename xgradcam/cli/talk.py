@@ -64,7 +64,8 @@ class Talk:
             for line, count in self.notes.most_common():
                 note(self.prog, f"note: {count} of {self.told} explanations: {line}")
         if self.total > 1 and (how or not self.quiet or self.failed):
-            counts = [f"{self.explained} photographs explained", f"{self.failed} failed"]
+            photographs = "photograph" if self.explained == 1 else "photographs"
+            counts = [f"{self.explained} {photographs} explained", f"{self.failed} failed"]
             counts += [f"{self.earlier} complete before"] if self.earlier else []
             left = self.total - self.explained - self.failed - self.earlier
             counts += [f"{left} not begun or not finished (--resume goes on)"] if left else []
@@ -87,7 +88,7 @@ class Talk:
 
 def _short(record: Mapping[str, Any]) -> list[str]:
     return [
-        f"{record['image']}: {record['class_name']} (class {record['class_index']}), "
+        f"{one_line(record['image'])}: {record['class_name']} (class {record['class_index']}), "
         f"score {record['score']:.4f}, probability {record['probability']:.1%}"
     ]
 

@@ -13,6 +13,7 @@ from xgradcam.cli.arguments import (
     DONE,
     FAILED,
     INTERRUPTED,
+    TOP,
     Parser,
     choose_device,
     classes_of,
@@ -148,7 +149,7 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 def _has_the_originals_names(arguments: argparse.Namespace, sources: "Sequence[Source]") -> bool:
     """Whether one photograph and class were asked for, and nothing that tells of a run."""
-    one_class = len(arguments.target_index) == 1 and not arguments.target_index[0].startswith("top")
+    one_class = len(arguments.target_index) == 1 and not TOP.fullmatch(arguments.target_index[0])
     one_file = len(sources) == 1 and sources[0].path == arguments.image_path[0]
     return one_file and one_class and not arguments.html
 
@@ -193,7 +194,7 @@ def _work(
         try:
             for outcome in outcomes:
                 if journal is not None and not outcome.problem:
-                    journal.add(outcome.source.path, outcome.records)
+                    journal.add(outcome.source.path, outcome.state, outcome.records)
                 talk.tell(outcome.source, outcome.records, outcome.problem)
                 bar.update()
         except KeyboardInterrupt:
@@ -244,9 +245,16 @@ def _read(source: "Source") -> "Photograph":
     )
 
 
+def _files_of_the_model(arguments: argparse.Namespace) -> list[str]:
+    """The files that decide what the model says, beside what torchvision and timm publish."""
+    code = (arguments.model or "").rpartition(":")[0]
+    return [code, arguments.weights, str(arguments.labels)]
+
+
 def _journal(arguments: argparse.Namespace, results: "Results") -> "Journal":
     from xgradcam.files import make_folder
     from xgradcam.journal import Journal
+    from xgradcam.photographs import state_of
 
     make_folder(arguments.output_dir)
     classifier = results.classifier
@@ -254,13 +262,25 @@ def _journal(arguments: argparse.Namespace, results: "Results") -> "Journal":
         "model": classifier.name,
         "weights": arguments.weights,
         "layer": results.layer,
+        "photographs": arguments.image_path,
         "classes": arguments.target_index,
+        "files": [state_of(str(file)) for file in _files_of_the_model(arguments)],
         "size": list(classifier.size),
         "mean": list(classifier.mean),
         "std": list(classifier.std),
         **{
             name: getattr(arguments, name)
-            for name in ("full_resolution", "crop", "panel", "html", "colormap", "alpha", "save_maps")
+            for name in (
+                "num_classes",
+                "output",
+                "full_resolution",
+                "crop",
+                "panel",
+                "html",
+                "colormap",
+                "alpha",
+                "save_maps",
+            )
         },
     }
     return Journal(arguments.output_dir, settings, arguments.resume)
