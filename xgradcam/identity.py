@@ -19,14 +19,20 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from xgradcam.capture import choose_targets, logits_of, record
 from xgradcam.errors import XGradCamError
 from xgradcam.intercepts import Intercept, Kind, intercept, is_linear
-from xgradcam.operations import Call, outputs_of, substitute, tensors_of
+from xgradcam.operations import (
+    Call,
+    outputs_of,
+    refuse_compiled,
+    refuse_custom_functions,
+    substitute,
+    tensors_of,
+)
 
 RELATIVE_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 ROUNDINGS = 16
@@ -128,7 +134,7 @@ def verify(
     """
     if inputs.dim() == 0 or len(inputs) == 0:
         raise XGradCamError(f"the inputs are {tuple(inputs.shape)}: take at least one sample, (N, ...)")
-    _refuse_compiled(model)
+    refuse_compiled(model)
     classes = _classes(targets, len(inputs))
     with torch.inference_mode(False), _full_precision(inputs.device.type):
         # One at a time: behind the layer, a sample need not keep to its place in the first axis.
@@ -169,7 +175,7 @@ def _verify_one(
         downstream = _Intercepting(path)
         recording = record(model, image, layer, downstream)
     score = _score(recording.output, target, output)
-    _refuse_custom_functions(score)
+    refuse_custom_functions(score)
     terms = downstream.terms
     feature_gradient, gradients = recording.gradients(score, [term.edge for term in terms])
     values: dict[_Key, Tensor] = {}
@@ -317,32 +323,6 @@ def _score(output: Any, target: int | None, entry: str | None) -> Tensor:
     if logits.dtype not in RELATIVE_TOLERANCE:
         raise XGradCamError(f"the model computes in {logits.dtype}: take float32 or float64")
     return logits[0, choose_targets(logits.detach(), target)[0]]
-
-
-def _refuse_compiled(model: nn.Module) -> None:
-    """Stop before code that runs outside of Python, where operations cannot be intercepted."""
-    for name, module in model.named_modules():
-        compiled = module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
-        if compiled or isinstance(module, torch.jit.ScriptModule):
-            where = f"'{name}'" if name else "the model"
-            raise XGradCamError(f"{where} is compiled or scripted: verify the module that it was made from")
-
-
-def _refuse_custom_functions(score: Tensor) -> None:
-    """Stop at a `torch.autograd.Function`: it calls nothing that could be intercepted."""
-    ahead: list[Any] = [score.grad_fn]
-    seen: set[Any] = {None}
-    while ahead:
-        node = ahead.pop()
-        if node in seen:
-            continue
-        if isinstance(node, BackwardCFunction):
-            name = type(node).__name__.removesuffix("Backward")
-            raise XGradCamError(
-                f"the model runs a torch.autograd.Function, {name}: its constants cannot be found"
-            )
-        seen.add(node)
-        ahead += [following for following, _ in node.next_functions]
 
 
 def _inner_product(gradient: Tensor | None, constant: Tensor) -> Tensor:

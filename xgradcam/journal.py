@@ -23,12 +23,13 @@ class Journal:
     def __init__(self, folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
         self.path = folder / NAME
         self.folder = folder
-        self.done: dict[str, list[dict[str, Any]]] = {}
         lines = self._read() if resume else []
         if lines:
             _require_same(lines[0], settings, self.path)
         self._begin = [dict(settings), *(line for line in lines[1:] if self._is_complete(line))]
-        self.done = {line["image"]: line["records"] for line in self._begin[1:]}
+        self.done: dict[str, list[dict[str, Any]]] = {
+            line["image"]: line["records"] for line in self._begin[1:]
+        }
         self._file: TextIO | None = None
 
     def __enter__(self) -> "Journal":

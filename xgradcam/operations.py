@@ -8,7 +8,11 @@ from functools import cached_property, lru_cache
 from types import FunctionType
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
+
+from xgradcam.errors import XGradCamError
 
 # Other names of the same operation. Not `rdiv`, which is linear in nothing.
 DUNDERS = {"truediv": "div", "itruediv": "div", "idiv": "div"}
@@ -109,3 +113,29 @@ def _inplace_position(function: Callable[..., Any]) -> int | None:
         return None
     names = list(inspect.signature(function, follow_wrapped=False).parameters)
     return names.index("inplace") if "inplace" in names else None
+
+
+def refuse_compiled(model: nn.Module) -> None:
+    """Stop before code that runs outside of Python, where operations cannot be intercepted."""
+    for name, module in model.named_modules():
+        compiled = module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
+        if compiled or isinstance(module, torch.jit.ScriptModule):
+            where = f"'{name}'" if name else "the model"
+            raise XGradCamError(f"{where} is compiled or scripted: verify the module that it was made from")
+
+
+def refuse_custom_functions(score: Tensor) -> None:
+    """Stop at a `torch.autograd.Function`: it calls nothing that could be intercepted."""
+    ahead: list[Any] = [score.grad_fn]
+    seen: set[Any] = {None}
+    while ahead:
+        node = ahead.pop()
+        if node in seen:
+            continue
+        if isinstance(node, BackwardCFunction):
+            name = type(node).__name__.removesuffix("Backward")
+            raise XGradCamError(
+                f"the model runs a torch.autograd.Function, {name}: its constants cannot be found"
+            )
+        seen.add(node)
+        ahead += [following for following, _ in node.next_functions]

@@ -59,14 +59,15 @@ class Results:
         photograph: what `drawn_on` gave, (H, W, 3). explanations: one for each class. index: the photograph's
         place in their batch. Raises XGradCamError where the files cannot be written.
         """
-        by_class = {int(explanation.targets[index]): explanation for explanation in explanations}
+        samples = [_sample(explanation, index) for explanation in explanations]
+        by_class = {int(alone.targets[0]): alone for alone in samples}
         contents: dict[Path, bytes] = {}
         records = []
-        for target, explanation in by_class.items():
-            made = self._contents(photograph, explanation, index)
+        for target, alone in by_class.items():
+            made = self._contents(photograph, alone)
             names = {key: self._name(source, target, suffix) for key, (suffix, _) in made.items()}
             contents |= {self.folder / names[key]: content for key, (_, content) in made.items()}
-            records.append(self._record(source, explanation, index, names))
+            records.append(self._record(source, alone, names))
         if self.page:
             name = source.stem.with_name(f"{source.stem.name}_{PHOTOGRAPH}").as_posix()
             shown = photograph if self.style.full_resolution else self.framing.scene(photograph)
@@ -85,11 +86,8 @@ class Results:
             return suffix
         return source.stem.with_name(f"{source.stem.name}_{target}_{suffix}").as_posix()
 
-    def _contents(
-        self, photograph: Photograph, explanation: Explanation, index: int
-    ) -> dict[str, tuple[str, bytes]]:
+    def _contents(self, photograph: Photograph, alone: Explanation) -> dict[str, tuple[str, bytes]]:
         """What the class's files are called and hold, by method, and `panel` and `maps`."""
-        alone = _sample(explanation, index)
         heatmaps = {method: heatmap_of(alone, method) for method in alone.maps}
         made = {
             method: (PICTURES[method], encode_jpeg(draw(photograph, heatmap, self.framing, self.style)))
@@ -104,10 +102,7 @@ class Results:
             made["maps"] = (MAPS, _npz(alone))
         return made
 
-    def _record(
-        self, source: Source, explanation: Explanation, index: int, names: Mapping[str, str]
-    ) -> dict[str, Any]:
-        alone = _sample(explanation, index)
+    def _record(self, source: Source, alone: Explanation, names: Mapping[str, str]) -> dict[str, Any]:
         target, score = int(alone.targets[0]), alone.score
         return {
             "image": source.path,
