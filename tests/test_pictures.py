@@ -31,7 +31,7 @@ from xgradcam.pictures import Style, draw, heatmap_of
 tile = np.random.default_rng(0).integers(0, 256, (200, 250, 3), dtype=np.uint8)
 photograph = np.tile(tile, (50, 40, 1))
 maps = torch.randn(4, 7, 7, generator=torch.Generator().manual_seed(0))
-explanation = Explanation({"grad-cam": maps}, torch.zeros(4, 2), torch.zeros(4, dtype=int), ((),) * 4)
+explanation = Explanation({"grad-cam": maps}, torch.zeros(4), ((),) * 4)
 framing = Framing((224, 224), 256 if sys.argv[1] == "crop" else None)
 alpha = 0.5 if sys.argv[2] == "alpha" else None
 style = Style(full_resolution=True, alpha=alpha)
@@ -44,8 +44,7 @@ print(1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_t
 def explained(signed):
     """An explanation of samples with these maps (N, h, w)."""
     count = len(signed)
-    logits, targets = torch.zeros(count, 2), torch.zeros(count, dtype=torch.int64)
-    return Explanation({"grad-cam": torch.as_tensor(signed)}, logits, targets, ((),) * count)
+    return Explanation({"grad-cam": torch.as_tensor(signed)}, torch.zeros(count), ((),) * count)
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xgradcam.weightings import EPSILON, METHODS, Evidence, grad_cam, xgrad_cam
+from xgradcam.methods import METHODS
+from xgradcam.weightings import EPSILON, Evidence, grad_cam, xgrad_cam
 
 
 def evidence(seed, channels=4, signed=False, size=(3, 5)):

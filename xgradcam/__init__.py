@@ -4,9 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xgradcam.cam import ClassExplanation as ClassExplanation
     from xgradcam.cam import Explanation as Explanation
     from xgradcam.cam import explain as explain
     from xgradcam.cam import explain_classes as explain_classes
+    from xgradcam.cam import explain_score as explain_score
+    from xgradcam.cam import fuse as fuse
     from xgradcam.cam import heatmap as heatmap
     from xgradcam.capture import Recording as Recording
     from xgradcam.capture import record as record
@@ -20,25 +23,34 @@ if TYPE_CHECKING:
     from xgradcam.labels import imagenet_labels as imagenet_labels
     from xgradcam.layers import default_layer as default_layer
     from xgradcam.layers import list_layers as list_layers
+    from xgradcam.methods import METHODS as METHODS
     from xgradcam.models import load_classifier as load_classifier
     from xgradcam.overlay import overlay_heatmap as overlay_heatmap
-    from xgradcam.weightings import METHODS as METHODS
+    from xgradcam.scores import Contrast as Contrast
+    from xgradcam.scores import RegionMean as RegionMean
+    from xgradcam.scores import Similarity as Similarity
     from xgradcam.weightings import Evidence as Evidence
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "METHODS": "weightings",
+    "METHODS": "methods",
     "Classifier": "classifier",
+    "ClassExplanation": "cam",
+    "Contrast": "scores",
     "Contribution": "identity",
     "Evidence": "weightings",
     "Explanation": "cam",
     "Recording": "capture",
+    "RegionMean": "scores",
+    "Similarity": "scores",
     "Verification": "identity",
     "XGradCamError": "errors",
     "default_layer": "layers",
     "explain": "cam",
     "explain_classes": "cam",
+    "explain_score": "cam",
+    "fuse": "cam",
     "heatmap": "cam",
     "imagenet_labels": "labels",
     "list_layers": "layers",

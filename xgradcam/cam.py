@@ -1,8 +1,10 @@
 """From a model, a batch and a layer to signed maps, and from those to heatmaps."""
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeAlias
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,9 +12,14 @@ from torch import Tensor, nn
 from xgradcam.capture import choose_targets, find_layer, logits_of, record
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts import Layout, layout_of
-from xgradcam.weightings import METHODS, Evidence
+from xgradcam.methods import METHODS
+from xgradcam.probe import Probe, Progress
+from xgradcam.scores import ClassScore, Score
+from xgradcam.weightings import Evidence
 
 FLAT = 1e-5
+# Mirrored or not, and the contrast about the mean colour; the first is the photograph as it is.
+AUGMENTATIONS = tuple(product((False, True), (1.0, 0.9, 1.1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,24 +27,13 @@ class Explanation:
     """The maps of a batch of N.
 
     maps: method -> signed, unscaled map (N, h, w), at the layer's size.
-    logits: (N, classes). targets: the class explained, (N,).
+    score: what is explained, a number for each sample, (N,).
     notes: for each sample, what one must know to read its maps, a line each.
     """
 
     maps: Mapping[str, Tensor]
-    logits: Tensor
-    targets: Tensor
+    score: Tensor
     notes: tuple[tuple[str, ...], ...]
-
-    @property
-    def score(self) -> Tensor:
-        """The logit of each sample's target, (N,)."""
-        return self.logits.gather(1, self.targets[:, None])[:, 0]
-
-    @property
-    def probability(self) -> Tensor:
-        """The softmax probability of each sample's target, (N,)."""
-        return self.logits.softmax(dim=1).gather(1, self.targets[:, None])[:, 0]
 
     def heatmap(self, method: str, size: tuple[int, int]) -> Tensor:
         """The method's map as `heatmap` makes it, (N, H, W) in [0, 1]; `size` is (H, W)."""
@@ -46,7 +42,24 @@ class Explanation:
         return heatmap(self.maps[method], size)
 
 
+@dataclass(frozen=True, eq=False)
+class ClassExplanation(Explanation):
+    """The maps of a class for each sample of a batch of N; the score is the class's logit.
+
+    logits: (N, classes). targets: the class explained, (N,).
+    """
+
+    logits: Tensor
+    targets: Tensor
+
+    @property
+    def probability(self) -> Tensor:
+        """The softmax probability of each sample's target, (N,)."""
+        return self.logits.softmax(dim=1).gather(1, self.targets[:, None])[:, 0]
+
+
 Targets: TypeAlias = int | Sequence[int] | Tensor | None
+BOTH = ("grad-cam", "xgrad-cam")
 
 
 def explain(
@@ -54,9 +67,12 @@ def explain(
     inputs: Tensor,
     layer: str | nn.Module,
     targets: Targets = None,
-    methods: Sequence[str] = ("grad-cam", "xgrad-cam"),
+    methods: Sequence[str] = BOTH,
     output: str | None = None,
-) -> Explanation:
+    *,
+    augment: bool = False,
+    progress: Progress = lambda _done, _total: None,
+) -> ClassExplanation:
     """Explain a class score of each sample by the feature maps of one layer.
 
     model: any module that returns class scores (N, classes), or has them in a dictionary, a tuple or an
@@ -64,10 +80,15 @@ def explain(
     inputs: (N, ...). layer: a module of the model or its name; it must return maps (N, C, h, w), maps with
     channels last, or tokens with the image's aspect, of which class and register tokens are left out.
     targets: None (each sample's highest score), one class index, or N of them.
-    methods: keys of `METHODS`. All of them cost one forward and one backward behind the layer.
+    methods: keys of `METHODS`. They share one forward and one backward behind the layer; what those that ask
+    the network again cost beside it their docstrings say.
+    augment: average the maps over `AUGMENTATIONS` of the inputs (N, C, H, W), a forward for each.
+    progress: is told of evaluations by methods that ask the network again.
     Raises XGradCamError for a wrong layer, class, method or model.
     """
-    return explain_classes(model, inputs, layer, [targets], methods, output)[0]
+    return explain_classes(
+        model, inputs, layer, [targets], methods, output, augment=augment, progress=progress
+    )[0]
 
 
 def explain_classes(
@@ -75,35 +96,122 @@ def explain_classes(
     inputs: Tensor,
     layer: str | nn.Module,
     classes: Sequence[Targets] | Callable[[Tensor], Sequence[Targets]],
-    methods: Sequence[str] = ("grad-cam", "xgrad-cam"),
+    methods: Sequence[str] = BOTH,
     output: str | None = None,
-) -> tuple[Explanation, ...]:
+    *,
+    augment: bool = False,
+    progress: Progress = lambda _done, _total: None,
+) -> tuple[ClassExplanation, ...]:
     """Explain several class scores of each sample: one explanation for each of `classes`.
 
     classes: what `explain` takes for `targets`, several times; or a function from the class scores
     (N, classes) to that, such as `top_classes(3)`. All of them cost one forward, and a backward each.
     The other arguments are those of `explain`.
     """
+
+    def scores_of(found: Any) -> list[ClassScore]:
+        logits = logits_of(found, output)
+        chosen = classes(logits.detach()) if callable(classes) else classes
+        return [ClassScore(choose_targets(logits, targets), output) for targets in chosen]
+
+    task = _Task(model, layer, _known(methods), progress)
+    found, explained = task.run(inputs, scores_of)
+    if augment:
+        explained = task.averaged(inputs, explained)
+    logits = logits_of(found, output).detach()
+    return tuple(
+        ClassExplanation(one.maps, one.score, one.notes, logits, score.targets) for score, one in explained
+    )
+
+
+def explain_score(
+    model: nn.Module,
+    inputs: Tensor,
+    layer: str | nn.Module,
+    score: Score,
+    methods: Sequence[str] = BOTH,
+    progress: Progress = lambda _done, _total: None,
+) -> Explanation:
+    """Explain any number that is computed from what the model returns by the feature maps of one layer.
+
+    score: a function of the model's output that gives a number for each sample, (N,), from its own row, such
+    as `Contrast`, `RegionMean` and `Similarity`. The other arguments are those of `explain`.
+    """
+    _, explained = _Task(model, layer, _known(methods), progress).run(inputs, lambda _output: [score])
+    return explained[0][1]
+
+
+def _known(methods: Sequence[str]) -> Sequence[str]:
     methods = (methods,) if isinstance(methods, str) else methods
     for method in methods:
         if method not in METHODS:
-            raise XGradCamError(f"no method {method!r}; there are: {', '.join(METHODS)}")
-    if any(parameter.is_inference() for parameter in model.parameters()):
-        raise XGradCamError("the model was made under torch.inference_mode(), which forbids gradients")
-    with torch.inference_mode(False):
-        recording = record(model, inputs, layer)
-        logits = logits_of(recording.output, output)
-        layout = _layout(model, layer, recording.activation, inputs)
-        activation = layout.to_maps(recording.activation.detach())
-        explanations = []
-        for targets in classes(logits.detach()) if callable(classes) else classes:
-            chosen = choose_targets(logits, targets)
-            gradient = layout.to_maps(recording.gradient(logits.gather(1, chosen[:, None])[:, 0]))
-            evidence = Evidence(activation, gradient)
-            maps = {method: weighted_map(METHODS[method](evidence), activation) for method in methods}
-            notes = notes_on(evidence, maps)
-            explanations.append(Explanation(maps, logits.detach(), chosen, notes))
-    return tuple(explanations)
+            near = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.5)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise XGradCamError(f"no method {method!r}{hint}; there are: {', '.join(METHODS)}")
+    return methods
+
+
+ScoreOf = TypeVar("ScoreOf", bound=Score)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is to be computed of any inputs."""
+
+    model: nn.Module
+    layer: str | nn.Module
+    methods: Sequence[str]
+    progress: Progress
+
+    def run(
+        self, inputs: Tensor, scores_of: Callable[[Any], Sequence[ScoreOf]]
+    ) -> tuple[Any, list[tuple[ScoreOf, Explanation]]]:
+        """What the model returned, and each of the scores with its explanation."""
+        if any(parameter.is_inference() for parameter in self.model.parameters()):
+            raise XGradCamError("the model was made under torch.inference_mode(), which forbids gradients")
+        with torch.inference_mode(False):
+            recording = record(self.model, inputs, self.layer)
+            layout = _layout(self.model, self.layer, recording.activation, inputs)
+            explained = []
+            for score_of in scores_of(recording.output):
+                score = _checked(score_of(recording.output), len(inputs))
+                probe = Probe(recording, inputs, self.layer, layout, score_of, score, self.progress)
+                explained.append((score_of, self._explanation(probe)))
+        return recording.output, explained
+
+    def _explanation(self, probe: Probe) -> Explanation:
+        gradient = probe.layout.to_maps(probe.recording.gradient(probe.score))
+        evidence = Evidence(probe.maps(), gradient, probe)
+        maps = {
+            method: weighted_map(METHODS[method](evidence), evidence.activation) for method in self.methods
+        }
+        return Explanation(maps, probe.score.detach(), notes_on(evidence, maps))
+
+    def averaged(
+        self, inputs: Tensor, explained: Sequence[tuple[ScoreOf, Explanation]]
+    ) -> list[tuple[ScoreOf, Explanation]]:
+        """The explanations with maps that are averages over the augmentations of the inputs."""
+        if inputs.ndim != 4:
+            raise XGradCamError(f"augmentation is of inputs (N, C, H, W), not {tuple(inputs.shape)}")
+        sums = [dict(one.maps) for _, one in explained]
+        scores = [score for score, _ in explained]
+        for flipped, contrast in AUGMENTATIONS[1:]:
+            _, varied = self.run(contrast * (inputs.flip(3) if flipped else inputs), lambda _: scores)
+            for total, (_, one) in zip(sums, varied, strict=True):
+                for method, signed in one.maps.items():
+                    total[method] = total[method] + (signed.flip(2) if flipped else signed)
+        means = [{method: total / len(AUGMENTATIONS) for method, total in maps.items()} for maps in sums]
+        return [
+            (score, replace(one, maps=maps, notes=_renewed(one, maps)))
+            for (score, one), maps in zip(explained, means, strict=True)
+        ]
+
+
+def _checked(score: Tensor, samples: int) -> Tensor:
+    if not isinstance(score, Tensor) or score.shape != (samples,):
+        what = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+        raise XGradCamError(f"the score is {what}: it must be a number for each sample, ({samples},)")
+    return score
 
 
 def top_classes(count: int) -> Callable[[Tensor], Sequence[Tensor]]:
@@ -124,6 +232,11 @@ def _layout(model: nn.Module, layer: str | nn.Module, activation: Tensor, inputs
         return layout_of(shape, (inputs.shape[-2], inputs.shape[-1]))
     except XGradCamError as error:
         raise XGradCamError(f"layer {name!r}: {error}; --list-layers shows the shapes of all") from None
+
+
+def fuse(heatmaps: Sequence[Tensor]) -> Tensor:
+    """Heatmaps (N, H, W) of several layers as one: the maximum at each place. As Jiang et al. 2021 fuse."""
+    return torch.stack(list(heatmaps)).amax(dim=0)
 
 
 def weighted_map(weights: Tensor, activation: Tensor) -> Tensor:
@@ -165,9 +278,20 @@ def notes_on(evidence: Evidence, maps: Mapping[str, Tensor]) -> tuple[tuple[str,
                 "negative values, where an XGrad-CAM weight is no weighted mean of the gradient and its "
                 "denominator can vanish"
             )
-        lines.extend(_blank(method, signed[sample]) for method, signed in maps.items())
-        notes.append(tuple(filter(None, lines)))
+        notes.append((*lines, *_blanks(maps, sample)))
     return tuple(notes)
+
+
+def _renewed(one: Explanation, maps: Mapping[str, Tensor]) -> tuple[tuple[str, ...], ...]:
+    """The notes of an explanation if it had other maps: those on blank maps are about these."""
+    return tuple(
+        (*(line for line in lines if line not in _blanks(one.maps, sample)), *_blanks(maps, sample))
+        for sample, lines in enumerate(one.notes)
+    )
+
+
+def _blanks(maps: Mapping[str, Tensor], sample: int) -> list[str]:
+    return [line for method, signed in maps.items() if (line := _blank(method, signed[sample]))]
 
 
 def _blank(method: str, signed: Tensor) -> str:

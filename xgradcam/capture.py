@@ -56,6 +56,44 @@ class Recording:
             )
         return gradient, tuple(others)
 
+    def hessian_product(self, score: Tensor, direction: Tensor) -> Tensor:
+        """H·direction, of the activation's shape, with H the score's second derivatives by the activation.
+
+        0 where the network behind the layer is piecewise linear.
+        """
+        zero = torch.zeros_like(self.activation)
+        if not score.requires_grad:
+            return zero
+        with borrowed(self.model), torch.enable_grad():
+            with _autograds_refusals():
+                (first,) = torch.autograd.grad(
+                    score.sum(), self.activation, create_graph=True, allow_unused=True
+                )
+                if first is None or not first.requires_grad:
+                    return zero
+                (second,) = torch.autograd.grad(
+                    first, self.activation, direction, retain_graph=True, allow_unused=True
+                )
+        return zero if second is None else second
+
+
+def replay(model: nn.Module, inputs: Tensor, layer: str | nn.Module, activation: Tensor) -> Any:
+    """What `model(inputs)` returns if the layer returns `activation`, without a graph.
+
+    activation: as the layer's output, of one sample or of any number M of variants of it: inputs of one
+    sample are enough where everything behind the layer is computed from the layer's output. It is written to
+    where the model works in place.
+    """
+    _name, module = find_layer(model, layer)
+
+    def stand_in(_module: nn.Module, _inputs: Any, _output: Any) -> Tensor:
+        return activation
+
+    with borrowed(model):
+        inputs = inputs.clone() if inputs.is_inference() else inputs
+        with module.register_forward_hook(stand_in):
+            return model(inputs)
+
 
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[None]:
@@ -180,7 +218,7 @@ def logits_of(output: Any, entry: str | None = None) -> Tensor:
     entry: the key, attribute or position that they have in a dictionary, an object or a tuple.
     """
     if entry is not None:
-        output = _entry_of(output, entry)
+        output = entry_of(output, entry)
     if not isinstance(output, Tensor):
         entries = [name for name, value in _entries(output) if isinstance(value, Tensor)]
         hint = f": choose one of its tensors with --output: {', '.join(entries)}" if entries else ""
@@ -194,7 +232,8 @@ def logits_of(output: Any, entry: str | None = None) -> Tensor:
     return output
 
 
-def _entry_of(output: Any, entry: str) -> Any:
+def entry_of(output: Any, entry: str) -> Any:
+    """What a model returned under this key, attribute or position."""
     for name, value in _entries(output):
         if name == entry:
             return value

@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from xgradcam.errors import XGradCamError
@@ -30,6 +31,15 @@ class Layout:
         if self.kind == "channels last":
             return output.movedim(-1, 1)
         return output[:, self.prefix :].transpose(1, 2).reshape(len(output), -1, self.height, self.width)
+
+    def with_maps(self, output: Tensor, maps: Tensor) -> Tensor:
+        """The output (1, ...) with other maps (M, C, h, w) in it: (M, ...); prefix tokens are repeated."""
+        if self.kind == "maps":
+            return maps
+        if self.kind == "channels last":
+            return maps.movedim(1, -1)
+        tokens = maps.flatten(2).transpose(1, 2)
+        return torch.cat([output[:, : self.prefix].expand(len(maps), -1, -1), tokens], dim=1)
 
 
 def layout_of(shape: tuple[int, ...], image: tuple[int, int]) -> Layout:

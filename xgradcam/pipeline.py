@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from xgradcam.cam import Explanation, Targets, explain_classes
+from xgradcam.cam import ClassExplanation, Targets, explain_classes
 from xgradcam.classifier import Classifier
 from xgradcam.errors import XGradCamError
 from xgradcam.images import Photograph
@@ -42,7 +42,7 @@ class Job:
     batch_size: int
     read: Callable[[Source], Photograph]
     frame: Callable[[Photograph], tuple[Tensor, Photograph]]
-    write: Callable[[Source, Photograph, Sequence[Explanation], int], Sequence[Record]]
+    write: Callable[[Source, Photograph, Sequence[ClassExplanation], int], Sequence[Record]]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _read(source: Source, job: Job) -> _Read:
     return _Read(source, inputs, drawn_on, "", state)
 
 
-def _write(item: _Read, explanations: Sequence[Explanation], index: int, job: Job) -> Outcome:
+def _write(item: _Read, explanations: Sequence[ClassExplanation], index: int, job: Job) -> Outcome:
     if item.drawn_on is None:
         return Outcome(item.source, (), item.problem)
     records = job.write(item.source, item.drawn_on, explanations, index)
@@ -149,7 +149,7 @@ def _write(item: _Read, explanations: Sequence[Explanation], index: int, job: Jo
 
 def _explain(
     classifier: Classifier, inputs: Sequence[Tensor | None], job: Job
-) -> list[tuple[Sequence[Explanation], int]]:
+) -> list[tuple[Sequence[ClassExplanation], int]]:
     """For each input its explanations and its place in their batch; a batch too large is halved."""
     batch = torch.cat([one for one in inputs if one is not None])
     try:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xgradcam.axioms import conservation_error
-from xgradcam.cam import Explanation
+from xgradcam.cam import ClassExplanation
 from xgradcam.classifier import Classifier
 from xgradcam.errors import XGradCamError
 from xgradcam.files import encode_jpeg, make_folder, write_files
@@ -52,7 +52,7 @@ class Results:
         return photograph if self.style.full_resolution or self.panel else self.framing.scene(photograph)
 
     def write(
-        self, source: Source, photograph: Photograph, explanations: Sequence[Explanation], index: int
+        self, source: Source, photograph: Photograph, explanations: Sequence[ClassExplanation], index: int
     ) -> list[dict[str, Any]]:
         """Write the files of one photograph; a record for each class.
 
@@ -86,7 +86,7 @@ class Results:
             return suffix
         return source.stem.with_name(f"{source.stem.name}_{target}_{suffix}").as_posix()
 
-    def _contents(self, photograph: Photograph, alone: Explanation) -> dict[str, tuple[str, bytes]]:
+    def _contents(self, photograph: Photograph, alone: ClassExplanation) -> dict[str, tuple[str, bytes]]:
         """What the class's files are called and hold, by method, and `panel` and `maps`."""
         heatmaps = {method: heatmap_of(alone, method) for method in alone.maps}
         made = {
@@ -102,7 +102,7 @@ class Results:
             made["maps"] = (MAPS, _npz(alone))
         return made
 
-    def _record(self, source: Source, alone: Explanation, names: Mapping[str, str]) -> dict[str, Any]:
+    def _record(self, source: Source, alone: ClassExplanation, names: Mapping[str, str]) -> dict[str, Any]:
         target, score = int(alone.targets[0]), alone.score
         return {
             "image": source.path,
@@ -130,16 +130,20 @@ def files_of(record: Mapping[str, Any]) -> list[str]:
     return [*record["files"].values(), *(record[key] for key in ALSO if key in record)]
 
 
-def _sample(explanation: Explanation, index: int) -> Explanation:
+def _sample(explanation: ClassExplanation, index: int) -> ClassExplanation:
     """One sample of a batch, as a batch of its own."""
     chosen = slice(index, index + 1)
     maps = {method: signed[chosen] for method, signed in explanation.maps.items()}
-    return Explanation(
-        maps, explanation.logits[chosen], explanation.targets[chosen], explanation.notes[chosen]
+    return ClassExplanation(
+        maps,
+        explanation.score[chosen],
+        explanation.notes[chosen],
+        explanation.logits[chosen],
+        explanation.targets[chosen],
     )
 
 
-def _npz(alone: Explanation) -> bytes:
+def _npz(alone: ClassExplanation) -> bytes:
     buffer = io.BytesIO()
     np.savez(
         buffer,
