@@ -2,13 +2,14 @@
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from xgradcam.axioms import conservation_error, sensitivity_error
 from xgradcam.capture import choose_targets, find_layer, logits_of, record
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts import Layout, layout_of
@@ -29,11 +30,18 @@ class Explanation:
     maps: method -> signed, unscaled map (N, h, w), at the layer's size.
     score: what is explained, a number for each sample, (N,).
     notes: for each sample, what one must know to read its maps, a line each.
+    sensitivity: method -> sensitivity error (N,), where it was asked for; see `axioms`.
     """
 
     maps: Mapping[str, Tensor]
     score: Tensor
     notes: tuple[tuple[str, ...], ...]
+    sensitivity: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
+
+    @property
+    def conservation(self) -> dict[str, Tensor]:
+        """Method -> conservation error (N,); see `axioms`."""
+        return {method: conservation_error(signed, self.score) for method, signed in self.maps.items()}
 
     def heatmap(self, method: str, size: tuple[int, int]) -> Tensor:
         """The method's map as `heatmap` makes it, (N, H, W) in [0, 1]; `size` is (H, W)."""
@@ -71,6 +79,7 @@ def explain(
     output: str | None = None,
     *,
     augment: bool = False,
+    axioms: bool = False,
     progress: Progress = lambda _done, _total: None,
 ) -> ClassExplanation:
     """Explain a class score of each sample by the feature maps of one layer.
@@ -83,11 +92,12 @@ def explain(
     methods: keys of `METHODS`. They share one forward and one backward behind the layer; what those that ask
     the network again cost beside it their docstrings say.
     augment: average the maps over `AUGMENTATIONS` of the inputs (N, C, H, W), a forward for each.
-    progress: is told of evaluations by methods that ask the network again.
+    axioms: measure the sensitivity error too, an evaluation of the network behind the layer a channel.
+    progress: is told of evaluations by what asks the network again.
     Raises XGradCamError for a wrong layer, class, method or model.
     """
     return explain_classes(
-        model, inputs, layer, [targets], methods, output, augment=augment, progress=progress
+        model, inputs, layer, [targets], methods, output, augment=augment, axioms=axioms, progress=progress
     )[0]
 
 
@@ -100,6 +110,7 @@ def explain_classes(
     output: str | None = None,
     *,
     augment: bool = False,
+    axioms: bool = False,
     progress: Progress = lambda _done, _total: None,
 ) -> tuple[ClassExplanation, ...]:
     """Explain several class scores of each sample: one explanation for each of `classes`.
@@ -114,13 +125,16 @@ def explain_classes(
         chosen = classes(logits.detach()) if callable(classes) else classes
         return [ClassScore(choose_targets(logits, targets), output) for targets in chosen]
 
-    task = _Task(model, layer, _known(methods), progress)
+    if augment and axioms:
+        raise XGradCamError("the axioms are about one input, not about an average over augmentations")
+    task = _Task(model, layer, known_methods(methods), progress, axioms)
     found, explained = task.run(inputs, scores_of)
     if augment:
         explained = task.averaged(inputs, explained)
     logits = logits_of(found, output).detach()
     return tuple(
-        ClassExplanation(one.maps, one.score, one.notes, logits, score.targets) for score, one in explained
+        ClassExplanation(one.maps, one.score, one.notes, logits, score.targets, sensitivity=one.sensitivity)
+        for score, one in explained
     )
 
 
@@ -137,17 +151,18 @@ def explain_score(
     score: a function of the model's output that gives a number for each sample, (N,), from its own row, such
     as `Contrast`, `RegionMean` and `Similarity`. The other arguments are those of `explain`.
     """
-    _, explained = _Task(model, layer, _known(methods), progress).run(inputs, lambda _output: [score])
+    _, explained = _Task(model, layer, known_methods(methods), progress).run(inputs, lambda _output: [score])
     return explained[0][1]
 
 
-def _known(methods: Sequence[str]) -> Sequence[str]:
+def known_methods(methods: Sequence[str]) -> Sequence[str]:
+    """The methods, or the one; XGradCamError for a name that is not in `METHODS`."""
     methods = (methods,) if isinstance(methods, str) else methods
     for method in methods:
         if method not in METHODS:
             near = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise XGradCamError(f"no method {method!r}{hint}; there are: {', '.join(METHODS)}")
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise XGradCamError(f"no method {method!r}; {hint}there are: {', '.join(METHODS)}")
     return methods
 
 
@@ -162,6 +177,7 @@ class _Task:
     layer: str | nn.Module
     methods: Sequence[str]
     progress: Progress
+    axioms: bool = False
 
     def run(
         self, inputs: Tensor, scores_of: Callable[[Any], Sequence[ScoreOf]]
@@ -182,10 +198,17 @@ class _Task:
     def _explanation(self, probe: Probe) -> Explanation:
         gradient = probe.layout.to_maps(probe.recording.gradient(probe.score))
         evidence = Evidence(probe.maps(), gradient, probe)
-        maps = {
-            method: weighted_map(METHODS[method](evidence), evidence.activation) for method in self.methods
-        }
-        return Explanation(maps, probe.score.detach(), notes_on(evidence, maps))
+        maps: dict[str, Tensor] = {}
+        sensitivity: dict[str, Tensor] = {}
+        score = probe.score.detach()
+        for method in self.methods:
+            weights = METHODS[method](evidence)
+            maps[method] = weighted_map(weights, evidence.activation)
+            if self.axioms:
+                contributions = (weights * evidence.activation).sum(dim=(2, 3))
+                drops = score[:, None] - probe.without_channels
+                sensitivity[method] = sensitivity_error(contributions, drops)
+        return Explanation(maps, score, notes_on(evidence, maps), sensitivity=sensitivity)
 
     def averaged(
         self, inputs: Tensor, explained: Sequence[tuple[ScoreOf, Explanation]]

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from xgradcam.files import write_files
+from xgradcam.methods import METHODS
 
 PAGE = "index.html"
 
@@ -34,6 +35,7 @@ def render_page(records: Iterable[Mapping[str, Any]], title: str) -> str:
     return Template(_part("gallery.html")).substitute(
         title=html.escape(title),
         style=_part("gallery.css"),
+        titles=_script_json({name: method.title for name, method in METHODS.items()}),
         records=f"[\n{lines}\n]",
         script=_part("gallery.js"),
     )

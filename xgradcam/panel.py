@@ -1,7 +1,7 @@
 """A photograph and all its maps side by side, with the methods' names above and the class in a header."""
 
+import math
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import cv2
 import numpy as np
@@ -9,24 +9,14 @@ import numpy as np
 from xgradcam.framing import Framing
 from xgradcam.images import Photograph
 from xgradcam.lettering import WHITE, line
+from xgradcam.methods import title_of
 from xgradcam.pictures import PLAIN, HeatmapOf, Style, paint
 
-TITLES: Mapping[str, str] = MappingProxyType(
-    {
-        "grad-cam": "Grad-CAM",
-        "grad-cam++": "Grad-CAM++",
-        "xgrad-cam": "XGrad-CAM",
-        "hirescam": "HiResCAM",
-        "layercam": "LayerCAM",
-        "ablation-cam": "Ablation-CAM",
-        "score-cam": "Score-CAM",
-        "eigen-cam": "Eigen-CAM",
-    }
-)
 # Heights of the pictures: text is unreadable beside smaller ones; larger ones are no overview.
 SMALLEST, USUAL, LARGEST = 224, 336, 2048
 # Of a picture's width to its height, so that a panorama does not make a ribbon of the panel.
 WIDEST = 3
+IN_A_ROW = 5
 BLACK, GREY = (0, 0, 0), (96, 96, 96)
 
 
@@ -38,7 +28,7 @@ def draw_panel(
     detail: str = "",
     style: Style = PLAIN,
 ) -> Photograph:
-    """The photograph and a picture for each method, in a row with captions: (height, width, 3) uint8 RGB.
+    """The photograph and a picture for each method, in rows with captions: (height, width, 3) uint8 RGB.
 
     photograph: (H, W, 3); all pictures have its aspect. heatmaps: method -> map, see `draw`.
     title, detail: of the header, such as the class's name and `score_line`.
@@ -52,22 +42,25 @@ def draw_panel(
     pictures = {"photograph": shown}
     for method, heatmap in heatmaps.items():
         blank = "" if heatmap(framing.size).any() else " (blank)"
-        pictures[TITLES.get(method, method) + blank] = paint(shown, heatmap, framing, shape, style)
+        pictures[title_of(method) + blank] = paint(shown, heatmap, framing, shape, style)
     return panel(pictures, title, detail)
 
 
 def panel(pictures: Mapping[str, Photograph], title: str, detail: str = "") -> Photograph:
-    """Pictures in a row on white, their captions above, and above all a title on the left, a detail right.
+    """Pictures in rows on white, their captions above, and above all a title on the left, a detail right.
 
-    pictures: caption -> (H, W, 3). What is too long for its place is shortened.
+    pictures: caption -> (H, W, 3); up to five in a row. What is too long for its place is shortened.
     """
     height = max(picture.shape[0] for picture in pictures.values())
     legible = max(SMALLEST, height)
     large, small, gap = legible // 11, legible // 14, legible // 28
     width = max(legible * 3 // 4, *(picture.shape[1] for picture in pictures.values()))
-    row = [_column(caption, picture, (height, width), small) for caption, picture in pictures.items()]
-    space = np.full((row[0].shape[0], gap, 3), WHITE, np.uint8)
-    body = np.hstack([space, *(part for column in row for part in (column, space))])
+    columns = [_column(caption, picture, (height, width), small) for caption, picture in pictures.items()]
+    across = math.ceil(len(columns) / math.ceil(len(columns) / IN_A_ROW))
+    columns += [np.full_like(columns[0], WHITE)] * (-len(columns) % across)
+    space = np.full((columns[0].shape[0], gap, 3), WHITE, np.uint8)
+    rows = [columns[start : start + across] for start in range(0, len(columns), across)]
+    body = np.vstack([np.hstack([space, *(part for one in row for part in (one, space))]) for row in rows])
     header = np.full((2 * large, body.shape[1], 3), WHITE, np.uint8)
     right = line(detail, small, GREY, body.shape[1] // 2, 2 * large)
     left = line(title, large, BLACK, body.shape[1] - right.shape[1] - 3 * gap, 2 * large)

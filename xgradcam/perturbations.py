@@ -91,7 +91,7 @@ def ablation_cam(evidence: Evidence) -> Tensor:
     """
     probe = probe_of(evidence)
     score = probe.score.detach()[:, None]
-    drops = score - probe.without_channels()
+    drops = score - probe.without_channels
     return (drops / torch.where(score == 0, 1, score.abs()))[:, :, None, None]
 
 

@@ -1,6 +1,6 @@
 """Pictures of a photograph with a map on it, at the resolution of the input or of the photograph."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -48,6 +48,11 @@ def heatmap_of(explanation: "Explanation", method: str, sample: int = 0) -> Heat
     chosen = slice(sample, sample + 1)
     alone = replace(explanation, maps={method: explanation.maps[method][chosen]})
     return lambda size: alone.heatmap(method, size)[0].cpu().numpy()
+
+
+def fused(heatmaps: Sequence[HeatmapOf]) -> HeatmapOf:
+    """Maps of several layers as one, the maximum at each place, as `fuse` does."""
+    return lambda size: np.maximum.reduce([heatmap(size) for heatmap in heatmaps])
 
 
 def draw(photograph: Photograph, heatmap: HeatmapOf, framing: Framing, style: Style = PLAIN) -> Photograph:

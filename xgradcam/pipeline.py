@@ -8,12 +8,12 @@ from collections.abc import Callable, Container, Generator, Iterable, Iterator, 
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
-from xgradcam.cam import ClassExplanation, Targets, explain_classes
+from xgradcam.cam import ClassExplanation
 from xgradcam.classifier import Classifier
 from xgradcam.errors import XGradCamError
 from xgradcam.images import Photograph
@@ -21,6 +21,8 @@ from xgradcam.photographs import Source, state_of
 
 T = TypeVar("T")
 Record = Mapping[str, Any]
+# For each layer, an explanation for each class.
+Explained: TypeAlias = Sequence[Sequence[ClassExplanation]]
 
 READERS, WRITERS = 2, 2
 
@@ -29,20 +31,18 @@ READERS, WRITERS = 2, 2
 class Job:
     """What is to be made of each photograph.
 
-    layer, methods: as `explain` takes them. classes: from the scores (N, classes) to the targets of each
-    explanation, as `explain_classes` takes it. batch_size: photographs at a time.
+    explain: from inputs (N, 3, h, w) on the model's device to its explanations, for each layer one for each
+    class. batch_size: photographs at a time.
     read: the photograph of a source. frame: the network's input (1, 3, h, w) for it, on the CPU, and what
     of it is to be drawn on. write: given a source, that, its explanations (one for each class) and its place
     in their batch, writes its files and returns a record for each class.
     """
 
-    layer: str
-    classes: Callable[[Tensor], Sequence[Targets]]
-    methods: Sequence[str]
+    explain: Callable[[Tensor], Explained]
     batch_size: int
     read: Callable[[Source], Photograph]
     frame: Callable[[Photograph], tuple[Tensor, Photograph]]
-    write: Callable[[Source, Photograph, Sequence[ClassExplanation], int], Sequence[Record]]
+    write: Callable[[Source, Photograph, Explained, int], Sequence[Record]]
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _read(source: Source, job: Job) -> _Read:
     return _Read(source, inputs, drawn_on, "", state)
 
 
-def _write(item: _Read, explanations: Sequence[ClassExplanation], index: int, job: Job) -> Outcome:
+def _write(item: _Read, explanations: Explained, index: int, job: Job) -> Outcome:
     if item.drawn_on is None:
         return Outcome(item.source, (), item.problem)
     records = job.write(item.source, item.drawn_on, explanations, index)
@@ -149,18 +149,11 @@ def _write(item: _Read, explanations: Sequence[ClassExplanation], index: int, jo
 
 def _explain(
     classifier: Classifier, inputs: Sequence[Tensor | None], job: Job
-) -> list[tuple[Sequence[ClassExplanation], int]]:
+) -> list[tuple[Explained, int]]:
     """For each input its explanations and its place in their batch; a batch too large is halved."""
     batch = torch.cat([one for one in inputs if one is not None])
     try:
-        explanations = explain_classes(
-            classifier.module,
-            batch.to(classifier.device()),
-            job.layer,
-            job.classes,
-            job.methods,
-            classifier.output,
-        )
+        explanations = job.explain(batch.to(classifier.device()))
         return [(explanations, index) for index in range(len(inputs))]
     except torch.OutOfMemoryError:
         if len(inputs) == 1:

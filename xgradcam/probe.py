@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import torch
@@ -44,6 +45,7 @@ class Probe:
         """The layer's maps, (N, C, h, w)."""
         return self.layout.to_maps(self.recording.activation.detach())
 
+    @cached_property
     def without_channels(self) -> Tensor:
         """The score without each channel, S(F with F^k = 0): (N, C). Channels that are 0 cost nothing."""
         maps = self.maps()

@@ -1,6 +1,7 @@
 """What is written of a photograph: the pictures and maps of each class, and the record that names them."""
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from xgradcam.axioms import conservation_error
 from xgradcam.cam import ClassExplanation
 from xgradcam.classifier import Classifier
 from xgradcam.errors import XGradCamError
@@ -18,27 +18,29 @@ from xgradcam.images import Photograph
 from xgradcam.labels import label_of, name_only
 from xgradcam.panel import draw_panel, score_line
 from xgradcam.photographs import STDIN, Source
-from xgradcam.pictures import PLAIN, Style, draw, heatmap_of
+from xgradcam.pictures import PLAIN, HeatmapOf, Style, draw, fused, heatmap_of
 
 PICTURES: Mapping[str, str] = {"grad-cam": "cam.jpg", "xgrad-cam": "X_cam.jpg"}
 PANEL, MAPS, PHOTOGRAPH = "panel.jpg", "maps.npz", "photograph.jpg"
 # What a record names beside the pictures of the methods.
 ALSO = ("panel", "maps", "photograph")
+FUSED = "fused"
 
 
 @dataclass(frozen=True)
 class Results:
     """Where the results of a run go, and which there are.
 
-    framing, style: how the photograph got into the network, and how the maps are painted on it.
+    layers: those explained; of several the maps are fused too. framing, style: how the photograph got into
+    the network, and how the maps are painted on it.
     plain: the original scripts' names, `cam.jpg` and `X_cam.jpg`, for one photograph and class; else each
-    name begins with the photograph's and the class index.
+    name begins with the photograph's and the class index, and has the layer's if there are several.
     panel: a picture of photograph and maps side by side too. page: the photograph as the maps show it too,
     for the page of the run. save_maps: the signed maps and scores as .npz.
     """
 
     classifier: Classifier
-    layer: str
+    layers: Sequence[str]
     folder: Path
     framing: Framing
     style: Style = PLAIN
@@ -52,22 +54,24 @@ class Results:
         return photograph if self.style.full_resolution or self.panel else self.framing.scene(photograph)
 
     def write(
-        self, source: Source, photograph: Photograph, explanations: Sequence[ClassExplanation], index: int
+        self,
+        source: Source,
+        photograph: Photograph,
+        explanations: Sequence[Sequence[ClassExplanation]],
+        index: int,
     ) -> list[dict[str, Any]]:
-        """Write the files of one photograph; a record for each class.
+        """Write the files of one photograph; a record for each class and layer.
 
-        photograph: what `drawn_on` gave, (H, W, 3). explanations: one for each class. index: the photograph's
-        place in their batch. Raises XGradCamError where the files cannot be written.
+        photograph: what `drawn_on` gave, (H, W, 3). explanations: for each layer one for each class. index:
+        the photograph's place in their batch. Raises XGradCamError where the files cannot be written.
         """
-        samples = [_sample(explanation, index) for explanation in explanations]
-        by_class = {int(alone.targets[0]): alone for alone in samples}
         contents: dict[Path, bytes] = {}
         records = []
-        for target, alone in by_class.items():
-            made = self._contents(photograph, alone)
-            names = {key: self._name(source, target, suffix) for key, (suffix, _) in made.items()}
+        for view in self._views(explanations, index):
+            made = self._contents(photograph, view)
+            names = {key: self._name(source, view, suffix) for key, (suffix, _) in made.items()}
             contents |= {self.folder / names[key]: content for key, (_, content) in made.items()}
-            records.append(self._record(source, alone, names))
+            records.append(self._record(source, view, names))
         if self.page:
             name = source.stem.with_name(f"{source.stem.name}_{PHOTOGRAPH}").as_posix()
             shown = photograph if self.style.full_resolution else self.framing.scene(photograph)
@@ -80,30 +84,49 @@ class Results:
         write_files(contents)
         return records
 
-    def _name(self, source: Source, target: int, suffix: str) -> str:
+    def _views(self, explanations: Sequence[Sequence[ClassExplanation]], index: int) -> "list[_View]":
+        """For each class each layer's maps, and those of several layers fused."""
+        by_class: dict[int, list[ClassExplanation]] = {}
+        for of_classes in zip(*explanations, strict=True):
+            samples = [_sample(explanation, index) for explanation in of_classes]
+            by_class[int(samples[0].targets[0])] = samples
+        views = []
+        for samples in by_class.values():
+            alone = [_View(layer, (sample,)) for layer, sample in zip(self.layers, samples, strict=True)]
+            views += [*alone, _View(" + ".join(self.layers), tuple(samples))] if len(alone) > 1 else alone
+        return views
+
+    def _name(self, source: Source, view: "_View", suffix: str) -> str:
         """Relative to the folder, with forward slashes."""
         if self.plain:
             return suffix
-        return source.stem.with_name(f"{source.stem.name}_{target}_{suffix}").as_posix()
+        layer = f"{view.short}_" if len(self.layers) > 1 else ""
+        return source.stem.with_name(f"{source.stem.name}_{view.target}_{layer}{suffix}").as_posix()
 
-    def _contents(self, photograph: Photograph, alone: ClassExplanation) -> dict[str, tuple[str, bytes]]:
-        """What the class's files are called and hold, by method, and `panel` and `maps`."""
-        heatmaps = {method: heatmap_of(alone, method) for method in alone.maps}
+    def _contents(self, photograph: Photograph, view: "_View") -> dict[str, tuple[str, bytes]]:
+        """What the files of a view are called and hold, by method, and `panel` and `maps`."""
+        heatmaps = view.heatmaps()
         made = {
-            method: (PICTURES[method], encode_jpeg(draw(photograph, heatmap, self.framing, self.style)))
+            method: (
+                PICTURES.get(method, f"{method}.jpg"),
+                encode_jpeg(draw(photograph, heatmap, self.framing, self.style)),
+            )
             for method, heatmap in heatmaps.items()
         }
         if self.panel:
-            words = name_only(label_of(self.classifier.labels, int(alone.targets[0])))
-            detail = score_line(float(alone.score), float(alone.probability))
+            words = name_only(label_of(self.classifier.labels, view.target))
+            detail = score_line(float(view.first.score), float(view.first.probability))
+            detail = f"{view.short}, {detail}" if len(self.layers) > 1 else detail
             picture = draw_panel(photograph, heatmaps, self.framing, words, detail, self.style)
             made["panel"] = (PANEL, encode_jpeg(picture))
-        if self.save_maps:
-            made["maps"] = (MAPS, _npz(alone))
+        if self.save_maps and not view.is_fused:
+            made["maps"] = (MAPS, _npz(view.first))
         return made
 
-    def _record(self, source: Source, alone: ClassExplanation, names: Mapping[str, str]) -> dict[str, Any]:
-        target, score = int(alone.targets[0]), alone.score
+    def _record(self, source: Source, view: "_View", names: Mapping[str, str]) -> dict[str, Any]:
+        alone = view.first
+        target, score = view.target, alone.score
+        axioms = {"conservation_error": alone.conservation, "sensitivity_error": alone.sensitivity}
         return {
             "image": source.path,
             "class_index": target,
@@ -113,15 +136,48 @@ class Results:
             "rank": int((alone.logits > score[:, None]).sum()) + 1,
             "classes": alone.logits.shape[1],
             "model": self.classifier.name,
-            "layer": self.layer,
+            "layer": view.layer,
             "files": {key: name for key, name in names.items() if key in alone.maps},
             **{key: name for key, name in names.items() if key in ALSO},
             "written": [str(self.folder / name) for name in names.values()],
-            "conservation_error": {
-                method: _finite(float(conservation_error(signed, score)))
-                for method, signed in alone.maps.items()
+            **{
+                axiom: {method: _finite(float(error)) for method, error in errors.items()}
+                for axiom, errors in axioms.items()
+                if errors and not view.is_fused
             },
-            "notes": list(alone.notes[0]),
+            "notes": [] if view.is_fused else list(alone.notes[0]),
+        }
+
+
+@dataclass(frozen=True)
+class _View:
+    """The maps of one photograph and class at a layer, or those of several layers, to be fused."""
+
+    layer: str
+    samples: tuple[ClassExplanation, ...]
+
+    @property
+    def first(self) -> ClassExplanation:
+        return self.samples[0]
+
+    @property
+    def target(self) -> int:
+        return int(self.first.targets[0])
+
+    @property
+    def is_fused(self) -> bool:
+        return len(self.samples) > 1
+
+    @property
+    def short(self) -> str:
+        """The layer, as a part of a file's name."""
+        return FUSED if self.is_fused else re.sub(r"[^\w.-]", "-", self.layer)
+
+    def heatmaps(self) -> dict[str, HeatmapOf]:
+        """Method -> heatmap."""
+        return {
+            method: fused([heatmap_of(sample, method) for sample in self.samples])
+            for method in self.first.maps
         }
 
 
@@ -140,6 +196,7 @@ def _sample(explanation: ClassExplanation, index: int) -> ClassExplanation:
         explanation.notes[chosen],
         explanation.logits[chosen],
         explanation.targets[chosen],
+        sensitivity={method: errors[chosen] for method, errors in explanation.sensitivity.items()},
     )
 
 

@@ -31,7 +31,10 @@ MODEL_HELP = (
     "file.py:function or package.module:function, or the bundled efficientnet-lite0. Default: VGG-16 as in "
     "the paper, or the bundled network where VGG-16's weights are neither cached nor reachable"
 )
-LAYER_HELP = "the layer to explain by; default: the last feature map before pooling or flattening"
+LAYER_HELP = (
+    "the layer to explain by, or several for a map of each and one of all; default: the last feature map "
+    "before pooling or flattening"
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,7 +82,7 @@ def common_parser(
         + ("top3 takes the three of the highest scores; " if several else "")
         + "-1, the default, takes the one of the highest score",
     )  # fmt: skip
-    _add_model_arguments(parser, layer_help)
+    _add_model_arguments(parser, layer_help, many)
     device = parser.add_argument_group("device").add_mutually_exclusive_group()
     device.add_argument(
         "--use-cuda", action="store_true", help="compute on the GPU if there is one, else on the CPU"
@@ -88,14 +91,14 @@ def common_parser(
     return parser
 
 
-def _add_model_arguments(parser: Parser, layer_help: str) -> None:
+def _add_model_arguments(parser: Parser, layer_help: str, many: dict[str, Any]) -> None:
     model = parser.add_argument_group("model")
     model.add_argument("--model", metavar="NAME", help=MODEL_HELP)
     model.add_argument(
         "--weights", metavar="FILE|default|none", default="default",
         help="a state dict (.pth, .safetensors), the model's ImageNet weights (default), or none (random)",
     )  # fmt: skip
-    model.add_argument("--target-layer", metavar="NAME", help=layer_help)
+    model.add_argument("--target-layer", metavar="NAME", **many, help=layer_help)
     model.add_argument("--list-layers", action="store_true", help="show the model's layers and end")
     own = parser.add_argument_group("your own model")
     own.add_argument("--num-classes", metavar="INT", type=int, help="classes of the model, if not ImageNet's")
@@ -125,7 +128,8 @@ def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
         arguments = parser.parse_args(argv)
     except (RecursionError, UnicodeDecodeError):
         parser.error("an @FILE is not text in UTF-8, or names itself")
-    if arguments.image_path is None and not arguments.list_layers:
+    only_shown = arguments.list_layers or getattr(arguments, "list_methods", False)
+    if arguments.image_path is None and not only_shown:
         parser.error("--image-path is missing: which photograph?")
     return arguments
 

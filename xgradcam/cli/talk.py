@@ -29,6 +29,7 @@ class Talk:
     told: int = 0
     notes: Counter[str] = field(default_factory=Counter)
     write: Any = None
+    bar: Any = None
 
     def say(self, line: str) -> None:
         """A line of text for the user."""
@@ -57,6 +58,20 @@ class Talk:
             if self.verbose and not self.quiet:
                 for line in record["notes"]:
                     self._put(f"{self.prog}: note: {line}", sys.stderr)
+
+    def evaluations(self, done: int, total: int) -> None:
+        """Evaluations of the network that a method has done for a batch, and will do in all."""
+        from tqdm import tqdm
+
+        if self.bar is None:
+            silent = True if self.quiet else None
+            self.bar = tqdm(
+                total=total, unit="run", desc="evaluating", leave=False, position=1, disable=silent
+            )
+        self.bar.update(done - self.bar.n)
+        if done >= total:
+            self.bar.close()
+            self.bar = None
 
     def sum_up(self, folder: Path, how: str = "") -> None:
         """The last lines of a run of several photographs, or of one that was interrupted."""
@@ -89,17 +104,33 @@ class Talk:
 def _short(record: Mapping[str, Any]) -> list[str]:
     return [
         f"{one_line(record['image'])}: {record['class_name']} (class {record['class_index']}), "
-        f"score {record['score']:.4f}, probability {record['probability']:.1%}"
+        f"score {record['score']:.4f}, probability {record['probability']:.1%}",
+        *_axioms(record),
     ]
+
+
+def _axioms(record: Mapping[str, Any]) -> list[str]:
+    """What `--axioms` asks for, a line for each method."""
+    conservation, sensitivity = record.get("conservation_error", {}), record.get("sensitivity_error", {})
+    return [
+        f"{method}: conservation error {_digits(conservation[method])}, sensitivity error {_digits(error)}"
+        for method, error in sensitivity.items()
+    ]
+
+
+def _digits(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.4g}"
 
 
 def _long(record: Mapping[str, Any]) -> list[str]:
     """The original scripts' line first."""
     *most, last = record["written"]
+    written = f"{', '.join(most)} and {last}" if most else last
     return [
         f"class of interest:  {record['class_name']}",
         f"class {record['class_index']}: score {record['score']:.4f}, "
         f"probability {record['probability']:.1%}, rank {record['rank']} of {record['classes']}",
         f"model {record['model']}, layer {record['layer']}",
-        f"wrote {', '.join(most)} and {last}",
+        *_axioms(record),
+        f"wrote {written}",
     ]

@@ -5,6 +5,7 @@ import io
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,118 +15,55 @@ from xgradcam.cli.arguments import (
     FAILED,
     INTERRUPTED,
     TOP,
-    Parser,
     choose_device,
     classes_of,
-    common_parser,
+    note,
     open_classifier,
     parse,
     print_layers,
     run,
 )
+from xgradcam.cli.options import xgrad_cam_parser
 from xgradcam.cli.talk import Talk
 from xgradcam.errors import XGradCamError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from xgradcam.classifier import Classifier
     from xgradcam.images import Photograph
     from xgradcam.journal import Journal
     from xgradcam.photographs import Source
     from xgradcam.pictures import Style
-    from xgradcam.pipeline import Job
+    from xgradcam.pipeline import Explained, Job
     from xgradcam.results import Results
 
 PROG = "xgrad-cam"
-METHODS = ("grad-cam", "xgrad-cam")
-BATCH_SIZE = 8
+ALL, CAM = "all", "cam"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 done, 1 some photographs failed, 2 could not run."""
-    arguments = parse(_parser(), argv)
+    arguments = parse(xgrad_cam_parser(PROG), argv)
     return run(PROG, lambda: _explain(arguments))
-
-
-def _parser() -> Parser:
-    parser = common_parser(
-        PROG,
-        "Explain why a network gives a photograph its class: writes cam.jpg (Grad-CAM) and X_cam.jpg\n"
-        "(XGrad-CAM, Fu et al., BMVC 2020), the photograph with the evidence for the class in red. Of\n"
-        "several photographs or classes the names begin with both: cat_285_X_cam.jpg.\n"
-        "Exit code: 0 done, 1 some photographs failed, 2 could not run. @FILE reads arguments from a file.",
-        f"{PROG} --image-path examples/cat-and-coffee.jpg --target-index 967\n"
-        f"  {PROG} --image-path photos --target-index top3 --output-dir out --resume",
-        several=True,
-    )
-    output = parser.add_argument_group("output")
-    output.add_argument(
-        "--output-dir",
-        metavar="DIR",
-        type=Path,
-        default=Path(),
-        help="where to write; made if missing (default: .)",
-    )
-    _add_picture_arguments(parser)
-    output.add_argument(
-        "--save-maps", action="store_true", help="write the signed, unscaled maps and the scores too, as .npz"
-    )
-    output.add_argument(
-        "--json", action="store_true",
-        help="print a JSON object per photograph and class on stdout, all text on stderr",
-    )  # fmt: skip
-    output.add_argument(
-        "--html",
-        action="store_true",
-        help="write index.html, a page to look through all results, that opens from disk",
-    )
-    talk = output.add_mutually_exclusive_group()
-    talk.add_argument("--quiet", action="store_true", help="no text but errors, no progress bar")
-    talk.add_argument("--verbose", action="store_true", help="the notes on every one of many photographs")
-    many = parser.add_argument_group("many photographs")
-    many.add_argument(
-        "--batch-size", metavar="INT", type=int, default=BATCH_SIZE,
-        help=f"photographs at a time (default: {BATCH_SIZE}); fewer where the memory is too small",
-    )  # fmt: skip
-    many.add_argument(
-        "--resume", action="store_true", help="go on with an interrupted run: pass over what is complete"
-    )
-    return parser
-
-
-def _add_picture_arguments(parser: Parser) -> None:
-    pictures = parser.add_argument_group("pictures")
-    pictures.add_argument(
-        "--full-resolution", action="store_true", help="at the photograph's own resolution, not the network's"
-    )
-    pictures.add_argument(
-        "--crop", action="store_true",
-        help="resize and crop as the weights expect it, instead of stretching; the rest is dimmed",
-    )  # fmt: skip
-    pictures.add_argument(
-        "--panel", action="store_true", help="photograph and maps side by side with captions, too"
-    )
-    pictures.add_argument(
-        "--colormap",
-        metavar="NAME",
-        default="jet",
-        help="one of OpenCV's: jet (default), turbo, viridis, ...",
-    )
-    pictures.add_argument(
-        "--alpha", metavar="SHARE", type=float,
-        help="of the colours, from 0 to 1; default: the sum of colours and photograph, as in the originals",
-    )  # fmt: skip
 
 
 def _explain(arguments: argparse.Namespace) -> int:
     if arguments.list_layers:
         print_layers(PROG, arguments)
         return DONE
+    if arguments.list_methods:
+        _print_methods()
+        return DONE
+    if arguments.augment and arguments.axioms:
+        raise XGradCamError("--axioms is about one input, not about an average: leave out --augment")
     if arguments.batch_size < 1:
         raise XGradCamError(f"--batch-size is {arguments.batch_size}: take 1 or more")
     from xgradcam.files import require_writable
     from xgradcam.photographs import find_photographs
     from xgradcam.pictures import Style
 
+    methods = _methods(arguments.method)
     style = Style(arguments.full_resolution, arguments.colormap, arguments.alpha)
     # What needs no network is checked before one is loaded.
     sources = find_photographs(arguments.image_path, arguments.output_dir)
@@ -138,10 +76,13 @@ def _explain(arguments: argparse.Namespace) -> int:
 
     plain = _has_the_originals_names(arguments, sources)
     results = _results(arguments, classifier, style, plain)
-    with nullcontext() if plain else _journal(arguments, results) as journal:
+    if ALL in arguments.method:
+        methods = _applicable(results, methods)
+    with nullcontext() if plain else _journal(arguments, results, methods) as journal:
         for source in sources:
             talk.add_earlier(journal.done.get(source.path) if journal else None)
-        code = _work(arguments, talk, results, sources, alone, journal)
+        job = _job(arguments, talk, results, methods, alone)
+        code = _work(talk, results, sources, job, journal)
         if arguments.html and journal:
             talk.say(f"wrote {_page(journal, results)}")
         return code
@@ -149,7 +90,10 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 def _has_the_originals_names(arguments: argparse.Namespace, sources: "Sequence[Source]") -> bool:
     """Whether one photograph and class were asked for, and nothing that tells of a run."""
-    one_class = len(arguments.target_index) == 1 and not TOP.fullmatch(arguments.target_index[0])
+    one_layer = len(set(arguments.target_layer or [""])) == 1
+    one_class = (
+        one_layer and len(arguments.target_index) == 1 and not TOP.fullmatch(arguments.target_index[0])
+    )
     one_file = len(sources) == 1 and sources[0].path == arguments.image_path[0]
     return one_file and one_class and not arguments.html
 
@@ -161,7 +105,7 @@ def _results(
 
     return Results(
         classifier,
-        arguments.target_layer or classifier.default_layer(),
+        list(dict.fromkeys(arguments.target_layer or [classifier.default_layer()])),
         arguments.output_dir,
         classifier.framing(arguments.crop),
         style,
@@ -173,19 +117,13 @@ def _results(
 
 
 def _work(
-    arguments: argparse.Namespace,
-    talk: Talk,
-    results: "Results",
-    sources: "Sequence[Source]",
-    alone: "Photograph | None",
-    journal: "Journal | None",
+    talk: Talk, results: "Results", sources: "Sequence[Source]", job: "Job", journal: "Journal | None"
 ) -> int:
     """Explain the photographs and tell of each; the exit code."""
     from tqdm import tqdm
 
     from xgradcam.pipeline import explain_photographs
 
-    job = _job(arguments, results, alone)
     silent = True if talk.quiet or talk.total == 1 else None
     with tqdm(total=talk.total, initial=talk.earlier, unit="photo", leave=False, disable=silent) as bar:
         talk.write = bar.write
@@ -200,23 +138,45 @@ def _work(
         except KeyboardInterrupt:
             outcomes.close()
             bar.close()
-            talk.sum_up(arguments.output_dir, "interrupted")
+            talk.sum_up(results.folder, "interrupted")
             return INTERRUPTED
-    talk.sum_up(arguments.output_dir)
+    talk.sum_up(results.folder)
     if talk.total == 1 and talk.failed:
         return COULD_NOT_RUN
     return FAILED if talk.failed else DONE
 
 
-def _job(arguments: argparse.Namespace, results: "Results", alone: "Photograph | None") -> "Job":
+def _job(
+    arguments: argparse.Namespace,
+    talk: Talk,
+    results: "Results",
+    methods: Sequence[str],
+    alone: "Photograph | None",
+) -> "Job":
+    from xgradcam.cam import explain_classes
     from xgradcam.images import normalise
     from xgradcam.pipeline import Job
 
     classifier = results.classifier
+    classes = classes_of(arguments.target_index, classifier.labels)
+    explain_by = partial(
+        explain_classes,
+        classifier.module,
+        methods=methods,
+        output=classifier.output,
+        augment=arguments.augment,
+        axioms=arguments.axioms,
+        progress=talk.evaluations,
+    )
+
+    def explain(inputs: "Tensor") -> "Explained":
+        first = explain_by(inputs=inputs, layer=results.layers[0], classes=classes)
+        targets = [one.targets for one in first]
+        others = (explain_by(inputs=inputs, layer=layer, classes=targets) for layer in results.layers[1:])
+        return [first, *others]
+
     return Job(
-        layer=results.layer,
-        classes=classes_of(arguments.target_index, classifier.labels),
-        methods=METHODS,
+        explain=explain,
         batch_size=arguments.batch_size,
         read=lambda source: _read(source) if alone is None else alone,
         frame=lambda photograph: (
@@ -227,10 +187,46 @@ def _job(arguments: argparse.Namespace, results: "Results", alone: "Photograph |
     )
 
 
+def _methods(names: Sequence[str]) -> list[str]:
+    """The methods of these names, each once; XGradCamError where there is none of that name."""
+    from xgradcam.cam import known_methods
+    from xgradcam.methods import METHODS
+
+    known_methods([name for name in names if name != ALL])
+    return list(METHODS) if ALL in names else list(dict.fromkeys(names))
+
+
+def _applicable(results: "Results", methods: Sequence[str]) -> list[str]:
+    """The methods without CAM, the only one that needs a certain network, where it does not apply."""
+    import numpy as np
+
+    from xgradcam.cam import explain
+    from xgradcam.probe import NotApplicableError
+
+    classifier = results.classifier
+    blank = classifier.inputs(np.full((1, 1, 3), 127, np.uint8))
+    try:
+        for layer in results.layers:
+            explain(classifier.module, blank, layer, methods=[CAM], output=classifier.output)
+    except NotApplicableError as error:
+        note(PROG, f"note: left out: {error}")
+        return [method for method in methods if method != CAM]
+    return list(methods)
+
+
+def _print_methods() -> None:
+    from xgradcam.methods import METHODS
+
+    width, source = (max(map(len, column)) for column in (METHODS, [one.source for one in METHODS.values()]))
+    for name, method in METHODS.items():
+        print(f"{name:{width}}  {method.source:{source}}  {method.says}")
+
+
 def _page(journal: "Journal", results: "Results") -> Path:
     from xgradcam.gallery import write_gallery
 
-    title = f"{results.classifier.name}, layer {results.layer}"
+    layers = "layer" if len(results.layers) == 1 else "layers"
+    title = f"{results.classifier.name}, {layers} {', '.join(results.layers)}"
     return write_gallery(journal.folder, journal.records(), title)
 
 
@@ -251,7 +247,7 @@ def _files_of_the_model(arguments: argparse.Namespace) -> list[str]:
     return [code, arguments.weights, str(arguments.labels)]
 
 
-def _journal(arguments: argparse.Namespace, results: "Results") -> "Journal":
+def _journal(arguments: argparse.Namespace, results: "Results", methods: Sequence[str]) -> "Journal":
     from xgradcam.files import make_folder
     from xgradcam.journal import Journal
     from xgradcam.photographs import state_of
@@ -261,7 +257,8 @@ def _journal(arguments: argparse.Namespace, results: "Results") -> "Journal":
     settings = {
         "model": classifier.name,
         "weights": arguments.weights,
-        "layer": results.layer,
+        "layers": results.layers,
+        "methods": methods,
         "photographs": arguments.image_path,
         "classes": arguments.target_index,
         "files": [state_of(str(file)) for file in _files_of_the_model(arguments)],
@@ -280,6 +277,8 @@ def _journal(arguments: argparse.Namespace, results: "Results") -> "Journal":
                 "colormap",
                 "alpha",
                 "save_maps",
+                "augment",
+                "axioms",
             )
         },
     }

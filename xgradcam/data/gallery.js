@@ -1,9 +1,6 @@
 "use strict";
 (() => {
-  const NAMES = {
-    "grad-cam": "Grad-CAM", "xgrad-cam": "XGrad-CAM", "ablation-cam": "Ablation-CAM", "grad-cam++": "Grad-CAM++",
-    "hirescam": "HiResCAM", "layercam": "LayerCAM", "score-cam": "Score-CAM", "eigen-cam": "Eigen-CAM",
-  };
+  const NAMES = JSON.parse(document.getElementById("titles").textContent);
   const STEP = 5; // per cent of the width that a key moves the divider
   const SLIP = 4; // pixels that a click may move before it is a drag
 
@@ -16,6 +13,8 @@
   const methods = [...new Set(records.flatMap((record) => Object.keys(record.files)))];
   const nameOf = (method) => NAMES[method] ?? method;
   const wordsOf = (record) => record.class_name.replace(/^n\d{8} /, "");
+  const severalLayers = new Set(records.map((record) => record.layer)).size > 1;
+  const placeOf = (record) => (severalLayers ? `${record.image} · ${record.layer}` : record.image);
   const fold = (text) => text.normalize().toLowerCase();
 
   let method = methods[0];
@@ -26,6 +25,7 @@
   // Numbers
 
   const isNumber = (value) => typeof value === "number";
+  const digits = (value) => (isNumber(value) ? String(Number(value.toPrecision(3))) : "–");
   const decimals = (value) => (isNumber(value) ? value.toFixed(2) : "–");
   const count = (number, noun, plural = `${noun}s`) => `${number.toLocaleString("en")} ${number === 1 ? noun : plural}`;
   function percent(value) {
@@ -95,7 +95,7 @@
     };
     const compare = newCompare(node.querySelector(".stage"), true);
     text(".open", wordsOf(record)).setAttribute("aria-label", `${wordsOf(record)}, ${record.image}: large view`);
-    text(".file", record.image).title = record.image;
+    text(".file", placeOf(record)).title = placeOf(record);
     text(".probability", percent(record.probability)).title = "probability";
     text(".score", `score ${decimals(record.score)} · rank ${record.rank ?? "–"}`);
     fillNotes(node.querySelector(".notes"), record);
@@ -257,7 +257,10 @@
       ["layer", record.layer],
       ...Object.entries(record.conservation_error ?? {})
         .filter(([name]) => name === method)
-        .map(([, value]) => ["conservation error", isNumber(value) ? String(Number(value.toPrecision(3))) : "–"]),
+        .map(([, value]) => ["conservation error", digits(value)]),
+      ...Object.entries(record.sensitivity_error ?? {})
+        .filter(([name]) => name === method)
+        .map(([, value]) => ["sensitivity error", digits(value)]),
     ];
     large.querySelector(".facts").replaceChildren(...facts.flatMap(([term, value]) => {
       const [dt, dd] = [document.createElement("dt"), document.createElement("dd")];
