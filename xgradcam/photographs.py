@@ -18,7 +18,9 @@ SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .tif .tiff .gif .ppm .pgm .pbm .pnm .avif .jp2".split()
 )
 # What an earlier run left in a folder is no photograph of this one.
-MADE = re.compile(r"_\d+_(X_)?(cam|panel)\.jpg$|_photograph\.jpg$|^(X_)?cam\.jpg$")
+MADE = re.compile(
+    r"_\d+_(.+_)?(panel|gb|[a-z-]*cam[a-z+-]*(_gb)?)\.jpg$|_photograph\.jpg$|^(X_)?cam(_gb)?\.jpg$"
+)
 
 
 @dataclass(frozen=True)
