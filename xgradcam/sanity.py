@@ -1,0 +1,79 @@
+"""Does a map depend on what the network has learned? The randomisation check of Adebayo et al. 2018."""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+# SSIM: side of the window in pixels, and the constants of Wang et al. 2004 for values in [0, 1].
+WINDOW, C1, C2 = 7, 0.01**2, 0.03**2
+
+
+def randomised(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
+    """The name of each module with parameters, last first, and a copy that is random from there on.
+
+    Cascading: what was randomised stays so. The modules' order is that of their definition, which is that of
+    the computation in the networks of torchvision and timm. Weights are drawn anew as the module draws them,
+    or, where it does not know how, from a normal distribution of their own mean and deviation; batch
+    normalisation forgets its statistics. The same copy each time: use it before the next. The model itself
+    is left alone.
+    """
+    changed = copy.deepcopy(model)
+    modules = [
+        (name, module)
+        for name, module in changed.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    ]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+    for name, module in reversed(modules):
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.set_rng_state(state)
+            _draw(module)
+            state = torch.get_rng_state()
+        yield name, changed
+
+
+def _draw(module: nn.Module) -> None:
+    reset = getattr(module, "reset_parameters", None)
+    if reset is not None:
+        reset()
+        return
+    for parameter in module.parameters(recurse=False):
+        drawn = torch.randn(parameter.shape, dtype=torch.float64)
+        parameter.copy_(parameter.mean() + parameter.std(correction=0) * drawn.to(parameter))
+
+
+def rank_correlation(one: Tensor, other: Tensor) -> float:
+    """Spearman's, of two heatmaps of one shape, in [-1, 1]; ties share their mean rank, flat ones give 0."""
+    first, second = (_mean_ranks(heatmap.flatten()) for heatmap in (one, other))
+    first, second = first - first.mean(), second - second.mean()
+    size = first.norm() * second.norm()
+    return float(first @ second / size) if size > 0 else 0.0
+
+
+def _mean_ranks(values: Tensor) -> Tensor:
+    _, place, count = torch.unique(values, sorted=True, return_inverse=True, return_counts=True)
+    end = count.cumsum(0)
+    means: Tensor = (end - count + end - 1).double() / 2
+    return means[place]
+
+
+def structural_similarity(one: Tensor, other: Tensor) -> float:
+    """SSIM of two heatmaps (H, W) in [0, 1], in [-1, 1]: the mean over windows of 7 x 7. Wang et al. 2004."""
+    first, second = one.double()[None, None], other.double()[None, None]
+
+    def mean(values: Tensor) -> Tensor:
+        return nn.functional.avg_pool2d(values, WINDOW, stride=1)
+
+    a, b = mean(first), mean(second)
+    # Of a sample, not of all there is.
+    unbiased = WINDOW**2 / (WINDOW**2 - 1)
+    aa, bb, ab = (
+        unbiased * (mean(x * y) - mean(x) * mean(y))
+        for x, y in ((first, first), (second, second), (first, second))
+    )
+    similarity = (2 * a * b + C1) * (2 * ab + C2) / ((a**2 + b**2 + C1) * (aa + bb + C2))
+    return float(similarity.mean())
