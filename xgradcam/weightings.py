@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from xgradcam.errors import XGradCamError
+
 if TYPE_CHECKING:
     from xgradcam.probe import Probe
 
@@ -25,6 +27,13 @@ class Evidence:
     activation: Tensor
     gradient: Tensor
     probe: "Probe | None" = None
+
+
+def probe_of(evidence: Evidence) -> "Probe":
+    """The network to ask; XGradCamError where there is only activation and gradient."""
+    if evidence.probe is None:
+        raise XGradCamError("this method asks the network again: use explain, or give the evidence a probe")
+    return evidence.probe
 
 
 def grad_cam(evidence: Evidence) -> Tensor:
