@@ -8,8 +8,8 @@ or a name of the model's classes, and else what the network says. `--installed` 
 photographs of the package foolbox and those in scikit-image and scikit-learn (`pip install '.[test]'`).
 
 For each photograph, layer and method: the axioms' errors, average drop and increase in confidence, deletion
-and insertion, ROAD, and with `--boxes` the pointing game and the energy inside; and the likeness of the map to
-that of the network with random weights (rank correlation, mean over stages). See `xgradcam.metrics`,
+and insertion, ROAD, and with `--boxes` the pointing game and the energy inside; and the likeness of the map
+to that of the network with random weights (rank correlation, mean over stages). See `xgradcam.metrics`,
 `xgradcam.axioms` and `xgradcam.sanity` for what they are and where they are from.
 
 Written to the output folder: evaluation.md and evaluation.csv, means with bootstrap 95% intervals;
@@ -331,7 +331,7 @@ def _markdown(rows: Sequence[tuple[str, str, dict[str, Mean]]], layers: Sequence
 def _best(name: str, means: Sequence[Mean | None]) -> float | None:
     values = [mean.value for mean in means if mean is not None and np.isfinite(mean.value)]
     more = MEASURES[name][1]
-    return None if more is None or not values else (max if more else min)(values)
+    return None if more is None or len(set(values)) < 2 else (max if more else min)(values)
 
 
 def _cell(mean: Mean | None, best: float | None) -> str:
