@@ -55,10 +55,12 @@ class ClassExplanation(Explanation):
     """The maps of a class for each sample of a batch of N; the score is the class's logit.
 
     logits: (N, classes). targets: the class explained, (N,).
+    guided: of guided backpropagation, as the inputs, where someone put it here; `explain` does not.
     """
 
     logits: Tensor
     targets: Tensor
+    guided: Tensor | None = field(default=None, kw_only=True)
 
     @property
     def probability(self) -> Tensor:

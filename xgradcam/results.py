@@ -8,23 +8,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from xgradcam.cam import ClassExplanation
 from xgradcam.classifier import Classifier
 from xgradcam.errors import XGradCamError
 from xgradcam.files import encode_jpeg, make_folder, write_files
 from xgradcam.framing import Framing
+from xgradcam.guided import gradient_picture, guided_map
 from xgradcam.images import Photograph
 from xgradcam.labels import label_of, name_only
 from xgradcam.panel import draw_panel, score_line
 from xgradcam.photographs import STDIN, Source
 from xgradcam.pictures import PLAIN, HeatmapOf, Style, draw, fused, heatmap_of
 
-PICTURES: Mapping[str, str] = {"grad-cam": "cam.jpg", "xgrad-cam": "X_cam.jpg"}
+# As the original scripts name them.
+STEMS: Mapping[str, str] = {"grad-cam": "cam", "xgrad-cam": "X_cam"}
 PANEL, MAPS, PHOTOGRAPH = "panel.jpg", "maps.npz", "photograph.jpg"
 # What a record names beside the pictures of the methods.
 ALSO = ("panel", "maps", "photograph")
 FUSED = "fused"
+# What precedes a method, or nothing, among the names of what is made.
+GUIDED = "guided "
 
 
 @dataclass(frozen=True)
@@ -108,11 +114,13 @@ class Results:
         heatmaps = view.heatmaps()
         made = {
             method: (
-                PICTURES.get(method, f"{method}.jpg"),
+                f"{stem_of(method)}.jpg",
                 encode_jpeg(draw(photograph, heatmap, self.framing, self.style)),
             )
             for method, heatmap in heatmaps.items()
         }
+        if view.first.guided is not None:
+            made |= _guided(view.first.guided, heatmaps, self.framing.size)
         if self.panel:
             words = name_only(label_of(self.classifier.labels, view.target))
             detail = score_line(float(view.first.score), float(view.first.probability))
@@ -126,6 +134,7 @@ class Results:
     def _record(self, source: Source, view: "_View", names: Mapping[str, str]) -> dict[str, Any]:
         alone = view.first
         target, score = view.target, alone.score
+        guided = {key[len(GUIDED) :]: name for key, name in names.items() if key.startswith(GUIDED)}
         axioms = {"conservation_error": alone.conservation, "sensitivity_error": alone.sensitivity}
         return {
             "image": source.path,
@@ -139,6 +148,7 @@ class Results:
             "layer": view.layer,
             "files": {key: name for key, name in names.items() if key in alone.maps},
             **{key: name for key, name in names.items() if key in ALSO},
+            **({"guided": guided} if guided else {}),
             "written": [str(self.folder / name) for name in names.values()],
             **{
                 axiom: {method: _finite(float(error)) for method, error in errors.items()}
@@ -183,7 +193,25 @@ class _View:
 
 def files_of(record: Mapping[str, Any]) -> list[str]:
     """The files that a record names, relative to the run's folder."""
-    return [*record["files"].values(), *(record[key] for key in ALSO if key in record)]
+    guided = record.get("guided", {})
+    return [*record["files"].values(), *guided.values(), *(record[key] for key in ALSO if key in record)]
+
+
+def stem_of(method: str) -> str:
+    """What the file of a method's picture is called, without its ending."""
+    return STEMS.get(method, method)
+
+
+def _guided(
+    gradient: Tensor, heatmaps: Mapping[str, HeatmapOf], size: tuple[int, int]
+) -> dict[str, tuple[str, bytes]]:
+    """The pictures of guided backpropagation (1, 3, h, w), and of each map guided by it."""
+    made = {GUIDED: ("gb.jpg", encode_jpeg(gradient_picture(gradient[0])))}
+    for method, heatmap in heatmaps.items():
+        hot = torch.from_numpy(heatmap(size)).to(gradient)[None]
+        picture = gradient_picture(guided_map(gradient, hot)[0])
+        made[GUIDED + method] = (f"{stem_of(method)}_gb.jpg", encode_jpeg(picture))
+    return made
 
 
 def _sample(explanation: ClassExplanation, index: int) -> ClassExplanation:
@@ -197,6 +225,7 @@ def _sample(explanation: ClassExplanation, index: int) -> ClassExplanation:
         explanation.logits[chosen],
         explanation.targets[chosen],
         sensitivity={method: errors[chosen] for method, errors in explanation.sensitivity.items()},
+        guided=None if explanation.guided is None else explanation.guided[chosen],
     )
 
 

@@ -70,6 +70,11 @@ def _add_method_arguments(parser: Parser) -> None:
         help="smoother maps: average over the photograph, its mirror image and two contrasts of each",
     )
     methods.add_argument(
+        "--guided", action="store_true",
+        help="write guided backpropagation (gb.jpg) and each map guided by it (X_cam_gb.jpg), too: the "
+        "pixels that speak for the class, as the network sees them",
+    )  # fmt: skip
+    methods.add_argument(
         "--axioms", action="store_true",
         help="print how far each map is from the axioms: conservation and sensitivity error (0 is exact); "
         "evaluates the network behind the layer once a channel",

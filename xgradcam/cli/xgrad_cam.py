@@ -5,6 +5,7 @@ import io
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -154,6 +155,7 @@ def _job(
     alone: "Photograph | None",
 ) -> "Job":
     from xgradcam.cam import explain_classes
+    from xgradcam.guided import guided_backpropagation
     from xgradcam.images import normalise
     from xgradcam.pipeline import Job
 
@@ -171,9 +173,22 @@ def _job(
 
     def explain(inputs: "Tensor") -> "Explained":
         first = explain_by(inputs=inputs, layer=results.layers[0], classes=classes)
+        if arguments.guided:
+            first = tuple(
+                replace(
+                    one,
+                    guided=guided_backpropagation(classifier.module, inputs, one.targets, classifier.output),
+                )
+                for one in first
+            )
         targets = [one.targets for one in first]
-        others = (explain_by(inputs=inputs, layer=layer, classes=targets) for layer in results.layers[1:])
-        return [first, *others]
+        others = [explain_by(inputs=inputs, layer=layer, classes=targets) for layer in results.layers[1:]]
+        # Guided backpropagation is the same for every layer.
+        guided = [
+            [replace(one, guided=same.guided) for one, same in zip(other, first, strict=True)]
+            for other in others
+        ]
+        return [first, *guided]
 
     return Job(
         explain=explain,
@@ -279,6 +294,7 @@ def _journal(arguments: argparse.Namespace, results: "Results", methods: Sequenc
                 "save_maps",
                 "augment",
                 "axioms",
+                "guided",
             )
         },
     }
