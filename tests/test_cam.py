@@ -150,7 +150,7 @@ def test_a_layer_without_feature_maps_is_named_with_its_shape(net, batch):
 
 
 def test_a_wrong_method_is_told_the_right_ones(net, batch):
-    with pytest.raises(XGradCamError, match="no method 'gradcam'; there are: grad-cam, xgrad-cam"):
+    with pytest.raises(XGradCamError, match=r"'gradcam'; did you mean 'grad-cam'\? there are: grad-cam, xg"):
         explain(net, batch, "features.4", methods=("gradcam",))
     with pytest.raises(XGradCamError, match="no map of 'cam' here"):
         explain(net, batch, "features.4").heatmap("cam", (8, 8))

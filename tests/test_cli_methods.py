@@ -15,6 +15,8 @@ from test_cli_many import OWN, TINY, noise
 from xgradcam import explain, load_classifier, read_image
 from xgradcam.cli.options import BOTH
 from xgradcam.cli.xgrad_cam import main
+from xgradcam.files import encode_jpeg
+from xgradcam.guided import gradient_picture, guided_backpropagation, guided_map
 from xgradcam.methods import METHODS
 from xgradcam.photographs import find_photographs
 
@@ -167,3 +169,19 @@ def test_what_was_made_by_other_methods_is_no_photograph_of_a_later_run(capsys):
     assert run(*arguments) == 0
     assert len(list(Path("photos").glob("cat_1_*.jpg"))) == 3 * (len(METHODS) - 1 + 1)
     assert find_photographs(["photos"], Path("elsewhere")) == before
+
+
+def test_guided_maps_are_written_and_named(capsys):
+    assert run("--guided", "--json") == 0
+    (record,) = records(capsys)
+    assert record["guided"] == {"": "gb.jpg", "grad-cam": "cam_gb.jpg", "xgrad-cam": "X_cam_gb.jpg"}
+    classifier = load_classifier("tiny.py:Tiny", size=(32, 32))
+    inputs = classifier.inputs(read_image("cat.jpg"))
+    guided = guided_backpropagation(classifier.module, inputs, 1)
+    heatmap = explain(classifier.module, inputs, "features.2", 1).heatmap("xgrad-cam", (32, 32))
+    for name, gradient in {"gb": guided, "X_cam_gb": guided_map(guided, heatmap)}.items():
+        assert Path(f"out/{name}.jpg").read_bytes() == encode_jpeg(gradient_picture(gradient[0]))
+    assert run("--guided", "--html", "--target-layer", *MAPPED, "--json") == 0
+    found = records(capsys)
+    assert found[2]["guided"]["grad-cam"] == "cat_1_fused_cam_gb.jpg"
+    assert all(Path("out", name).is_file() for record in found for name in record["guided"].values())

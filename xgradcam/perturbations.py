@@ -36,16 +36,17 @@ def cam(evidence: Evidence) -> Tensor:
 
 
 def _reads_averages(evidence: Evidence) -> bool:
-    """Whether S(F) is affine in the averages: the gradient is flat, and right about S at 0 and at 2 F."""
+    """Whether S(F) is affine in the averages: the gradient is flat, and right about S far away from F too."""
     probe, gradient = probe_of(evidence), evidence.gradient
     spread = gradient.amax(dim=(2, 3)) - gradient.amin(dim=(2, 3))
     if (spread > FLAT * gradient.abs().amax(dim=(1, 2, 3))[:, None]).any():
         return False
     for sample, maps in enumerate(evidence.activation):
-        none, twice = probe.scores_of_maps(sample, torch.stack([torch.zeros_like(maps), 2 * maps]))
-        feature, score = (gradient[sample] * maps).sum(), probe.score[sample].detach()
-        size = feature.abs() + score.abs() + none.abs()
-        if (score - none - feature).abs() > FLAT * size or (twice - score - feature).abs() > FLAT * size:
+        far = torch.stack([torch.zeros_like(maps), 2 * maps, -maps, maps.roll(1, 0), -2 * maps.roll(2, 0)])
+        found, score = probe.scores_of_maps(sample, far), probe.score[sample].detach()
+        change = (gradient[sample] * (far - maps)).sum(dim=(1, 2, 3))
+        size = score.abs() + found.abs() + (gradient[sample] * far).abs().sum(dim=(1, 2, 3))
+        if ((found - score - change).abs() > FLAT * size).any():
             return False
     return True
 
