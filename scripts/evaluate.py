@@ -252,7 +252,7 @@ def _class_of_folder(name: str, classifier: Classifier) -> int | None:
 
 def _installed() -> Iterator[Photo]:
     """The photographs of foolbox, whose names end in their class, of scikit-image and of scikit-learn."""
-    for path in sorted(_folder("foolbox", "data").glob("imagenet_*.png")):
+    for path in sorted(_folder("foolbox", "data").glob("imagenet_*.jpg")):
         yield Photo(str(path), int(path.stem.rpartition("_")[2]))
     for name in ("chelsea.png", "coffee.png", "rocket.jpg"):
         yield Photo(str(_folder("skimage", "data") / name), None)

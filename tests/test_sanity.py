@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from xgradcam.sanity import randomised, rank_correlation, structural_similarity, with_parameters
+
+
+def test_modules_are_randomised_from_the_output_down_and_stay_so(net):
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    names, order = [], with_parameters(net)
+    assert order == ["features.0", "features.1", "features.3", "classifier.0", "classifier.2"]
+    for name, changed in randomised(net):
+        names.append(name)
+        assert changed is not net
+        for module in order:
+            weight = f"{module}.weight"
+            same = torch.equal(changed.state_dict()[weight], before[weight])
+            # What batch normalisation is initialised with is what this one has.
+            assert same == (module not in names) or module == "features.1"
+    assert names == order[::-1]
+    assert (changed.state_dict()["features.1.running_mean"] == 0).all()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+def test_a_seed_draws_the_same_and_leaves_the_callers_numbers(net):
+    torch.manual_seed(5)
+    state = torch.random.get_rng_state()
+    drawn = {
+        seed: [changed.state_dict()["classifier.0.weight"].clone() for _, changed in randomised(net, seed)]
+        for seed in (0, 1)
+    }
+    again = [changed.state_dict()["classifier.0.weight"].clone() for _, changed in randomised(net, 0)]
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert all(map(torch.equal, drawn[0], again))
+    assert not torch.equal(drawn[0][-1], drawn[1][-1])
+
+
+def test_what_cannot_reset_itself_is_drawn_as_it_is_spread():
+    class Scale(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.factor = nn.Parameter(3 + 0.1 * torch.randn(10_000))
+            self.alone = nn.Parameter(torch.tensor(2.0))
+
+    net = Scale()
+    ((_, changed),) = randomised(net)
+    assert not torch.equal(changed.factor, net.factor)
+    assert changed.factor.mean().item() == pytest.approx(3, abs=0.01)
+    assert changed.factor.std().item() == pytest.approx(0.1, rel=0.05)
+    assert changed.alone.item() == 2
+
+
+def test_rank_correlation_is_spearmans():
+    stats = pytest.importorskip("scipy.stats")
+    generator = torch.Generator().manual_seed(0)
+    for levels in (3, 50, 10_000):
+        one, other = (torch.randint(levels, (9, 11), generator=generator).double() for _ in range(2))
+        other = other + one / 2
+        expected = stats.spearmanr(one.flatten(), other.flatten()).statistic
+        assert rank_correlation(one, other) == pytest.approx(expected)
+    assert rank_correlation(one, -one) == pytest.approx(-1)
+    assert rank_correlation(one, torch.zeros(9, 11)) == 0
+
+
+def test_structural_similarity_is_scikit_images():
+    metrics = pytest.importorskip("skimage.metrics")
+    generator = np.random.default_rng(0)
+    one = generator.random((20, 31))
+    for other in (one, 1 - one, generator.random((20, 31)), np.zeros((20, 31))):
+        expected = np.mean(
+            metrics.structural_similarity(one, other, data_range=1, win_size=7, full=True)[1][3:-3, 3:-3]
+        )
+        found = structural_similarity(torch.from_numpy(one), torch.from_numpy(other))
+        assert found == pytest.approx(float(expected), abs=1e-9)
