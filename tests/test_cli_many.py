@@ -16,6 +16,7 @@ import pytest
 import torch
 from conftest import EXAMPLES, MEASURED_COMMAND
 from PIL import Image
+from test_images import damaged
 
 import xgradcam
 from xgradcam.cli.xgrad_cam import main
@@ -359,6 +360,67 @@ def test_memory_does_not_grow_with_the_number_of_photographs():
     assert peaks[1000] < 1.05 * peaks[50]
 
 
+def measured(*arguments):
+    """The command as a process of its own: what it came to, and its peak memory in bytes."""
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURED_COMMAND, *arguments, *OWN, "--target-index", "1"],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    return run, int(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak memory is read from /proc")
+def test_memory_does_not_grow_with_the_number_of_large_photographs():
+    peaks = {}
+    for count in (2, 6):
+        Path(f"photos-{count}").mkdir()
+        for index in range(count):
+            Image.open(EXAMPLES / "cat.jpg").resize((6000, 4000)).save(f"photos-{count}/{index:04}.jpg")
+        run, peaks[count] = measured(
+            "--image-path", f"photos-{count}", "--full-resolution", "--quiet", "--output-dir", f"out-{count}"
+        )
+        assert run.returncode == 0
+        with Image.open(f"out-{count}/0000_1_X_cam.jpg") as picture:
+            assert picture.size == (6000, 4000)
+    # One such photograph is 72 MB.
+    assert peaks[6] < peaks[2] + 72e6, peaks
+
+
+def test_a_large_photograph_that_changes_meanwhile_is_a_problem_and_no_wrong_picture(monkeypatch, capsys):
+    noise("photos", 3)
+    monkeypatch.setattr("xgradcam.pipeline.LARGE", 40 * 40 - 1)
+    explain = torch.nn.Linear.forward
+
+    def meanwhile(self, inputs):
+        Image.new("RGB", (64, 48)).save("photos/0001.png")
+        return explain(self, inputs)
+
+    arguments = ["--image-path", "photos", "--target-index", "1", "--full-resolution", *OWN]
+    assert main([*arguments, "--output-dir", "before"]) == 0
+    monkeypatch.setattr(torch.nn.Linear, "forward", meanwhile)
+    assert main([*arguments, "--output-dir", "out"]) == 1
+    assert "photos/0001.png changed while it was being explained" in capsys.readouterr().err
+    assert sorted(tree("out")) == sorted(name for name in tree("before") if not name.startswith("0001"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak memory is read from /proc")
+def test_a_folder_of_2000_damaged_files_gives_pictures_and_lines():
+    Path("damaged").mkdir()
+    for name, content in damaged():
+        Path("damaged", name).write_bytes(content)
+    run, peak = measured("--image-path", "damaged", "--output-dir", "out", "--colormap", "viridis")
+    assert run.returncode == 1
+    assert "Traceback" not in run.stderr
+    told = run.stderr.splitlines()
+    failed = {re.search(r"\d{4}\.\w+", line)[0] for line in told if "error: " in line}
+    explained = {name for name, _ in damaged()} - failed
+    assert f"{len(explained)} photographs explained, {len(failed)} failed" in told[-1]
+    assert len(list(Path("out").glob("*_X_cam.jpg"))) == len(explained) > 100
+    assert peak < 2e9
+
+
 def test_the_forward_of_a_batch_that_is_too_large_is_halved(monkeypatch):
     noise("photos", 5)
     forward, sizes = torch.nn.Linear.forward, []
@@ -476,7 +538,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file():
     assert run.returncode == 2
     assert "Traceback" not in run.stderr
     assert run.stderr.splitlines()[-1].startswith("xgrad-cam: error: cannot write out/")
-    assert run.stderr.splitlines()[-1].endswith("File too large")
+    assert run.stderr.splitlines()[-1].endswith("File too large; --resume goes on later")
     assert not [name for name in tree("out") if name.endswith((".jpg", ".part"))]
 
 

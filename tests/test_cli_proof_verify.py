@@ -498,3 +498,23 @@ def test_the_four_numbers_are_the_originals_on_their_vgg16(tmp_path, monkeypatch
         assert abs(proof[1]) > 0.1
         assert 0 < abs(four(out)[3]) < 1e-4
     checkpoint.unlink()
+
+
+def test_a_photograph_from_stdin(both):
+    content = both.read_bytes()
+    command = "import sys; from xgradcam.cli.proof_verify import main; sys.exit(main())"
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", command, "--image-path", place, "--target-index", "285",
+             "--model", "efficientnet-lite0"],
+            input=content, capture_output=True, check=True,
+        )
+        for place in ("-", str(both))
+    ]  # fmt: skip
+    assert runs[0].stdout == runs[1].stdout
+    assert b"verdict: Eq. 5 holds" in runs[0].stdout
+
+
+def test_one_class_is_all_it_takes(capsys, both):
+    assert main(["--image-path", str(both), "--target-index", "top3"]) == 2
+    assert "--target-index is top3: proof-verify takes one class" in capsys.readouterr().err

@@ -50,7 +50,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path):
         text=True,
     )
     assert run.returncode == 1
-    assert "XGradCamError: cannot write" in run.stderr
+    assert "CannotWriteError: cannot write" in run.stderr
     assert (tmp_path / "a").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]
 

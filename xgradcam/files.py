@@ -7,7 +7,7 @@ from pathlib import Path
 
 import cv2
 
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import CannotWriteError, XGradCamError
 from xgradcam.images import Photograph
 
 JPEG_QUALITY = 95
@@ -31,7 +31,7 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise XGradCamError(f"cannot make the folder {folder}: {error.strerror}") from None
+        raise CannotWriteError(f"cannot make the folder {folder}: {error.strerror}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise XGradCamError(f"cannot write to the folder {folder}: choose another")
 
@@ -63,7 +63,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
         for path, written in aside.items():
             written.replace(path)
     except OSError as error:
-        raise XGradCamError(f"cannot write {path}: {error.strerror}") from None
+        raise CannotWriteError(f"cannot write {path}: {error.strerror}") from None
     finally:
         for written in aside.values():
             written.unlink(missing_ok=True)

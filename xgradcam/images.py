@@ -42,6 +42,18 @@ def read_image(path: str | PathLike[str]) -> Photograph:
         raise XGradCamError(f"cannot read image {name}: {error.strerror or error}") from None
 
 
+def pixels_in(path: str | PathLike[str]) -> int:
+    """How many pixels the header of an image file says it has; 0 where it says nothing."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=FORMATS) as image:
+                return image.width * image.height
+    # Broken files make Pillow's readers raise many kinds of error.
+    except Exception:
+        return 0
+
+
 def to_input(
     photograph: Photograph, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> "torch.Tensor":

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import CannotWriteError, XGradCamError
 from xgradcam.photographs import STDIN, state_of
 from xgradcam.results import files_of
 
@@ -45,16 +45,14 @@ class Journal:
         """Note that all files of a photograph, which was in this state when it was read, are there."""
         line = {"image": image, **state, "records": records}
         if self._file is not None and not self.path.exists():
-            raise XGradCamError(f"{self.path} has gone during the run: was the folder moved or emptied?")
+            raise CannotWriteError(f"{self.path} has gone during the run: was the folder moved or emptied?")
         try:
             if self._file is None:
                 self._file = self._started()
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
         except OSError as error:
-            raise XGradCamError(
-                f"cannot write {self.path}: {error.strerror}; --resume goes on later"
-            ) from None
+            raise CannotWriteError(f"cannot write {self.path}: {error.strerror}") from None
 
     def _started(self) -> TextIO:
         """The file, anew: a line that was cut off, or whose files have gone, is not left in it."""

@@ -1,13 +1,15 @@
 """Many photographs: read, explained in batches and written at the same time, in their order.
 
-However many they are, no more than a few batches of them are in memory.
+However many they are, no more than a few batches of them are in memory, and of large ones no more than one.
 """
 
 from collections import deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from itertools import chain, islice
+from threading import Lock
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -16,8 +18,8 @@ from torch import Tensor
 from xgradcam.cam import ClassExplanation
 from xgradcam.classifier import Classifier
 from xgradcam.errors import XGradCamError
-from xgradcam.images import Photograph
-from xgradcam.photographs import Source, state_of
+from xgradcam.images import Photograph, pixels_in
+from xgradcam.photographs import STDIN, Source, state_of
 
 T = TypeVar("T")
 Record = Mapping[str, Any]
@@ -25,6 +27,8 @@ Record = Mapping[str, Any]
 Explained: TypeAlias = Sequence[Sequence[ClassExplanation]]
 
 READERS, WRITERS = 2, 2
+# Photographs of more pixels are read and drawn on one at a time, and read again rather than kept.
+LARGE = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Read:
-    """A photograph on its way: what `Job.frame` gave, or the problem."""
+    """A photograph on its way: what `Job.frame` gave, or the problem.
+
+    drawn_on: None where there is a problem, or where it is too large to be kept.
+    """
 
     source: Source
     inputs: Tensor | None
@@ -81,11 +88,18 @@ def explain_photographs(
     """
     batches = [sources[start : start + job.batch_size] for start in range(0, len(sources), job.batch_size)]
     left = [batch for batch in batches if any(source.path not in done for source in batch)]
+    alone = Lock()
     with _Pool(READERS, "read") as readers, _Pool(WRITERS, "write") as writers:
-        read = _ahead(readers, lambda source: _read(source, job), chain(*left), job.batch_size + READERS)
+        read = _ahead(
+            readers, lambda source: _read(source, job, alone), chain(*left), job.batch_size + READERS
+        )
         writing: deque[Future[Outcome]] = deque()
+
+        def write(item: _Read, explanations: Explained, index: int) -> Future[Outcome]:
+            return writers.submit(_write, item, explanations, index, job, alone)
+
         for batch in left:
-            writing += _explain_and_write(classifier, list(islice(read, len(batch))), job, done, writers)
+            writing += _explain_and_write(classifier, list(islice(read, len(batch))), job, done, write)
             while len(writing) > job.batch_size:
                 yield writing.popleft().result()
         while writing:
@@ -97,7 +111,7 @@ def _explain_and_write(
     batch: Sequence[_Read],
     job: Job,
     done: Container[str],
-    writers: ThreadPoolExecutor,
+    write: Callable[[_Read, Explained, int], Future[Outcome]],
 ) -> Iterator[Future[Outcome]]:
     """The outcomes to come of those photographs of a batch that are not done."""
     good = [item for item in batch if item.inputs is not None]
@@ -106,7 +120,7 @@ def _explain_and_write(
     for item in batch:
         explanations, index = next(explained, ((), 0)) if item.inputs is not None else ((), 0)
         if item.source.path not in done:
-            yield writers.submit(_write, item, explanations, index, job)
+            yield write(item, explanations, index)
 
 
 class _Pool(ThreadPoolExecutor):
@@ -131,19 +145,35 @@ def _ahead(
         yield result
 
 
-def _read(source: Source, job: Job) -> _Read:
+def _read(source: Source, job: Job, alone: Lock) -> _Read:
     state = state_of(source.path)
     try:
-        inputs, drawn_on = job.frame(job.read(source))
+        with _place_for(source, alone):
+            inputs, drawn_on = job.frame(job.read(source))
     except XGradCamError as error:
         return _Read(source, None, None, str(error), state)
-    return _Read(source, inputs, drawn_on, "", state)
+    keep = source.path == STDIN or drawn_on.shape[0] * drawn_on.shape[1] <= LARGE
+    return _Read(source, inputs, drawn_on if keep else None, "", state)
 
 
-def _write(item: _Read, explanations: Explained, index: int, job: Job) -> Outcome:
-    if item.drawn_on is None:
+def _place_for(source: Source, alone: Lock) -> AbstractContextManager[Any]:
+    return alone if source.path != STDIN and pixels_in(source.path) > LARGE else nullcontext()
+
+
+def _write(item: _Read, explanations: Explained, index: int, job: Job, alone: Lock) -> Outcome:
+    if item.problem:
         return Outcome(item.source, (), item.problem)
-    records = job.write(item.source, item.drawn_on, explanations, index)
+    if item.drawn_on is not None:
+        records = job.write(item.source, item.drawn_on, explanations, index)
+        return Outcome(item.source, records, "", item.state)
+    with alone:
+        try:
+            photograph = job.read(item.source)
+        except XGradCamError as error:
+            return Outcome(item.source, (), str(error))
+        if state_of(item.source.path) != item.state:
+            return Outcome(item.source, (), f"{item.source.path} changed while it was being explained")
+        records = job.write(item.source, job.frame(photograph)[1], explanations, index)
     return Outcome(item.source, records, "", item.state)
 
 

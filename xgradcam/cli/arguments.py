@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import io
 import os
 import re
 import shlex
@@ -74,7 +75,7 @@ def common_parser(
         "--image-path", metavar="PATH", **many,
         help="the photographs: files, folders (with those in them), patterns; - reads one from stdin"
         if several
-        else "the photograph",
+        else "the photograph; - reads it from stdin",
     )  # fmt: skip
     photograph.add_argument(
         "--target-index", metavar="CLASS", **many, default=["-1"] if several else "-1",
@@ -258,12 +259,20 @@ def open_photograph_and_classifier(
     prog: str, arguments: argparse.Namespace, say: Callable[[str], None]
 ) -> "tuple[Photograph, Classifier]":
     """The photograph, and the classifier on its device; what needs no network is checked before one loads."""
-    from xgradcam.images import read_image
-
-    photograph = read_image(arguments.image_path)
+    photograph = read_photograph(arguments.image_path)
     device = choose_device(prog, arguments)
     say("Using GPU for acceleration" if device.type != "cpu" else "Using CPU for computation")
     return photograph, open_classifier(prog, arguments).to(device)
+
+
+def read_photograph(path: str) -> "Photograph":
+    """The photograph in a file, or on stdin for `-`."""
+    from xgradcam.images import decode_image, read_image
+    from xgradcam.photographs import STDIN
+
+    if path != STDIN:
+        return read_image(path)
+    return decode_image(io.BytesIO(sys.stdin.buffer.read()), "stdin")
 
 
 def print_layers(prog: str, arguments: argparse.Namespace) -> None:

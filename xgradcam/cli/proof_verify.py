@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from xgradcam.cli.arguments import (
     DONE,
     FAILED,
+    TOP,
     Parser,
     class_of,
     common_parser,
@@ -51,7 +52,8 @@ def _parser() -> Parser:
         PROG,
         "Verify Eq. 5 of XGrad-CAM's paper (Fu et al., BMVC 2020) on a photograph: at a layer of a ReLU-CNN\n"
         "the class score is gradients*feature plus a bias term. The three are computed independently of one\n"
-        "another. Exit code: 0 where Eq. 5 holds, 1 where it does not, 2 where it could not be computed.",
+        "another. Exit code: 0 where Eq. 5 holds, 1 where it does not, 2 where it could not be computed.\n"
+        "@FILE reads arguments from a file.",
         f"{PROG} --image-path examples/cat.jpg --target-index 285\n"
         f"  {PROG} --image-path examples/cat.jpg --target-layer 'features.*' --plot split.png",
         LAYER_HELP,
@@ -75,6 +77,8 @@ def _prove(arguments: argparse.Namespace) -> int:
         print_layers(PROG, arguments)
         return DONE
     say = partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)
+    if TOP.fullmatch(arguments.target_index):
+        raise XGradCamError(f"--target-index is {arguments.target_index}: {PROG} takes one class")
     if arguments.plot is not None:
         _require_drawable(arguments.plot)
     photograph, classifier = open_photograph_and_classifier(PROG, arguments, say)

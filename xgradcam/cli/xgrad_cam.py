@@ -1,8 +1,6 @@
 """`xgrad-cam`: explain a classifier's decisions on photographs by Grad-CAM and XGrad-CAM."""
 
 import argparse
-import io
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -22,11 +20,12 @@ from xgradcam.cli.arguments import (
     open_classifier,
     parse,
     print_layers,
+    read_photograph,
     run,
 )
 from xgradcam.cli.options import xgrad_cam_parser
 from xgradcam.cli.talk import Talk
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import CannotWriteError, XGradCamError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +67,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     style = Style(arguments.full_resolution, arguments.colormap, arguments.alpha)
     # What needs no network is checked before one is loaded.
     sources = find_photographs(arguments.image_path, arguments.output_dir)
-    alone = _read(sources[0]) if len(sources) == 1 else None
+    alone = read_photograph(sources[0].path) if len(sources) == 1 else None
     require_writable(arguments.output_dir)
     device = choose_device(PROG, arguments)
     talk = Talk(PROG, arguments.json, arguments.quiet, arguments.verbose or len(sources) == 1, len(sources))
@@ -141,6 +140,12 @@ def _work(
             bar.close()
             talk.sum_up(results.folder, "interrupted")
             return INTERRUPTED
+        except CannotWriteError as error:
+            if journal is None:
+                raise
+            bar.close()
+            talk.sum_up(results.folder, "stopped")
+            raise XGradCamError(f"{error}; --resume goes on later") from None
     talk.sum_up(results.folder)
     if talk.total == 1 and talk.failed:
         return COULD_NOT_RUN
@@ -193,7 +198,7 @@ def _job(
     return Job(
         explain=explain,
         batch_size=arguments.batch_size,
-        read=lambda source: _read(source) if alone is None else alone,
+        read=lambda source: read_photograph(source.path) if alone is None else alone,
         frame=lambda photograph: (
             normalise(results.framing.pixels(photograph), classifier.mean, classifier.std),
             results.drawn_on(photograph),
@@ -243,17 +248,6 @@ def _page(journal: "Journal", results: "Results") -> Path:
     layers = "layer" if len(results.layers) == 1 else "layers"
     title = f"{results.classifier.name}, {layers} {', '.join(results.layers)}"
     return write_gallery(journal.folder, journal.records(), title)
-
-
-def _read(source: "Source") -> "Photograph":
-    from xgradcam.images import decode_image, read_image
-    from xgradcam.photographs import STDIN
-
-    return (
-        decode_image(io.BytesIO(sys.stdin.buffer.read()), "stdin")
-        if source.path == STDIN
-        else read_image(source.path)
-    )
 
 
 def _files_of_the_model(arguments: argparse.Namespace) -> list[str]:
