@@ -6,6 +6,7 @@ Needs the package and scikit-image installed. The same versions give the same fi
 """
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -30,9 +31,16 @@ def side_by_side(cat: Photograph, coffee: Photograph) -> Photograph:
     return np.hstack([cv2.resize(face, (400, 400), interpolation=cv2.INTER_CUBIC), cup])
 
 
-def row(classifier: xgradcam.Classifier, photograph: Photograph, target: int, layer: str) -> Photograph:
-    """Photograph, Grad-CAM and XGrad-CAM of a class in a row."""
-    explanation = xgradcam.explain(classifier.module, classifier.inputs(photograph), layer, target)
+def row(
+    classifier: xgradcam.Classifier,
+    photograph: Photograph,
+    target: int,
+    layer: str,
+    methods: Sequence[str] = ("grad-cam", "xgrad-cam"),
+) -> Photograph:
+    """Photograph and maps of a class side by side."""
+    inputs = classifier.inputs(photograph)
+    explanation = xgradcam.explain(classifier.module, inputs, layer, target, methods)
     heatmaps = {method: heatmap_of(explanation, method) for method in explanation.maps}
     words = xgradcam.imagenet_labels()[target].split(" ", 1)[1]
     detail = score_line(explanation.score.item(), explanation.probability.item())
@@ -51,6 +59,10 @@ def main() -> None:
     for name, layer in (("explanation", DEFAULT_LAYER), ("earlier-layer", EARLIER_LAYER)):
         rows = [row(classifier, both, target, layer) for target in (CAT, ESPRESSO)]
         (EXAMPLES / f"{name}.jpg").write_bytes(encode_jpeg(np.vstack(rows)))
+    applying = [method for method in xgradcam.METHODS if method != "cam"]
+    everything = row(classifier, both, ESPRESSO, EARLIER_LAYER, applying)
+    half = cv2.resize(everything, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    (EXAMPLES / "methods.jpg").write_bytes(encode_jpeg(np.asarray(half, np.uint8)))
     cat_alone = ["--image-path", str(EXAMPLES / "cat.jpg"), "--target-index", str(CAT)]
     proof_verify([*cat_alone, "--model", "efficientnet-lite0", "--plot", str(EXAMPLES / "split.png")])
 

@@ -14,11 +14,11 @@ from xgradcam.capture import Recording, choose_targets, find_layer, logits_of, r
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts import Layout, layout_of
 from xgradcam.methods import METHODS
+from xgradcam.notes import FLAT, notes_on, renewed
 from xgradcam.probe import Probe, Progress
 from xgradcam.scores import ClassScore, Score
 from xgradcam.weightings import Evidence, probe_of
 
-FLAT = 1e-5
 # Mirrored or not, and the contrast about the mean colour; the first is the photograph as it is.
 AUGMENTATIONS = tuple(product((False, True), (1.0, 0.9, 1.1)))
 
@@ -244,7 +244,7 @@ class _Task:
                     total[method] = total[method] + (signed.flip(2) if flipped else signed)
         means = [{method: total / len(AUGMENTATIONS) for method, total in maps.items()} for maps in sums]
         return [
-            (score, replace(one, maps=maps, notes=_renewed(one, maps)))
+            (score, replace(one, maps=maps, notes=renewed(one.notes, one.maps, maps)))
             for (score, one), maps in zip(explained, means, strict=True)
         ]
 
@@ -311,50 +311,3 @@ def heatmap(signed: Tensor, size: tuple[int, int]) -> Tensor:
     highest = raised.amax(dim=(1, 2), keepdim=True)
     contrast = highest > FLAT * grown.amax(dim=(1, 2), keepdim=True)
     return torch.where(contrast, raised / torch.where(contrast, highest, 1), 0)
-
-
-def notes_on(evidence: Evidence, maps: Mapping[str, Tensor]) -> tuple[tuple[str, ...], ...]:
-    """For each sample of the batch, the lines that no reader of its maps should miss."""
-    gradient, activation = evidence.gradient, evidence.activation
-    spread = (gradient.amax(dim=(2, 3)) - gradient.amin(dim=(2, 3))).amax(dim=1)
-    flat = spread <= FLAT * gradient.abs().amax(dim=(1, 2, 3))
-    negative = (activation < 0).any(dim=3).any(dim=2).sum(dim=1)
-    notes: list[tuple[str, ...]] = []
-    for sample in range(len(activation)):
-        lines = []
-        if {"grad-cam", "xgrad-cam"} <= maps.keys() and flat[sample] and gradient[sample].any():
-            lines.append(
-                "the two maps coincide here: the gradient is constant over space, as where global average "
-                "pooling and a linear layer follow; an earlier layer tells the methods apart"
-            )
-        if "xgrad-cam" in maps and negative[sample]:
-            lines.append(
-                f"signed activations: {int(negative[sample])} of {activation.shape[1]} channels have "
-                "negative values, where an XGrad-CAM weight is no weighted mean of the gradient and its "
-                "denominator can vanish"
-            )
-        notes.append((*lines, *_blanks(maps, sample)))
-    return tuple(notes)
-
-
-def _renewed(one: Explanation, maps: Mapping[str, Tensor]) -> tuple[tuple[str, ...], ...]:
-    """The notes of an explanation if it had other maps: those on blank maps are about these."""
-    return tuple(
-        (*(line for line in lines if line not in _blanks(one.maps, sample)), *_blanks(maps, sample))
-        for sample, lines in enumerate(one.notes)
-    )
-
-
-def _blanks(maps: Mapping[str, Tensor], sample: int) -> list[str]:
-    return [line for method, signed in maps.items() if (line := _blank(method, signed[sample]))]
-
-
-def _blank(method: str, signed: Tensor) -> str:
-    if not torch.isfinite(signed).all():
-        return f"not finite: the {method} map holds infinities or no numbers; its picture is the photograph"
-    low, high = signed.min(), signed.max()
-    if high <= 0:
-        return f"no positive evidence: the {method} map has no positive value; its picture is the photograph"
-    if low > 0 and high - low <= FLAT * high:
-        return f"no contrast: the {method} map is the same everywhere; its picture is the photograph"
-    return ""
