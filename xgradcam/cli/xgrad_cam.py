@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,14 +27,12 @@ from xgradcam.cli.talk import Talk
 from xgradcam.errors import CannotWriteError, XGradCamError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from xgradcam.classifier import Classifier
     from xgradcam.images import Photograph
     from xgradcam.journal import Journal
     from xgradcam.photographs import Source
     from xgradcam.pictures import Style
-    from xgradcam.pipeline import Explained, Job
+    from xgradcam.pipeline import Job
     from xgradcam.results import Results
 
 PROG = "xgrad-cam"
@@ -77,7 +74,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     plain = _has_the_originals_names(arguments, sources)
     results = _results(arguments, classifier, style, plain)
     if ALL in arguments.method:
-        methods = _applicable(results, methods)
+        methods = _applicable(results, methods, talk)
     with nullcontext() if plain else _journal(arguments, results, methods) as journal:
         for source in sources:
             talk.add_earlier(journal.done.get(source.path) if journal else None)
@@ -90,12 +87,10 @@ def _explain(arguments: argparse.Namespace) -> int:
 
 def _has_the_originals_names(arguments: argparse.Namespace, sources: "Sequence[Source]") -> bool:
     """Whether one photograph and class were asked for, and nothing that tells of a run."""
+    one_class = len(arguments.target_index) == 1 and not TOP.fullmatch(arguments.target_index[0])
     one_layer = len(set(arguments.target_layer or [""])) == 1
-    one_class = (
-        one_layer and len(arguments.target_index) == 1 and not TOP.fullmatch(arguments.target_index[0])
-    )
     one_file = len(sources) == 1 and sources[0].path == arguments.image_path[0]
-    return one_file and one_class and not arguments.html
+    return one_file and one_class and one_layer and not arguments.html
 
 
 def _results(
@@ -159,42 +154,23 @@ def _job(
     methods: Sequence[str],
     alone: "Photograph | None",
 ) -> "Job":
-    from xgradcam.cam import explain_classes
-    from xgradcam.guided import guided_backpropagation
     from xgradcam.images import normalise
+    from xgradcam.layered import explain_layers
     from xgradcam.pipeline import Job
 
     classifier = results.classifier
-    classes = classes_of(arguments.target_index, classifier.labels)
-    explain_by = partial(
-        explain_classes,
+    explain = partial(
+        explain_layers,
         classifier.module,
-        methods=methods,
+        layers=results.layers,
+        classes=classes_of(arguments.target_index, classifier.labels),
         output=classifier.output,
+        guided=arguments.guided,
+        methods=methods,
         augment=arguments.augment,
         axioms=arguments.axioms,
         progress=talk.evaluations,
     )
-
-    def explain(inputs: "Tensor") -> "Explained":
-        first = explain_by(inputs=inputs, layer=results.layers[0], classes=classes)
-        if arguments.guided:
-            first = tuple(
-                replace(
-                    one,
-                    guided=guided_backpropagation(classifier.module, inputs, one.targets, classifier.output),
-                )
-                for one in first
-            )
-        targets = [one.targets for one in first]
-        others = [explain_by(inputs=inputs, layer=layer, classes=targets) for layer in results.layers[1:]]
-        # Guided backpropagation is the same for every layer.
-        guided = [
-            [replace(one, guided=same.guided) for one, same in zip(other, first, strict=True)]
-            for other in others
-        ]
-        return [first, *guided]
-
     return Job(
         explain=explain,
         batch_size=arguments.batch_size,
@@ -216,7 +192,7 @@ def _methods(names: Sequence[str]) -> list[str]:
     return list(METHODS) if ALL in names else list(dict.fromkeys(names))
 
 
-def _applicable(results: "Results", methods: Sequence[str]) -> list[str]:
+def _applicable(results: "Results", methods: Sequence[str], talk: Talk) -> list[str]:
     """The methods without CAM, the only one that needs a certain network, where it does not apply."""
     import numpy as np
 
@@ -229,7 +205,8 @@ def _applicable(results: "Results", methods: Sequence[str]) -> list[str]:
         for layer in results.layers:
             explain(classifier.module, blank, layer, methods=[CAM], output=classifier.output)
     except NotApplicableError as error:
-        note(PROG, f"note: left out: {error}")
+        if not talk.quiet:
+            note(PROG, f"note: left out: {error}")
         return [method for method in methods if method != CAM]
     return list(methods)
 
