@@ -338,3 +338,61 @@ def test_wrong_targets_are_refused(targets, message):
 def test_an_output_without_class_scores_is_refused(output, message):
     with pytest.raises(XGradCamError, match=message):
         logits_of(output)
+
+
+def test_gradients_of_several_scores_are_those_one_by_one(net, batch, monkeypatch):
+    recording = record(net, batch, "features.4")
+    scores = list(recording.output.unbind(dim=1))
+    expected = [recording.gradient(score) for score in scores]
+    for largest in (2**24, 2 * recording.activation.numel(), 1):
+        monkeypatch.setattr("xgradcam.capture.LARGEST", largest)
+        for found, alone in zip(recording.gradient_each(scores), expected, strict=True):
+            torch.testing.assert_close(found, alone)
+
+
+def test_several_scores_are_one_backward_where_the_operations_take_to_it(net, batch, monkeypatch):
+    runs = []
+    grad = torch.autograd.grad
+
+    def counted(*arguments, **options):
+        runs.append(options.get("is_grads_batched", False))
+        return grad(*arguments, **options)
+
+    monkeypatch.setattr(torch.autograd, "grad", counted)
+    recording = record(net, batch, "features.4")
+    list(recording.gradient_each(list(recording.output.unbind(dim=1))))
+    assert runs == [True]
+
+
+def test_an_operation_that_cannot_be_batched_goes_one_by_one(net, batch):
+    class Doubled(torch.autograd.Function):
+        @staticmethod
+        def forward(context, values):
+            return 2 * values
+
+        @staticmethod
+        def backward(context, gradient):
+            return 2 * torch.from_numpy(gradient.detach().numpy())
+
+    class Custom(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = net
+
+        def forward(self, images):
+            return Doubled.apply(self.net(images))
+
+    recording = record(Custom(), batch, "net.features.4")
+    scores = list(recording.output.unbind(dim=1))
+    for found, score in zip(recording.gradient_each(scores), scores, strict=True):
+        torch.testing.assert_close(found, recording.gradient(score))
+
+
+def test_second_derivatives_are_zero_where_there_are_none(net, batch):
+    recording = record(net, batch, "features.4")
+    direction = torch.ones_like(recording.activation)
+    assert not recording.hessian_product(recording.output[:, 1], direction).any()
+    squares = (recording.output[:, 1] ** 2) / 2
+    gradient = recording.gradient(recording.output[:, 1])
+    expected = gradient * (gradient * direction).sum(dim=(1, 2, 3), keepdim=True)
+    torch.testing.assert_close(recording.hessian_product(squares, direction), expected)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.axioms import conservation_error, sensitivity_error
-from xgradcam.capture import Recording, choose_targets, find_layer, logits_of, record
+from xgradcam.capture import choose_targets, find_layer, logits_of, record
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts import Layout, layout_of
 from xgradcam.methods import METHODS
@@ -118,7 +118,7 @@ def explain_classes(
     """Explain several class scores of each sample: one explanation for each of `classes`.
 
     classes: what `explain` takes for `targets`, several times; or a function from the class scores
-    (N, classes) to that, such as `top_classes(3)`. All of them cost one forward, and a backward each.
+    (N, classes) to that, such as `top_classes(3)`. All of them cost one forward and, mostly, one backward.
     The other arguments are those of `explain`.
     """
 
@@ -173,7 +173,10 @@ def evidence_of(
         recording = record(model, inputs, layer)
         layout = _layout(model, layer, recording.activation, inputs)
         chosen = choose_targets(logits_of(recording.output, output), targets)
-        return _evidence(recording, inputs, layer, layout, ClassScore(chosen, output), progress)
+        score_of = ClassScore(chosen, output)
+        score = score_of(recording.output)
+        probe = Probe(recording, inputs, layer, layout, score_of, score, progress)
+        return Evidence(probe.maps(), layout.to_maps(recording.gradient(score)), probe)
 
 
 def known_methods(methods: Sequence[str]) -> Sequence[str]:
@@ -210,8 +213,11 @@ class _Task:
             recording = record(self.model, inputs, self.layer)
             layout = _layout(self.model, self.layer, recording.activation, inputs)
             explained = []
-            for score_of in scores_of(recording.output):
-                evidence = _evidence(recording, inputs, self.layer, layout, score_of, self.progress)
+            asked = scores_of(recording.output)
+            scores = [_checked(score_of(recording.output), len(inputs)) for score_of in asked]
+            for score_of, score, gradient in zip(asked, scores, recording.gradient_each(scores), strict=True):
+                probe = Probe(recording, inputs, self.layer, layout, score_of, score, self.progress)
+                evidence = Evidence(probe.maps(), layout.to_maps(gradient), probe)
                 explained.append((score_of, self._explanation(evidence)))
         return recording.output, explained
 
@@ -247,19 +253,6 @@ class _Task:
             (score, replace(one, maps=maps, notes=renewed(one.notes, one.maps, maps)))
             for (score, one), maps in zip(explained, means, strict=True)
         ]
-
-
-def _evidence(
-    recording: Recording,
-    inputs: Tensor,
-    layer: str | nn.Module,
-    layout: Layout,
-    score_of: Score,
-    progress: Progress,
-) -> Evidence:
-    score = _checked(score_of(recording.output), len(inputs))
-    probe = Probe(recording, inputs, layer, layout, score_of, score, progress)
-    return Evidence(probe.maps(), layout.to_maps(recording.gradient(score)), probe)
 
 
 def _checked(score: Tensor, samples: int) -> Tensor:

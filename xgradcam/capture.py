@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules.batchnorm import _NormBase
 
 from xgradcam.errors import XGradCamError
+
+# Numbers in the gradients that are computed at once: 64 MB in float32.
+LARGEST = 2**24
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,30 @@ class Recording:
                 "does not run under torch.no_grad()"
             )
         return gradient, tuple(others)
+
+    def gradient_each(self, scores: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The gradient of each of the scores, in their order; `LARGEST` numbers of them at a time."""
+        together = max(1, LARGEST // max(1, self.activation.numel()))
+        for start in range(0, len(scores), together):
+            chosen = scores[start : start + together]
+            batched = self._batched(chosen) if len(chosen) > 1 else None
+            yield from map(self.gradient, chosen) if batched is None else batched
+
+    def _batched(self, scores: Sequence[Tensor]) -> Tensor | None:
+        """The gradients by one backward for all; None where an operation does not take to that."""
+        sums = torch.stack([score.sum() for score in scores])
+        if not sums.requires_grad:
+            return None
+        try:
+            with borrowed(self.model), torch.enable_grad(), warnings.catch_warnings():
+                # That an operation goes through them one by one is no news to a user.
+                warnings.simplefilter("ignore")
+                each = torch.eye(len(scores), dtype=sums.dtype, device=sums.device)
+                return torch.autograd.grad(
+                    sums, self.activation, each, retain_graph=True, is_grads_batched=True
+                )[0]
+        except RuntimeError:
+            return None
 
     def hessian_product(self, score: Tensor, direction: Tensor) -> Tensor:
         """H·direction, of the activation's shape, with H the score's second derivatives by the activation.
