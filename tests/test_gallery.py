@@ -556,6 +556,24 @@ def test_hostile_names_are_shown_as_text(window, tmp_path):
     )
 
 
+def test_of_several_layers_each_card_says_which_it_is_of(window, tmp_path):
+    errors = {"conservation_error": {"finer-cam": 0.25}, "sensitivity_error": {"finer-cam": None}}
+    files = {"finer-cam": "a.jpg", "smooth-grad-cam++": "b.jpg"}
+    layers = ("<early>", "late", "<early> + late")
+    write_gallery(tmp_path, [record(layer=layer, files=files, **errors) for layer in layers], "Run")
+    window.open(tmp_path / "index.html")
+    places = window.evaluate("[...document.querySelectorAll('.card .file')].map((file) => file.textContent)")
+    assert places == [f"{layer} · photos/cat.jpg" for layer in layers]
+    assert "3 layers" in window.evaluate(TEXT.format("#summary"))
+    seen = window.evaluate("document.body.innerText")
+    assert "Finer-CAM" in seen
+    assert "Smooth Grad-CAM++" in seen
+    window.evaluate("document.querySelector('.open').click()")
+    facts = window.evaluate(TEXT.format("#large .facts"))
+    assert "conservation error0.25" in facts
+    assert "sensitivity error–" in facts
+
+
 def test_a_picture_that_is_gone_is_said_to_be(window, tmp_path):
     write_gallery(tmp_path, [record()], "Run")
     window.open(tmp_path / "index.html")

@@ -14,7 +14,7 @@
   const nameOf = (method) => NAMES[method] ?? method;
   const wordsOf = (record) => record.class_name.replace(/^n\d{8} /, "");
   const severalLayers = new Set(records.map((record) => record.layer)).size > 1;
-  const placeOf = (record) => (severalLayers ? `${record.image} · ${record.layer}` : record.image);
+  const placeOf = (record) => (severalLayers ? `${record.layer} · ${record.image}` : record.image);
   const fold = (text) => text.normalize().toLowerCase();
 
   let method = methods[0];
@@ -94,7 +94,7 @@
       return element;
     };
     const compare = newCompare(node.querySelector(".stage"), true);
-    text(".open", wordsOf(record)).setAttribute("aria-label", `${wordsOf(record)}, ${record.image}: large view`);
+    text(".open", wordsOf(record)).setAttribute("aria-label", `${wordsOf(record)}, ${placeOf(record)}: large view`);
     text(".file", placeOf(record)).title = placeOf(record);
     text(".probability", percent(record.probability)).title = "probability";
     text(".score", `score ${decimals(record.score)} · rank ${record.rank ?? "–"}`);
@@ -238,7 +238,7 @@
   function fillLarge() {
     const { record } = opened, place = shown.indexOf(opened);
     find("large-title").textContent = wordsOf(record);
-    large.querySelector(".file").textContent = record.image;
+    large.querySelector(".file").textContent = placeOf(record);
     large.querySelector(".place").textContent = `${(place + 1).toLocaleString("en")} of ${shown.length.toLocaleString("en")}`;
     find("previous").disabled = place <= 0;
     find("next").disabled = place >= shown.length - 1;
