@@ -125,6 +125,60 @@ def test_shapley_cam_takes_off_half_the_hessian_times_the_activation(images):
         assert second.abs().max() > 1e-3 * evidence.gradient[n].abs().max()
 
 
+def test_shapley_cam_goes_through_fused_attention():
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.patches, self.head = nn.Conv2d(3, 8, 2, stride=2), nn.Linear(8, 3)
+
+        def forward(self, images):
+            tokens = self.patches(images).flatten(2).mT[:, None]
+            mixed = nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+            return self.head(mixed[:, 0].mean(dim=1))
+
+    net, inputs = Attending(), torch.randn(1, 3, 8, 8)
+    evidence = evidence_of(net, inputs, "patches", 1)
+
+    def score(maps):
+        tokens = maps.reshape(1, 8, 16).mT
+        mixed = torch.softmax(tokens @ tokens.mT / 8**0.5, dim=-1) @ tokens
+        return net.head(mixed.mean(dim=1))[0, 1]
+
+    maps = evidence.activation[0]
+    hessian = torch.autograd.functional.hessian(score, maps.flatten())
+    second = (hessian @ maps.flatten()).reshape(8, 4, 4)
+    expected = (evidence.gradient[0] - second / 2).mean(dim=(1, 2))
+    found = METHODS["shapley-cam"](evidence)[0, :, 0, 0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert second.abs().max() > 0.1 * evidence.gradient.abs().max()
+
+
+def test_shapley_cam_of_an_operation_without_second_derivative_is_refused():
+    class Once(torch.autograd.Function):
+        @staticmethod
+        def forward(context, values):
+            context.save_for_backward(values)
+            return values.tanh()
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(context, gradient):
+            (values,) = context.saved_tensors
+            return gradient * (1 - values.tanh() ** 2)
+
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 2, 3), nn.Linear(72, 3)
+
+        def forward(self, images):
+            return self.last(Once.apply(self.first(images)).flatten(1)) ** 2
+
+    with pytest.raises(NotApplicableError, match="needs second derivatives"):
+        explain(Odd(), torch.randn(1, 3, 8, 8), "first", 1, ["shapley-cam"])
+
+
 def test_shapley_cam_of_a_piecewise_linear_network_is_grad_cam(images):
     net = network()
     torch.testing.assert_close(

@@ -87,7 +87,8 @@ class Recording:
     def hessian_product(self, score: Tensor, direction: Tensor) -> Tensor:
         """H·direction, of the activation's shape, with H the score's second derivatives by the activation.
 
-        0 where the network behind the layer is piecewise linear.
+        0 where the network behind the layer is piecewise linear. Raises NotImplementedError where an
+        operation has no second derivative.
         """
         zero = torch.zeros_like(self.activation)
         if not score.requires_grad:
@@ -99,9 +100,14 @@ class Recording:
                 )
                 if first is None or not first.requires_grad:
                     return zero
-                (second,) = torch.autograd.grad(
-                    first, self.activation, direction, retain_graph=True, allow_unused=True
-                )
+                try:
+                    (second,) = torch.autograd.grad(
+                        first, self.activation, direction, retain_graph=True, allow_unused=True
+                    )
+                except RuntimeError as error:
+                    if not re.search("is not implemented|differentiate twice", str(error)):
+                        raise
+                    raise NotImplementedError(str(error).splitlines()[0]) from None
         return zero if second is None else second
 
 

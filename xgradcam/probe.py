@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xgradcam.capture import Recording, borrowed, logits_of, record, replay
 from xgradcam.errors import XGradCamError
@@ -94,10 +95,26 @@ class Probe:
             self.progress(done * len(others), count * len(others))
 
     def hessian_product(self) -> Tensor:
-        """H·F, (N, C, h, w), with H the second derivatives of the score by the maps F."""
-        score = self.score_of(self.recording.output)
+        """H·F, (N, C, h, w), with H the second derivatives of the score by the maps F.
+
+        Raises NotApplicableError where an operation behind the layer has no second derivative.
+        """
         direction = self.layout.with_maps(torch.zeros_like(self.recording.activation), self.maps())
-        return self.layout.to_maps(self.recording.hessian_product(score, direction))
+        try:
+            return self._second(self.recording, direction)
+        except NotImplementedError:
+            pass
+        # Fused attention has none; its plain form, in another forward, has.
+        with sdpa_kernel(SDPBackend.MATH):
+            plain = record(self.recording.model, self.inputs, self.layer)
+            try:
+                return self._second(plain, direction)
+            except NotImplementedError as error:
+                raise NotApplicableError(f"this method needs second derivatives: {error}") from None
+
+    def _second(self, recording: Recording, direction: Tensor) -> Tensor:
+        product = recording.hessian_product(self.score_of(recording.output), direction)
+        return self.layout.to_maps(product)
 
     def scores_of_maps(self, sample: int, variants: Tensor) -> Tensor:
         """The scores of one sample, (M,), if the layer's maps were these, (M, C, h, w)."""
