@@ -154,29 +154,13 @@ def test_shapley_cam_goes_through_fused_attention():
     assert second.abs().max() > 0.1 * evidence.gradient.abs().max()
 
 
-def test_shapley_cam_of_an_operation_without_second_derivative_is_refused():
-    class Once(torch.autograd.Function):
-        @staticmethod
-        def forward(context, values):
-            context.save_for_backward(values)
-            return values.tanh()
+def test_shapley_cam_of_an_operation_without_second_derivative_is_refused(images, monkeypatch):
+    def refused(self, score, direction):
+        raise NotImplementedError("derivative for aten::odd_backward is not implemented")
 
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(context, gradient):
-            (values,) = context.saved_tensors
-            return gradient * (1 - values.tanh() ** 2)
-
-    class Odd(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.last = nn.Conv2d(3, 2, 3), nn.Linear(72, 3)
-
-        def forward(self, images):
-            return self.last(Once.apply(self.first(images)).flatten(1)) ** 2
-
-    with pytest.raises(NotApplicableError, match="needs second derivatives"):
-        explain(Odd(), torch.randn(1, 3, 8, 8), "first", 1, ["shapley-cam"])
+    monkeypatch.setattr("xgradcam.capture.Recording.hessian_product", refused)
+    with pytest.raises(NotApplicableError, match="needs second derivatives: derivative for aten::odd"):
+        explain(network(), images, "0", 1, ["shapley-cam"])
 
 
 def test_shapley_cam_of_a_piecewise_linear_network_is_grad_cam(images):
