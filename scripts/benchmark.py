@@ -4,7 +4,8 @@
 
 In one process: a Grad-CAM and an XGrad-CAM map of VGG-16 (batch 1, 224 x 224, `features.30`, both maps from
 one call of `explain`), and what the original scripts do for one map (a forward with the graph of the whole
-network, a backward to every parameter), each against a plain forward under `torch.no_grad()`. The median of
+network, a backward to every parameter), each against a plain forward under `torch.no_grad()`; and ten
+classes of one photograph against one. The median of
 the ratios of neighbouring runs is given, with the quartiles.
 As whole processes: the command with VGG-16's weights in the cache, against the original scripts' steps
 (import, build, load, forward, backward, write). Weights are random: time does not depend on them.
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from xgradcam import explain, load_classifier, read_image
+from xgradcam import explain, explain_classes, load_classifier, read_image
 from xgradcam.vgg import WEIGHTS_URL
 
 PHOTOGRAPH = Path(__file__).resolve().parents[1] / "examples" / "cat-and-coffee.jpg"
@@ -107,12 +108,26 @@ def in_process(runs: int) -> list[tuple[str, str]]:
         model(inputs.clone().requires_grad_()).amax().backward(retain_graph=True)
 
     both = ratios(lambda: explain(model, inputs, "features.30"), forward, runs)
+    many = ten_classes(model, inputs, "features.30", runs)
+    resnet = load_classifier("resnet50", "none").module
+    residual = ten_classes(resnet, inputs, "layer4.2", runs)
     model.requires_grad_()
     whole = ratios(original, forward, runs)
     return [
         ("both maps from one call, a plain forward = 1", spread(both)),
         ("the original steps for one class, a plain forward = 1", spread(whole)),
+        ("ten classes of one photograph, one class = 1", spread(many)),
+        ("the same for ResNet-50 at its default layer", spread(residual)),
     ]
+
+
+def ten_classes(model: torch.nn.Module, inputs: torch.Tensor, layer: str, runs: int) -> list[float]:
+    """Times of ten classes of one photograph over those of one."""
+    return ratios(
+        lambda: explain_classes(model, inputs, layer, range(10)),
+        lambda: explain(model, inputs, layer, 0),
+        runs,
+    )
 
 
 def whole_processes(runs: int) -> list[tuple[str, str]]:
