@@ -4,9 +4,8 @@
 
 In one process: a Grad-CAM and an XGrad-CAM map of VGG-16 (batch 1, 224 x 224, `features.30`, both maps from
 one call of `explain`), and what the original scripts do for one map (a forward with the graph of the whole
-network, a backward to every parameter), each against a plain forward under `torch.no_grad()`; and ten
-classes of one photograph against one. The median of
-the ratios of neighbouring runs is given, with the quartiles.
+network, a backward to every parameter), each against a plain forward under `torch.no_grad()`; and ten classes
+of one photograph against one. The median of the ratios of neighbouring runs is given, with the quartiles.
 As whole processes: the command with VGG-16's weights in the cache, against the original scripts' steps
 (import, build, load, forward, backward, write). Weights are random: time does not depend on them.
 """
