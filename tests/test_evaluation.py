@@ -188,3 +188,14 @@ def test_installed_photographs_have_the_classes_of_their_names(script):
     assert len(photos) == 25
     assert sum(photo.target is not None for photo in photos) == 20
     assert all(Path(photo.path).is_file() for photo in photos)
+
+
+def test_a_blank_map_is_not_called_unlike(question):
+    layers = [torch.nn.Conv2d(3, 2, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(72, 3)]
+    net = torch.nn.Sequential(*layers)
+    with torch.no_grad():
+        net[3].weight.fill_(-1)
+    blank = Question(net.double(), question.inputs, 1)
+    found = likeness_when_randomised([blank], "1", ["grad-cam", "eigen-cam"], (1.0,))
+    assert found["grad-cam"] == [None]
+    assert found["eigen-cam"][0] > 0

@@ -131,8 +131,10 @@ def _probability(question: Question) -> metrics.ScoreOf:
 
 def likeness_when_randomised(
     questions: Sequence[Question], layer: str, methods: Sequence[str], stages: Sequence[float], seed: int = 0
-) -> dict[str, list[float]]:
+) -> dict[str, list[float | None]]:
     """Method -> for each question, the mean over stages of how like its map is to that of a random model.
+
+    None where the map is blank: there is nothing that could change.
 
     stages: shares of the modules, from the output down, that are randomised; see `sanity.randomised`.
     Likeness is the rank correlation of the heatmaps without its sign; near 0 the map depends on what was
@@ -150,7 +152,13 @@ def likeness_when_randomised(
                 for method in likeness:
                     correlation = rank_correlation(before[index][method], now[method])
                     likeness[method][index].append(abs(correlation))
-    return {method: [float(np.mean(values)) for values in found] for method, found in likeness.items()}
+    return {
+        method: [
+            float(np.mean(values)) if before[index][method].any() else None
+            for index, values in enumerate(found)
+        ]
+        for method, found in likeness.items()
+    }
 
 
 def _heatmaps(question: Question, model: nn.Module, layer: str, methods: Sequence[str]) -> dict[str, Tensor]:
@@ -175,7 +183,7 @@ class Mean:
     count: int
 
 
-def mean_of(values: Sequence[float], seed: int = 0) -> Mean:
+def mean_of(values: Sequence[float | None], seed: int = 0) -> Mean:
     """The mean of what is finite with its bootstrap interval by percentiles. Efron 1979."""
     finite = np.asarray([value for value in values if value is not None and np.isfinite(value)], float)
     if not len(finite):
