@@ -1,6 +1,8 @@
-"""Guided backpropagation, and the guided variant of any map."""
+"""Guided backpropagation: which pixels speak for a class, in fine detail; times a map, also where."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -8,101 +10,140 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from xgradcam.cam import Targets
-from xgradcam.capture import borrowed, choose_targets, logits_of
+from xgradcam.capture import choose_targets, logits_of, record
 from xgradcam.errors import XGradCamError
 from xgradcam.images import Photograph
+from xgradcam.operations import Call, refuse_compiled
 
-RECTIFIERS = frozenset(
-    (
-        torch.relu,
-        torch.relu_,
-        Tensor.relu,
-        Tensor.relu_,
-        nn.functional.relu,
-        nn.functional.relu_,
-        nn.functional.relu6,
-    )
+# Operations that are max(x, 0), with a cap or without, and the argument that has to be 0 for it.
+RECTIFIERS: Mapping[str, tuple[int, str] | None] = MappingProxyType(
+    {
+        "relu": None,
+        "relu6": None,
+        "hardtanh": (1, "min_val"),  # what nn.ReLU6 calls
+        "clamp": (1, "min"),
+        "clip": (1, "min"),
+        "clamp_min": (1, "min"),
+    }
 )
-# As the original scripts' pictures: the deviation, in light, that a gradient's is scaled to.
-CONTRAST = 0.1
-
-
-class _Guiding(TorchFunctionMode):
-    """Lets only positive gradients through the rectifiers that run under it."""
-
-    def __init__(self) -> None:
-        self.rectifiers = 0
-        self._within = False
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:
-        """Run the function; hook the gradient of a rectifier's result."""
-        kwargs = kwargs or {}
-        if self._within or not _rectifies(func, args, kwargs):
-            return func(*args, **kwargs)
-        self._within = True  # F.relu is torch.relu again: one hook is enough
-        try:
-            result = func(*args, **kwargs)
-        finally:
-            self._within = False
-        self.rectifiers += 1
-        if result.requires_grad:
-            result.register_hook(_positive)
-        return result
-
-
-def _rectifies(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
-    if func is nn.functional.hardtanh:  # which nn.ReLU6 is
-        return (*args[1:3], *(kwargs.get(name) for name in ("min_val", "max_val")))[:2] == (0.0, 6.0)
-    return func in RECTIFIERS
-
-
-def _positive(gradient: Tensor) -> Tensor:
-    return gradient.clamp(min=0)
+# Activations that are no rectifiers: their gradient is left as it is.
+OTHERS = frozenset(
+    """leaky_relu prelu rrelu elu selu celu gelu silu mish softplus hardswish hardsigmoid hardtanh
+    sigmoid tanh""".split()
+)
 
 
 def guided_backpropagation(
-    model: nn.Module, inputs: Tensor, targets: Targets = None, output: str | None = None
+    model: nn.Module,
+    inputs: Tensor,
+    targets: int | Sequence[int] | Tensor | None = None,
+    output: str | None = None,
 ) -> Tensor:
-    """The gradient of a class score by the inputs, of their shape, that passes rectifiers if it is positive.
+    """Gradient of a class score by the inputs where rectifiers pass on positive gradients only.
 
-    At each ReLU and ReLU6, as module or function: R_in = relu(R_out) where the rectifier lets through.
-    Springenberg et al. 2015. The arguments are those of `explain`; the model is left as it was found.
-    Raises XGradCamError for a network without rectifiers, where there is nothing to guide.
+    At v = h(u) = max(u, 0), and with a cap: ĝ_u = h′(u) · max(ĝ_v, 0). Springenberg et al. 2015.
+    It shows what the network sees more than what the class needs: much of it is the same for every class.
+
+    inputs: (N, ...), and so is the result. The model is left as it was found; the other arguments are those
+    of `explain`. Raises XGradCamError for a wrong class or model, and for one without rectifiers.
     """
-    with borrowed(model), torch.enable_grad():
-        leaf = inputs.detach().clone().requires_grad_()
-        with _Guiding() as guiding:
-            # In-place operations must not write to the leaf.
-            logits = logits_of(model(leaf.clone()), output)
-        if not guiding.rectifiers:
-            raise XGradCamError("guided backpropagation needs a network with ReLUs, and this one ran none")
+    if not inputs.is_floating_point():
+        raise XGradCamError(f"the inputs are {inputs.dtype} numbers, which have no gradient: take floats")
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise XGradCamError("the model was made under torch.inference_mode(), which forbids gradients")
+    refuse_compiled(model)
+    guiding = _Guiding()
+    with torch.inference_mode(False):
+        # The inputs are the output of a layer too, of one in front of the model.
+        whole = nn.Sequential(OrderedDict(inputs=nn.Identity(), model=model))
+        recording = record(whole, inputs, "inputs", guiding)
+        logits = logits_of(recording.output, output)
         chosen = choose_targets(logits, targets)
-        score = logits.gather(1, chosen[:, None]).sum()
-        if not score.requires_grad:
-            raise XGradCamError("the score does not depend on the inputs by operations with a gradient")
-        (gradient,) = torch.autograd.grad(score, leaf)
+        try:
+            gradient = recording.gradient(logits.gather(1, chosen[:, None])[:, 0])
+        except XGradCamError as error:  # it speaks of the layer that the caller did not choose
+            raise XGradCamError(f"no gradient reaches the inputs: {error}") from None
+    if not guiding.met:
+        found = f": it has {', '.join(guiding.others)}" if guiding.others else ""
+        raise XGradCamError(
+            f"guided backpropagation needs rectifiers, such as ReLU, and this model's score has none{found}"
+        )
     return gradient
 
 
 def guided_map(guided: Tensor, heatmap: Tensor) -> Tensor:
-    """Guided backpropagation (N, C, H, W) where a heatmap (N, H, W) is hot: (N, C, H, W).
+    """The product, (N, C, H, W): fine detail, where the class is.
 
-    Guided Grad-CAM of Selvaraju et al. 2017, Guided XGrad-CAM of Fu et al. 2020.
+    guided: (N, C, H, W), of `guided_backpropagation`. heatmap: (N, H, W), as `heatmap` makes it.
+    Guided Grad-CAM of Selvaraju et al. 2017, and so Guided XGrad-CAM of Fu et al. 2020.
     """
+    if guided.ndim != 4 or heatmap.shape != (len(guided), *guided.shape[2:]):
+        raise XGradCamError(
+            f"a heatmap {tuple(heatmap.shape)} for gradients {tuple(guided.shape)}: take (N, H, W) for "
+            "(N, C, H, W)"
+        )
     return guided * heatmap[:, None]
 
 
-def gradient_picture(gradient: Tensor) -> Photograph:
-    """A gradient (3 or 1, H, W) as light: (H, W, 3) uint8 RGB; grey is 0.
+def gradient_picture(guided: Tensor) -> Photograph:
+    """The gradients of one sample (C, H, W), C 1 or 3, as a picture: (H, W, 3) uint8 RGB.
 
-    light = ½ + 0.1 (g − mean g) / (deviation of g + 10⁻⁵), from 0 to 1: the original scripts' formula.
+    255 · clip(½ + (g − mean g) / 10 (std g + 1e-5), 0, 1), rounded down: what has no gradient is about grey,
+    ten deviations fill the range. A picture of small gradients, of 1e-6 for example, is grey all over.
     """
-    if gradient.ndim != 3 or gradient.shape[0] not in (1, 3):
-        raise XGradCamError(f"a picture is of a gradient (3, H, W), not {tuple(gradient.shape)}")
-    values = gradient.detach().double().cpu().numpy()
-    light = CONTRAST * (values - values.mean()) / (values.std() + 1e-5) + 0.5
-    picture = np.asarray(255 * np.clip(light, 0, 1), np.uint8).transpose(1, 2, 0)
-    return np.ascontiguousarray(np.broadcast_to(picture, (*picture.shape[:2], 3)))
+    if guided.ndim != 3 or guided.shape[0] not in (1, 3) or 0 in guided.shape:
+        shape = tuple(guided.shape)
+        raise XGradCamError(f"gradients {shape} are no picture: take one sample's, (3, H, W) or (1, H, W)")
+    pixels = guided.detach().double().cpu().numpy()
+    if not np.isfinite(pixels).all():
+        raise XGradCamError("the gradients are not finite: there is no picture of them")
+    standard = (pixels - pixels.mean()) / (pixels.std() + 1e-5)
+    levels = (255 * np.clip(0.1 * standard + 0.5, 0, 1)).astype(np.uint8)
+    return np.ascontiguousarray(np.broadcast_to(levels, (3, *levels.shape[1:])).transpose(1, 2, 0))
+
+
+class _Guiding(TorchFunctionMode):
+    """Runs every operation as it is, and hooks those that rectify.
+
+    met: whether a gradient has passed a rectifier. others: the names of other activations, in their order.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met = False
+        self.others: dict[str, None] = {}
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run the operation, and have its output's gradient rectified."""
+        call = Call(function, args, kwargs or {})
+        if not _rectifies(call):
+            if call.operation in OTHERS:
+                self.others[call.operation] = None
+            return function(*args, **call.kwargs)
+        if not torch.is_grad_enabled():  # in place, its result has the gradient of what was there before
+            return function(*args, **call.kwargs)
+        if call.target is not None and call.target._is_view():
+            # A view has no place of its own in the graph of its base: write to a copy, and that to the view.
+            call.target.copy_(self._guided(call.run(lambda tensor: tensor)))
+            return call.target
+        return self._guided(function(*args, **call.kwargs))
+
+    def _guided(self, rectified: Tensor) -> Tensor:
+        if rectified.requires_grad:
+            rectified.register_hook(self._positive)  # type: ignore[no-untyped-call]
+        return rectified
+
+    def _positive(self, gradient: Tensor | None) -> Tensor | None:
+        self.met = True
+        return None if gradient is None else gradient.clamp(min=0)
+
+
+def _rectifies(call: Call) -> bool:
+    name = call.operation.rstrip("_")  # an operator of an exported program keeps its mark of in-place
+    if name not in RECTIFIERS or not call.is_of_torch():
+        return False
+    bound = RECTIFIERS[name]
+    lowest = 0 if bound is None else call.argument(*bound)
+    return isinstance(lowest, (int, float)) and lowest == 0
