@@ -11,7 +11,7 @@ import torch
 from conftest import EXAMPLES
 from torch import nn
 
-from xgradcam import explain, explain_score, load_classifier, read_image
+from xgradcam import explain, explain_score, load_classifier, perturbations, read_image
 from xgradcam.cam import evidence_of, weighted_map
 from xgradcam.methods import METHODS
 
@@ -123,6 +123,30 @@ def test_torchcams_grad_cam_plus_plus_does_not_divide(case):
     cubes = evidence.gradient.clamp(min=0) ** 3
     undivided = weighted_map(cubes.sum(dim=(2, 3), keepdim=True), evidence.activation)
     assert_same(undivided.clamp(min=0).numpy(), of_torchcam("GradCAMpp", *case))
+
+
+def test_torchcams_smooth_grad_cam_plus_plus_agrees_but_for_where_it_averages(case):
+    # It keeps the gradient, and weighs the maps, of the last noisy input, and sums g³ F over the map, not F.
+    model, inputs, layer = case
+    evidence = evidence_of(model, inputs, layer, CLASS)
+    noisy = list(perturbations._noisy(inputs))
+    seen = [evidence_of(model, one, layer, CLASS) for one in noisy]
+    gradients = torch.stack([one.gradient for one in seen])
+    second, third = (gradients**2).mean(dim=0), (gradients**3).mean(dim=0)
+    below = 2 * second + (third * evidence.activation).sum(dim=(2, 3), keepdim=True) + 1e-8
+    weights = (second / below * gradients[-1].clamp(min=0)).sum(dim=(2, 3), keepdim=True)
+    expected = weighted_map(weights, seen[-1].activation).clamp(min=0).numpy()
+
+    model.requires_grad_()
+    try:
+        with torchcam.SmoothGradCAMpp(model, layer, num_samples=len(noisy)) as cam:
+            draws = iter(one - inputs for one in noisy)
+            cam._distrib.sample = lambda size: next(draws)
+            scores = model(inputs.clone().requires_grad_())
+            found = cam(CLASS, scores, normalized=False)[0].detach().numpy()
+    finally:
+        model.requires_grad_(False)
+    assert_same(expected, found)
 
 
 def test_ablation_cam_agrees_but_for_the_sign_of_a_negative_score(case):
