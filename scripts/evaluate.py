@@ -33,6 +33,7 @@ from tqdm import tqdm
 from xgradcam import XGradCamError, load_classifier, read_image
 from xgradcam.boxes import Box, read_boxes, region_of
 from xgradcam.cam import known_methods
+from xgradcam.capture import logits_of
 from xgradcam.classifier import Classifier
 from xgradcam.evaluation import MEASURES, Mean, Question, likeness_when_randomised, mean_of, measure
 from xgradcam.files import make_folder, write_files
@@ -113,13 +114,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     layers = arguments.target_layer or [classifier.default_layer()]
     boxes = read_boxes(arguments.boxes) if arguments.boxes else {}
     make_folder(arguments.output_dir)
-    log = _Log(arguments.output_dir / "evaluation.jsonl", _settings(arguments, layers), arguments.resume)
+    log = _Log(arguments.output_dir / "evaluation.jsonl", _settings(arguments), arguments.resume)
     _measure_all(arguments, classifier, photos, layers, methods, boxes, log)
     _write(arguments.output_dir, log.lines, layers, methods, len(photos), arguments.seed)
     return 0
 
 
-def _settings(arguments: argparse.Namespace, layers: Sequence[str]) -> dict[str, Any]:
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """What must not change when a run goes on."""
     kept = (
         "model",
@@ -146,6 +147,7 @@ class _Log:
             if not found or found[0] != settings:
                 raise XGradCamError(f"{path} is of a run with other settings: leave out --resume")
             self.lines = found[1:]
+        self._keys = set(map(_key, self.lines))
         path.write_text(
             "".join(json.dumps(line) + "\n" for line in (settings, *self.lines)), encoding="utf-8"
         )
@@ -153,11 +155,15 @@ class _Log:
     def add(self, line: dict[str, Any]) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        self.lines.append(json.loads(json.dumps(line)))
+        self.lines.append(line)
+        self._keys.add(_key(line))
 
     def has(self, kind: str, photo: str, layer: str, method: str) -> bool:
-        key = (kind, photo, layer, method)
-        return any((line["kind"], line["photo"], line["layer"], line["method"]) == key for line in self.lines)
+        return (kind, photo, layer, method) in self._keys
+
+
+def _key(line: Mapping[str, Any]) -> tuple[str, str, str, str]:
+    return line["kind"], line["photo"], line["layer"], line["method"]
 
 
 def _json(line: str) -> dict[str, Any] | None:
@@ -178,10 +184,8 @@ def _measure_all(
 ) -> None:
     total = len(photos) * len(layers) + (len(layers) if arguments.randomise else 0)
     with tqdm(total=total, unit="photo", disable=None) as bar:
-        questions = []
         for photo in photos:
             question = _question(arguments, classifier, photo, boxes)
-            questions.append(question)
             for layer in layers:
                 left = [method for method in methods if not log.has("map", photo.path, layer, method)]
                 for method, measures in measure(question, layer, left).items() if left else ():
@@ -189,21 +193,20 @@ def _measure_all(
                         {"kind": "map", "photo": photo.path, "layer": layer, "method": method, **measures}
                     )
                 bar.update()
-        chosen = list(zip(photos, questions, strict=True))[: arguments.randomise]
+        chosen = photos[: arguments.randomise]
         for layer in layers if chosen else ():
             left = [
                 method
                 for method in methods
-                if not log.has("randomised", chosen[0][0].path, layer, method)
+                if not log.has("randomised", chosen[0].path, layer, method)
                 # A forward for each channel, at each stage: it would take longer than all else.
                 and method != "score-cam"
             ]
             if left:
-                likeness = likeness_when_randomised(
-                    [question for _, question in chosen], layer, left, STAGES, arguments.seed
-                )
+                questions = [_question(arguments, classifier, photo, boxes) for photo in chosen]
+                likeness = likeness_when_randomised(questions, layer, left, STAGES, arguments.seed)
                 for method, values in likeness.items():
-                    for (photo, _), value in zip(chosen, values, strict=True):
+                    for photo, value in zip(chosen, values, strict=True):
                         where = {"photo": photo.path, "layer": layer, "method": method}
                         log.add({"kind": "randomised", **where, "randomised": value})
             bar.update()
@@ -217,8 +220,6 @@ def _question(
     target = photo.target
     if target is None:
         with torch.no_grad():
-            from xgradcam.capture import logits_of
-
             target = int(logits_of(classifier.module(inputs), classifier.output).argmax())
     found = boxes.get(Path(photo.path).name)
     shape = (photograph.shape[0], photograph.shape[1])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from xgradcam import metrics
 from xgradcam.axioms import conservation_error, sensitivity_error
-from xgradcam.cam import evidence_of, explain, heatmap, weighted_map
+from xgradcam.cam import evidence_of, heatmap, weighted_map
 from xgradcam.capture import borrowed, logits_of
 from xgradcam.methods import METHODS
 from xgradcam.probe import NotApplicableError
@@ -79,15 +79,28 @@ def measure(question: Question, layer: str, methods: Sequence[str]) -> dict[str,
     shared = time.perf_counter() - started
     weights: dict[str, Tensor] = {}
     costs: dict[str, dict[str, float]] = {}
+    # Before any measure: what one of them asks the network would be there for the methods that ask the same.
     for method in methods:
         count.done, started = 0, time.perf_counter()
-        try:
-            weights[method] = METHODS[method](evidence)
-        except NotApplicableError:
-            continue
-        seconds = shared + time.perf_counter() - started
-        costs[method] = {"seconds": seconds, "evaluations": 1 + count.done}
+        found = _weights(method, evidence)
+        if found is not None:
+            weights[method] = found
+            seconds = shared + time.perf_counter() - started
+            costs[method] = {"seconds": seconds, "evaluations": 1 + count.done}
     return {method: {**_measures(question, evidence, weights[method]), **costs[method]} for method in weights}
+
+
+def _weights(method: str, evidence: Evidence) -> Tensor | None:
+    """The method's weights; None where it does not apply."""
+    try:
+        return METHODS[method](evidence)
+    except NotApplicableError:
+        return None
+
+
+def _hot(question: Question, signed: Tensor) -> Tensor:
+    """The heatmap of a map (1, h, w), of the inputs' size (H, W)."""
+    return heatmap(signed, (question.inputs.shape[2], question.inputs.shape[3]))[0]
 
 
 def _measures(question: Question, evidence: Evidence, weights: Tensor) -> dict[str, Any]:
@@ -96,7 +109,7 @@ def _measures(question: Question, evidence: Evidence, weights: Tensor) -> dict[s
     signed = weighted_map(weights, evidence.activation)
     channel_sums = (weights * evidence.activation).sum(dim=(2, 3))
     drops = score[:, None] - probe.without_channels
-    hot = heatmap(signed, (question.inputs.shape[2], question.inputs.shape[3]))[0]
+    hot = _hot(question, signed)
     probability = _probability(question)
     both = torch.cat([question.inputs, metrics.fade(question.inputs, hot)])
     whole, faded = metrics.scores_in_batches(probability, both)
@@ -162,15 +175,14 @@ def likeness_when_randomised(
 
 
 def _heatmaps(question: Question, model: nn.Module, layer: str, methods: Sequence[str]) -> dict[str, Tensor]:
-    size = (question.inputs.shape[2], question.inputs.shape[3])
-    found = {}
-    for method in methods:
-        try:
-            explanation = explain(model, question.inputs, layer, question.target, [method], question.output)
-        except NotApplicableError:
-            continue
-        found[method] = explanation.heatmap(method, size)[0]
-    return found
+    """Method -> heatmap, of those that apply."""
+    evidence = evidence_of(model, question.inputs, layer, question.target, question.output)
+    weights = {method: _weights(method, evidence) for method in methods}
+    return {
+        method: _hot(question, weighted_map(found, evidence.activation))
+        for method, found in weights.items()
+        if found is not None
+    }
 
 
 @dataclass(frozen=True)
