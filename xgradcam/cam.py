@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.axioms import conservation_error, sensitivity_error
-from xgradcam.capture import choose_targets, find_layer, logits_of, record
+from xgradcam.capture import choose_targets, find_layer, logits_of, record, require_gradients
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts import Layout, layout_of
 from xgradcam.methods import METHODS
@@ -169,6 +169,7 @@ def evidence_of(
 
     The arguments are those of `explain`.
     """
+    require_gradients(model)
     with torch.inference_mode(False):
         recording = record(model, inputs, layer)
         layout = _layout(model, layer, recording.activation, inputs)
@@ -207,8 +208,7 @@ class _Task:
         self, inputs: Tensor, scores_of: Callable[[Any], Sequence[ScoreOf]]
     ) -> tuple[Any, list[tuple[ScoreOf, Explanation]]]:
         """What the model returned, and each of the scores with its explanation."""
-        if any(parameter.is_inference() for parameter in self.model.parameters()):
-            raise XGradCamError("the model was made under torch.inference_mode(), which forbids gradients")
+        require_gradients(self.model)
         with torch.inference_mode(False):
             recording = record(self.model, inputs, self.layer)
             layout = _layout(self.model, self.layer, recording.activation, inputs)

@@ -192,6 +192,12 @@ def record(
     return Recording(leaves[0], output, model)
 
 
+def require_gradients(model: nn.Module) -> None:
+    """Raise XGradCamError for a model whose parameters no graph may keep."""
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise XGradCamError("the model was made under torch.inference_mode(), which forbids gradients")
+
+
 @contextmanager
 def _autograds_refusals() -> Iterator[None]:
     """Say in one line that the model writes in place where autograd does not allow it."""

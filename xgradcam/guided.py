@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from xgradcam.capture import choose_targets, logits_of, record
+from xgradcam.capture import choose_targets, logits_of, record, require_gradients
 from xgradcam.errors import XGradCamError
 from xgradcam.images import Photograph
 from xgradcam.operations import Call, refuse_compiled
@@ -49,8 +49,7 @@ def guided_backpropagation(
     """
     if not inputs.is_floating_point():
         raise XGradCamError(f"the inputs are {inputs.dtype} numbers, which have no gradient: take floats")
-    if any(parameter.is_inference() for parameter in model.parameters()):
-        raise XGradCamError("the model was made under torch.inference_mode(), which forbids gradients")
+    require_gradients(model)
     refuse_compiled(model)
     guiding = _Guiding()
     with torch.inference_mode(False):

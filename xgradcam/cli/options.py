@@ -5,6 +5,7 @@ from pathlib import Path
 from xgradcam.cli.arguments import Parser, common_parser
 
 BATCH_SIZE = 8
+# As `xgradcam.cam` has it, which would import torch for the help text.
 BOTH = ("grad-cam", "xgrad-cam")
 
 
