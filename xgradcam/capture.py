@@ -3,11 +3,12 @@
 import difflib
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,11 @@ from xgradcam.errors import XGradCamError
 
 # Numbers in the gradients that are computed at once: 64 MB in float32.
 LARGEST = 2**24
+
+T = TypeVar("T")
+
+# Models that did not take to channels last in memory.
+_ROWS_ONLY: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -129,21 +135,39 @@ def replay(model: nn.Module, inputs: Tensor, layer: str | nn.Module, activation:
             return model(inputs)
 
 
+def fastest(model: nn.Module, inputs: Tensor, run: Callable[[Tensor], T]) -> T:
+    """What `run(inputs)` returns, with the inputs in the memory layout that convolutions are fastest in.
+
+    On a CPU that is channels last. A model that does not take to it, as it views numbers in another shape, is
+    run once more, and from then on, with the inputs as they are.
+    """
+    if inputs.ndim != 4 or inputs.device.type != "cpu" or model in _ROWS_ONLY:
+        return run(inputs)
+    try:
+        return run(inputs.contiguous(memory_format=torch.channels_last))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError:
+        result = run(inputs)
+    _ROWS_ONLY.add(model)
+    return result
+
+
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[None]:
     """Put the model into evaluation mode without a graph; leave it, and the grad mode, as they were.
 
     The flags are set one by one: `model.eval()` may be overridden to do more, and cannot be undone.
     """
-    flags = [(module, module.training) for module in model.modules()]
+    training = [module for module in model.modules() if module.training]
     try:
-        for module, _ in flags:
+        for module in training:
             module.training = False
         with torch.inference_mode(False), torch.no_grad():
             yield
     finally:
-        for module, training in flags:
-            module.training = training
+        for module in training:
+            module.training = True
 
 
 def record(
@@ -161,10 +185,9 @@ def record(
     Raises XGradCamError where the layer is not the model's, or does not return one tensor exactly once.
     """
     name, module = find_layer(model, layer)
-    leaves: list[Tensor] = []
 
-    with borrowed(model), ExitStack() as behind:
-        inputs = inputs.clone() if inputs.is_inference() else inputs
+    def run(arranged: Tensor) -> Recording:
+        leaves: list[Tensor] = []
 
         def start_graph(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
             if leaves:
@@ -172,7 +195,7 @@ def record(
                     f"layer '{name}' runs more than once in a forward: take one that runs once"
                 )
             # A module may hand on its own input, which the rest of the model may still write to.
-            leaf = _activation_of(name, output).detach().clone().requires_grad_()
+            leaf = _rows(_activation_of(name, output).detach()).requires_grad_()
             leaves.append(leaf)
             torch.set_grad_enabled(True)
             # An in-place operation that follows must write to a copy, never to the leaf.
@@ -181,15 +204,25 @@ def record(
                 behind.enter_context(downstream)
             return activation
 
-        for norm in model.modules():
-            if isinstance(norm, _NormBase):
-                behind.enter_context(norm.register_forward_hook(_mend_norm))
-        with module.register_forward_hook(start_graph):
-            with _autograds_refusals():
-                output = model(inputs)
-    if not leaves:
-        raise XGradCamError(f"layer '{name}' did not run: the model's forward does not call it here")
-    return Recording(leaves[0], output, model)
+        with ExitStack() as behind:
+            for norm in model.modules():
+                if isinstance(norm, _NormBase):
+                    behind.enter_context(norm.register_forward_hook(_mend_norm))
+            with module.register_forward_hook(start_graph):
+                with _autograds_refusals():
+                    output = model(arranged)
+        if not leaves:
+            raise XGradCamError(f"layer '{name}' did not run: the model's forward does not call it here")
+        return Recording(leaves[0], output, model)
+
+    with borrowed(model):
+        inputs = inputs.clone() if inputs.is_inference() else inputs
+        return run(inputs) if downstream is not None else fastest(model, inputs, run)
+
+
+def _rows(output: Tensor) -> Tensor:
+    """A copy, row by row in memory where it is channels last: for what follows, as if nothing had been done."""
+    return output.clone(memory_format=torch.contiguous_format if output.ndim == 4 else torch.preserve_format)
 
 
 def require_gradients(model: nn.Module) -> None:
