@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.axioms import conservation_error, sensitivity_error
-from xgradcam.capture import choose_targets, find_layer, logits_of, record, require_gradients
+from xgradcam.capture import choose_targets, find_layer, logits_of, record
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts import Layout, layout_of
 from xgradcam.methods import METHODS
@@ -169,7 +169,6 @@ def evidence_of(
 
     The arguments are those of `explain`.
     """
-    require_gradients(model)
     with torch.inference_mode(False):
         recording = record(model, inputs, layer)
         layout = _layout(model, layer, recording.activation, inputs)
@@ -208,7 +207,6 @@ class _Task:
         self, inputs: Tensor, scores_of: Callable[[Any], Sequence[ScoreOf]]
     ) -> tuple[Any, list[tuple[ScoreOf, Explanation]]]:
         """What the model returned, and each of the scores with its explanation."""
-        require_gradients(self.model)
         with torch.inference_mode(False):
             recording = record(self.model, inputs, self.layer)
             layout = _layout(self.model, self.layer, recording.activation, inputs)
@@ -269,8 +267,8 @@ def top_classes(count: int) -> Callable[[Tensor], Sequence[Tensor]]:
 
 def _layout(model: nn.Module, layer: str | nn.Module, activation: Tensor, inputs: Tensor) -> Layout:
     shape = tuple(activation.shape)
-    name, _ = find_layer(model, layer)
     if len(activation) != len(inputs):
+        name, _ = find_layer(model, layer)
         raise XGradCamError(
             f"layer {name!r} gives shape {shape} for {len(inputs)} samples: take one outside of it"
         )
@@ -279,6 +277,7 @@ def _layout(model: nn.Module, layer: str | nn.Module, activation: Tensor, inputs
     try:
         return layout_of(shape, (inputs.shape[-2], inputs.shape[-1]))
     except XGradCamError as error:
+        name, _ = find_layer(model, layer)
         raise XGradCamError(f"layer {name!r}: {error}; --list-layers shows the shapes of all") from None
 
 

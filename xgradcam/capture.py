@@ -14,11 +14,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.module import register_module_forward_hook
 
 from xgradcam.errors import XGradCamError
 
 # Numbers in the gradients that are computed at once: 64 MB in float32.
 LARGEST = 2**24
+
+# Fewer inputs gain less from channels last than it costs to bring the weights into that order with them.
+MANY = 4
 
 T = TypeVar("T")
 
@@ -138,10 +142,10 @@ def replay(model: nn.Module, inputs: Tensor, layer: str | nn.Module, activation:
 def fastest(model: nn.Module, inputs: Tensor, run: Callable[[Tensor], T]) -> T:
     """What `run(inputs)` returns, with the inputs in the memory layout that convolutions are fastest in.
 
-    On a CPU that is channels last. A model that does not take to it, as it views numbers in another shape, is
-    run once more, and from then on, with the inputs as they are.
+    For `MANY` on a CPU that is channels last. A model that does not take to it, as it views numbers in
+    another shape, is run once more with the inputs as they are, and from then on so at once.
     """
-    if inputs.ndim != 4 or inputs.device.type != "cpu" or model in _ROWS_ONLY:
+    if inputs.ndim != 4 or len(inputs) < MANY or inputs.device.type != "cpu" or model in _ROWS_ONLY:
         return run(inputs)
     try:
         return run(inputs.contiguous(memory_format=torch.channels_last))
@@ -198,6 +202,7 @@ def record(
             leaf = _rows(_activation_of(name, output).detach()).requires_grad_()
             leaves.append(leaf)
             torch.set_grad_enabled(True)
+            behind.enter_context(_mended_norms())
             # An in-place operation that follows must write to a copy, never to the leaf.
             activation = leaf.clone()
             if downstream is not None:
@@ -205,9 +210,6 @@ def record(
             return activation
 
         with ExitStack() as behind:
-            for norm in model.modules():
-                if isinstance(norm, _NormBase):
-                    behind.enter_context(norm.register_forward_hook(_mend_norm))
             with module.register_forward_hook(start_graph):
                 with _autograds_refusals():
                     output = model(arranged)
@@ -221,22 +223,20 @@ def record(
 
 
 def _rows(output: Tensor) -> Tensor:
-    """A copy, row by row in memory where it is channels last: for what follows, as if nothing had been done."""
+    """A copy, row by row in memory if it is of maps: what follows shall not meet another order than usual."""
     return output.clone(memory_format=torch.contiguous_format if output.ndim == 4 else torch.preserve_format)
-
-
-def require_gradients(model: nn.Module) -> None:
-    """Raise XGradCamError for a model whose parameters no graph may keep."""
-    if any(parameter.is_inference() for parameter in model.parameters()):
-        raise XGradCamError("the model was made under torch.inference_mode(), which forbids gradients")
 
 
 @contextmanager
 def _autograds_refusals() -> Iterator[None]:
-    """Say in one line that the model writes in place where autograd does not allow it."""
+    """Say in one line what of the model autograd does not allow."""
     try:
         yield
     except RuntimeError as error:
+        if re.search("Inference tensors", str(error)):
+            raise XGradCamError(
+                "the model was made under torch.inference_mode(), which forbids gradients"
+            ) from None
         if not re.search("in-?place", str(error)):
             raise
         reason = str(error).splitlines()[0]
@@ -263,16 +263,22 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module
     )
 
 
-def _mend_norm(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
-    """Hand a batch or instance norm's gradient on in the memory layout of its output.
+def _mended_norms() -> AbstractContextManager[Any]:
+    """Have batch and instance norms hand on their gradients in the memory layout of their outputs.
 
     For one sample on a CPU, PyTorch (2.14) takes strides as of a transposed sequence of tokens for another
     layout, and then returns a wrong gradient without a word.
     """
     layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
-    if isinstance(output, Tensor) and output.requires_grad and len(output) == 1 and output.ndim in layouts:
-        layout = torch.contiguous_format if output.is_contiguous() else layouts[output.ndim]
-        output.register_hook(partial(torch.Tensor.contiguous, memory_format=layout))  # type: ignore[no-untyped-call]
+
+    def mend(module: nn.Module, _inputs: Any, output: Any) -> None:
+        if not isinstance(module, _NormBase) or not isinstance(output, Tensor) or not output.requires_grad:
+            return
+        if len(output) == 1 and output.ndim in layouts:
+            layout = torch.contiguous_format if output.is_contiguous() else layouts[output.ndim]
+            output.register_hook(partial(torch.Tensor.contiguous, memory_format=layout))  # type: ignore[no-untyped-call]
+
+    return register_module_forward_hook(mend)
 
 
 def _activation_of(name: str, output: Any) -> Tensor:

@@ -42,7 +42,9 @@ class Classifier:
 
     def to(self, device: torch.device) -> "Classifier":
         """The same classifier on another device."""
-        return replace(self, module=self.module.to(device))
+        if device.type == "cpu":
+            return replace(self, module=self.module.to(device))
+        return replace(self, module=self.module.to(device, memory_format=torch.contiguous_format))
 
     def default_layer(self) -> str:
         """The name of the layer to explain by default; XGradCamError where the model has none."""

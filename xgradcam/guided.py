@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from xgradcam.capture import choose_targets, logits_of, record, require_gradients
+from xgradcam.capture import choose_targets, logits_of, record
 from xgradcam.errors import XGradCamError
 from xgradcam.images import Photograph
 from xgradcam.operations import Call, refuse_compiled
@@ -49,7 +49,6 @@ def guided_backpropagation(
     """
     if not inputs.is_floating_point():
         raise XGradCamError(f"the inputs are {inputs.dtype} numbers, which have no gradient: take floats")
-    require_gradients(model)
     refuse_compiled(model)
     guiding = _Guiding()
     with torch.inference_mode(False):

@@ -61,6 +61,8 @@ def load_classifier(
             f"ImageNet's weights are not for {num_classes} classes: give yours with --weights"
         )
     classifier = _named(_Request(name, weights, report, num_classes))
+    if not (name and (is_own(name) or name.startswith(TIMM))):  # of these it is known that they take to it
+        classifier.module.to(memory_format=torch.channels_last)
     known = classifier.labels if num_classes in (None, len(imagenet_labels())) else None
     return replace(
         classifier,
