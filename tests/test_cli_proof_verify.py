@@ -192,12 +192,12 @@ def test_a_network_of_tokens_is_no_relu_network(capsys):
 
 def test_missing_terms_are_a_failure(tiny, capsys, monkeypatch):
     def forgetful(*arguments):
-        found = identity_verify(*arguments)
+        found = joined(*arguments)
         return dataclasses.replace(found, contributions=found.contributions[1:])
 
-    identity_verify = identity.verify
+    joined = identity._joined
     assert prove(capsys)[0] == 0
-    monkeypatch.setattr(identity, "verify", forgetful)
+    monkeypatch.setattr(identity, "_joined", forgetful)
     code, out, _ = prove(capsys)
     assert code == 1
     assert out.endswith("verdict: Eq. 5 does not close: the terms do not sum to the score\n")
@@ -315,14 +315,14 @@ def test_batch_statistics_are_refused_with_the_reason(tiny, layer, capsys):
 def test_the_progress_bar_is_for_a_terminal_only(tiny, capsys, monkeypatch):
     def slow(*arguments):
         time.sleep(0.25)
-        return identity_verify(*arguments)
+        return joined(*arguments)
 
-    identity_verify = identity.verify
-    monkeypatch.setattr(identity, "verify", slow)
+    joined = identity._joined
+    monkeypatch.setattr(identity, "_joined", slow)
     assert prove(capsys, "--target-layer", "all")[2] == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert "layer" in prove(capsys, "--target-layer", "all")[2]
-    monkeypatch.setattr(identity, "verify", identity_verify)
+    monkeypatch.setattr(identity, "_joined", joined)
     assert "layer" not in prove(capsys, "--target-layer", "all")[2]
 
 

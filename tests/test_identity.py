@@ -21,7 +21,7 @@ from torchvision.models import vgg16
 
 from xgradcam.capture import record
 from xgradcam.errors import XGradCamError
-from xgradcam.identity import Verification, verify
+from xgradcam.identity import Verification, verify, verify_layers
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -281,6 +281,49 @@ def test_what_passes_a_layer_by_is_bypass_and_not_counted_twice() -> None:
         ("norm", "batch_norm", "bias")
     ]
     assert (at_stem.bypass == 0).all()
+
+
+@pytest.mark.parametrize("layers", [("stem", "left", "right", "norm"), ("norm", "right", "left", "stem")])
+def test_layers_at_once_are_those_one_by_one_in_any_order_and_past_any_bypass(
+    layers: tuple[str, ...],
+) -> None:
+    model = randomised(Branched())
+    found = dict(verify_layers(model, IMAGES, layers, 1))
+    for layer in layers:
+        together, alone = found[layer], verify(model, IMAGES, layer, 1)
+        assert isinstance(together, Verification)
+        for name in ("score", "feature", "feature_magnitude", "bias", "bypass", "curvature"):
+            torch.testing.assert_close(getattr(together, name), getattr(alone, name))
+        assert kinds(together) == kinds(alone)
+        assert together.closes.all()
+
+
+def test_a_chain_of_layers_takes_one_forward_and_its_values_are_those_before_later_writes() -> None:
+    model = sequential()
+    runs: list[int] = []
+    model.register_forward_pre_hook(lambda _m, _i: runs.append(1))
+    layers = [name for name, module in model.named_modules() if name and not list(module.children())]
+    found = dict(verify_layers(model, IMAGES[:1], layers, 1))
+    assert len(runs) == 1
+    for layer in layers:
+        together, alone = found[layer], verify(model, IMAGES[:1], layer, 1)
+        assert isinstance(together, Verification)
+        torch.testing.assert_close(together.feature, alone.feature)
+        assert kinds(together) == kinds(alone)
+
+
+def test_layers_that_cannot_be_verified_have_their_error_and_the_others_their_terms() -> None:
+    model = randomised(Branched())
+    model.beside = nn.Linear(3, 3).double()
+    found = dict(verify_layers(model, IMAGES, ["beside", "left", "nowhere", "norm"], 1))
+    assert "did not run" in str(found["beside"])
+    assert "no layer 'nowhere'" in str(found["nowhere"])
+    assert isinstance(found["left"], Verification)
+    assert isinstance(found["norm"], Verification)
+    with pytest.raises(XGradCamError, match="targets"):
+        list(verify_layers(model, IMAGES, ["left"], [1, 2, 3]))
+    with pytest.raises(XGradCamError, match="at least one sample"):
+        list(verify_layers(model, IMAGES[:0], ["left"]))
 
 
 def test_a_side_input_that_is_written_to_later_is_remembered_as_it_was() -> None:

@@ -16,7 +16,7 @@ from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
 from xgradcam import load_classifier
-from xgradcam.identity import Verification, verify
+from xgradcam.identity import Verification, verify, verify_layers
 
 CLASSES = 10
 
@@ -139,6 +139,33 @@ def test_it_closes_with_curvature_at_ten_layers_of_a_curved_network(name: str, d
         shown += (found.curvature.abs() > 1e-3 * found.magnitude).item()
         assert found.holds.item() == (found.curvature == 0).item()
     assert shown >= 5
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet18", "densenet", "shufflenet_v2_x0_5", "swin"])
+def test_all_layers_at_once_give_the_terms_of_each(name: str) -> None:
+    model, image = built(name, torch.float64)
+    layers = evenly(layers_of(model, image, dims=(3, 4)), 13)
+    found = dict(verify_layers(model, image, layers, 3))
+    assert found.keys() == set(layers)
+    for layer in layers:
+        together, alone = found[layer], verify(model, image, layer, 3)
+        assert isinstance(together, Verification)
+        assert together.score == alone.score
+        torch.testing.assert_close(together.feature, alone.feature, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(together.feature_magnitude, alone.feature_magnitude)
+        # What does not reach the score is a term of 0 of the one, and none of the other.
+        terms, expected = (
+            [
+                (term.module, term.operation, term.kind, term.value.item())
+                for term in each.contributions
+                if term.value
+            ]
+            for each in (together, alone)
+        )
+        assert [term[:3] for term in terms] == [term[:3] for term in expected]
+        assert [term[3] for term in terms] == pytest.approx(
+            [term[3] for term in expected], rel=1e-8, abs=1e-11
+        )
 
 
 @pytest.mark.parametrize("name", ["vgg11_bn", "resnet18", "densenet", "mobilenet_v2"])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from xgradcam.identity import Contribution as Contribution
     from xgradcam.identity import Verification as Verification
     from xgradcam.identity import verify as verify
+    from xgradcam.identity import verify_layers as verify_layers
     from xgradcam.images import read_image as read_image
     from xgradcam.images import to_input as to_input
     from xgradcam.labels import imagenet_labels as imagenet_labels
@@ -60,6 +61,7 @@ _HOME = {
     "record": "capture",
     "to_input": "images",
     "verify": "identity",
+    "verify_layers": "identity",
 }
 __all__ = list(_HOME)
 

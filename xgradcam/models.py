@@ -44,6 +44,7 @@ def load_classifier(
     std: tuple[float, ...] | None = None,
     output: str | None = None,
     resize: int | None = None,
+    channels_last: bool = True,
 ) -> Classifier:
     """The classifier of this name, in evaluation mode, frozen, on the CPU.
 
@@ -54,6 +55,8 @@ def load_classifier(
     or a file. report: is given a line when a download starts and when the bundled network stands in.
     num_classes: of a head other than ImageNet's. The others replace what is known of the model; see
     `Classifier`. Your own model's input is 224 x 224 with ImageNet's mean and deviation if you do not say.
+    channels_last: put the weights, but of timm's models and your own, into the order that CPUs convolve in
+    fastest; for a single photograph that is not worth the copy.
     Raises XGradCamError for an unknown name and for weights that cannot be had or do not fit.
     """
     if num_classes is not None and weights == DEFAULT_WEIGHTS and not (name and is_own(name)):
@@ -61,7 +64,8 @@ def load_classifier(
             f"ImageNet's weights are not for {num_classes} classes: give yours with --weights"
         )
     classifier = _named(_Request(name, weights, report, num_classes))
-    if not (name and (is_own(name) or name.startswith(TIMM))):  # of these it is known that they take to it
+    # Of torchvision's it is known that they take to it.
+    if channels_last and not (name and (is_own(name) or name.startswith(TIMM))):
         classifier.module.to(memory_format=torch.channels_last)
     known = classifier.labels if num_classes in (None, len(imagenet_labels())) else None
     return replace(

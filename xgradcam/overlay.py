@@ -74,6 +74,10 @@ def blend(
                 _colours(levels[rows], colormap), alpha, photograph[rows], 1 - alpha, 0, dst=picture[rows]
             )
         return picture
+    if len(blocks) == 1:
+        whole = _sum(photograph, levels, colormap)
+        picture[:] = 255 * (whole / whole.max())
+        return picture
     highest = max(_sum(photograph[rows], levels[rows], colormap).max() for rows in blocks)
     for rows in blocks:
         picture[rows] = 255 * (_sum(photograph[rows], levels[rows], colormap) / highest)

@@ -103,13 +103,13 @@ def score_cam(evidence: Evidence) -> Tensor:
     constant = high == low
     scaled = (maps - low) / torch.where(constant, 1, high - low)
 
-    def seen_through(sample: int, channels: range) -> Tensor:
-        small = scaled[sample, channels.start : channels.stop, None]
+    def seen_through(sample: int, channels: Tensor) -> Tensor:
+        small = scaled[sample, channels, None]
         grown = nn.functional.interpolate(small, inputs.shape[2:], mode="bilinear", align_corners=False)
         return inputs[sample] * grown
 
-    scores = probe.scores_of(maps.shape[1], seen_through)
-    scores = scores.masked_fill(constant[:, :, 0, 0], -torch.inf)
+    constant = constant[:, :, 0, 0]
+    scores = probe.scores_of(~constant, seen_through).masked_fill(constant, -torch.inf)
     return scores.softmax(dim=1).nan_to_num()[:, :, None, None]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from xgradcam.capture import Recording, borrowed, logits_of, record, replay
+from xgradcam.capture import Recording, borrowed, fastest, logits_of, record, replay
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts import Layout
 from xgradcam.scores import ClassScore, Score, of_sample
@@ -64,23 +64,22 @@ class Probe:
                     self.progress(done, total)
         return scores
 
-    def scores_of(self, count: int, variants: Callable[[int, range], Tensor]) -> Tensor:
-        """The scores of `count` inputs for each sample: (N, count).
+    def scores_of(self, wanted: Tensor, variants: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """The scores of variants of each sample, (N, count): those that are `wanted` (N, count), else 0.
 
-        variants: from a sample and a range of the count to those inputs.
+        variants: from a sample and some of the numbers below `count`, (M,), to those inputs, (M, ...).
         """
-        scores = self.score.new_empty(len(self.inputs), count)
-        done = 0
-        with torch.no_grad():
-            for sample in range(len(self.inputs)):
-                for start in range(0, count, INPUTS):
-                    chosen = range(start, min(start + INPUTS, count))
-                    inputs = variants(sample, chosen)
-                    with borrowed(self.recording.model):
-                        output = self.recording.model(inputs)
-                    scores[sample, chosen.start : chosen.stop] = of_sample(self.score_of, sample)(output)
+        model = self.recording.model
+        scores = self.score.new_zeros(wanted.shape)
+        done, total = 0, int(wanted.sum())
+        with borrowed(model):
+            for sample, numbers in enumerate(wanted):
+                score_of = of_sample(self.score_of, sample)
+                for chosen in numbers.nonzero()[:, 0].split(INPUTS):
+                    output = fastest(model, variants(sample, chosen), model)
+                    scores[sample, chosen] = score_of(output)
                     done += len(chosen)
-                    self.progress(done, len(scores) * count)
+                    self.progress(done, total)
         return scores
 
     def gradient_of(self, score_of: Score) -> Tensor:

@@ -199,8 +199,13 @@ def choose_device(prog: str, arguments: argparse.Namespace) -> "torch.device":
     return device
 
 
-def open_classifier(prog: str, arguments: argparse.Namespace, quietly: bool = False) -> "Classifier":
-    """The classifier that the arguments describe; `quietly` says nothing of random weights."""
+def open_classifier(
+    prog: str, arguments: argparse.Namespace, *, quietly: bool = False, many: bool = False
+) -> "Classifier":
+    """The classifier that the arguments describe; `quietly` says nothing of random weights.
+
+    many: it is for many photographs, and may take a moment more to be fast.
+    """
     from xgradcam.labels import read_labels
     from xgradcam.models import NO_WEIGHTS, load_classifier
 
@@ -223,6 +228,7 @@ def open_classifier(prog: str, arguments: argparse.Namespace, quietly: bool = Fa
         mean=None if arguments.mean is None else tuple(arguments.mean),
         std=None if arguments.std is None else tuple(arguments.std),
         output=arguments.output,
+        channels_last=many,
     )
     if not quietly and arguments.weights == NO_WEIGHTS and ":" not in classifier.name:
         note(prog, "random weights: what follows says nothing about the photograph")

@@ -162,12 +162,16 @@ def _verify_all(classifier: "Classifier", inputs: "Tensor", layers: Sequence[str
     """A row for each layer; XGradCamError where none of them can be verified."""
     from tqdm import tqdm
 
-    rows: list[Row] = []
-    for layer in tqdm(layers, unit="layer", leave=False, delay=1, disable=None):
-        try:
-            rows.append(_verify(classifier, inputs, layer, target))
-        except XGradCamError as error:
-            rows.append(Row(layer, None, str(error)))
+    from xgradcam.identity import verify_layers
+
+    results = verify_layers(classifier.module, inputs, layers, target, classifier.output)
+    found = dict(tqdm(results, total=len(layers), unit="layer", leave=False, delay=1, disable=None))
+    rows = [
+        Row(layer, None, str(result))
+        if isinstance(result := found[layer], XGradCamError)
+        else Row(layer, result)
+        for layer in layers
+    ]
     if all(row.verification is None for row in rows):
         raise XGradCamError(f"none of these {len(rows)} layers can be verified: {rows[0].problem}")
     return rows

@@ -71,7 +71,7 @@ def _explain(arguments: argparse.Namespace) -> int:
     device = choose_device(PROG, arguments)
     talk = Talk(PROG, arguments.json, arguments.quiet, arguments.verbose or len(sources) == 1, len(sources))
     talk.say("Using GPU for acceleration" if device.type != "cpu" else "Using CPU for computation")
-    classifier = open_classifier(PROG, arguments).to(device)
+    classifier = open_classifier(PROG, arguments, many=len(sources) > 1).to(device)
 
     plain = _has_the_originals_names(arguments, sources)
     results = _results(arguments, classifier, style, plain)
