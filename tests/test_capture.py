@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+import torchvision
 from conftest import TinyNet
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -396,3 +397,74 @@ def test_second_derivatives_are_zero_where_there_are_none(net, batch):
     gradient = recording.gradient(recording.output[:, 1])
     expected = gradient * (gradient * direction).sum(dim=(1, 2, 3), keepdim=True)
     torch.testing.assert_close(recording.hessian_product(squares, direction), expected)
+
+
+# ------------------------------------------------------------------ channels last
+
+
+class Viewing(nn.Module):
+    """Channels grouped by `view`, in front of the layer, which channels last in memory does not allow."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.layer = nn.Conv2d(2, 5, 3)
+        self.runs = 0
+
+    def forward(self, inputs):
+        self.runs += 1
+        grouped = self.first(inputs).view(len(inputs), 2, 12, 6)
+        return self.layer(grouped).view(len(inputs), -1)[:, :7]
+
+
+@pytest.mark.parametrize("samples", [1, 3, 4, 9])
+def test_maps_are_those_of_the_plain_order_in_memory(samples):
+    # In float64: in float32 a rounding here and there moves a value over the kink of a ReLU.
+    model = torchvision.models.resnet18(num_classes=10).double().eval()
+    inputs = torch.randn(samples, 3, 64, 64, generator=torch.Generator().manual_seed(0)).double()
+    seen = []
+    model.conv1.register_forward_pre_hook(lambda _m, given: seen.append(given[0].is_contiguous()))
+    recording = record(model, inputs, "layer3")
+    gradient = recording.gradient(recording.output[:, 3])
+    assert seen == [samples < 4]
+    assert recording.activation.is_contiguous()
+    activation, reference = full_graph_gradient(model, inputs, "layer3", 3)
+    torch.testing.assert_close(recording.activation.detach(), activation)
+    torch.testing.assert_close(gradient, reference)
+
+
+def test_a_model_that_does_not_take_to_channels_last_is_run_as_it_is_and_from_then_on_at_once():
+    model, inputs = Viewing(), torch.randn(5, 3, 8, 8)
+    expected = model(inputs)
+    model.runs = 0
+    torch.testing.assert_close(record(model, inputs, "layer").output, expected)
+    assert model.runs == 2
+    torch.testing.assert_close(record(model, inputs, "layer").output, expected)
+    assert model.runs == 3
+
+
+def test_an_error_of_the_model_is_its_own_and_memory_is_not_asked_for_twice():
+    model = Viewing()
+    with pytest.raises(RuntimeError, match="expected input"):
+        record(model, torch.randn(5, 2, 8, 8), "layer")
+    assert model.runs == 2
+    record(model, torch.randn(5, 3, 8, 8), "layer")
+
+    def exhausted(*_):
+        raise torch.OutOfMemoryError
+
+    model.runs = 0
+    model.first.register_forward_hook(exhausted)
+    fresh = copy.deepcopy(model)
+    with pytest.raises(torch.OutOfMemoryError):
+        record(fresh, torch.randn(5, 3, 8, 8), "layer")
+    assert fresh.runs == 1
+
+
+def test_a_model_whose_weights_are_channels_last_gives_the_same(batch):
+    net = TinyNet()
+    plain = record(net, batch, "features.4")
+    net.to(memory_format=torch.channels_last)
+    found = record(net, batch, "features.4")
+    torch.testing.assert_close(found.output, plain.output)
+    torch.testing.assert_close(found.gradient(found.output[:, 1]), plain.gradient(plain.output[:, 1]))

@@ -87,6 +87,21 @@ def test_score_cam_is_the_softmax_of_the_scores_seen_through_each_map(images):
         assert scores[3] == -np.inf
 
 
+def test_score_cam_does_not_ask_about_channels_that_are_constant(images):
+    net = network()
+    with torch.no_grad():
+        net[0][0].weight[3], net[0][0].bias[3] = 0, 1
+    told = []
+    explain(net, images, "0", 1, ["score-cam"], progress=lambda *counts: told.append(counts))
+    varying = sum(int((one != one[0, 0]).any()) for one in net[0](images).flatten(0, 1))
+    assert varying <= 4 * len(images)
+    assert told[-1] == (varying, varying)
+    with torch.no_grad():
+        net[0][0].weight.zero_()
+    blank = explain(net, images, "0", 1, ["score-cam"]).maps["score-cam"]
+    assert not blank.any()
+
+
 def test_smooth_grad_cam_plus_plus_averages_over_the_noise(images):
     net = network(nn.Softplus)
     weights, evidence = weights_of("smooth-grad-cam++", net, images)

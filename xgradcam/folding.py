@@ -1,6 +1,6 @@
 """Batch norms folded into the convolutions in front of them: the same network with less to compute."""
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ def fold_batch_norms(model: nn.Module, inputs: Tensor, layers: Sequence[str] = (
         for convolution, norm in pairs:
             model.set_submodule(convolution, fuse_conv_bn_eval(old[convolution], old[norm]))  # type: ignore[arg-type,type-var]
             # What a norm of another package does beside it, such as an activation, are modules inside it.
-            model.set_submodule(norm, nn.Sequential(*old[norm].children()).eval())
+            model.set_submodule(norm, nn.Sequential(OrderedDict(old[norm].named_children())).eval())
         if pairs and not _computes(model, inputs, layers, before):
             for name, module in old.items():
                 model.set_submodule(name, module)
