@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 PROG = "xgrad-cam"
 ALL, CAM = "all", "cam"
 # Photographs from which on a faster network makes up for the forwards that it takes to make it.
-WORTH_FOLDING = 8
+WORTH_PREPARING = 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,8 +75,8 @@ def _explain(arguments: argparse.Namespace) -> int:
 
     plain = _has_the_originals_names(arguments, sources)
     results = _results(arguments, classifier, style, plain)
-    if len(sources) >= WORTH_FOLDING:
-        _fold(results)
+    if len(sources) >= WORTH_PREPARING:
+        _prepare(results)
     if ALL in arguments.method:
         methods = _applicable(results, methods, talk)
     with nullcontext() if plain else _journal(arguments, results, methods) as journal:
@@ -115,12 +115,17 @@ def _results(
     )
 
 
-def _fold(results: "Results") -> None:
-    """Fold the network's batch norms. Tried with noise, not a photograph: every run must decide alike."""
+def _prepare(results: "Results") -> None:
+    """Make many photographs faster: fold the network's batch norms, and have memory kept.
+
+    The folding is tried with noise, not with a photograph: every run must decide alike.
+    """
     import torch
 
+    from xgradcam.allocator import keep_freed_memory
     from xgradcam.folding import fold_batch_norms
 
+    keep_freed_memory()
     classifier = results.classifier
     noise = torch.randn(1, 3, *classifier.size, generator=torch.Generator().manual_seed(0))
     fold_batch_norms(classifier.module, noise.to(classifier.device()), results.layers)
