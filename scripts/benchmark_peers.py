@@ -2,10 +2,14 @@
 
     pip install '.[bench]' && python scripts/benchmark_peers.py [--quick]
 
-One XGrad-CAM map (captum has Grad-CAM only), batch 1, 224 x 224, at the last feature map: medians of the
-times over those of neighbouring plain forwards, with quartiles. And Ablation-CAM of VGG-16 at `features.30`
-(512 channels) by both packages that have it, each once after the other. Weights are random: time does not
-depend on them. Peers that are not installed are left out.
+One XGrad-CAM map (captum has Grad-CAM only), 224 x 224, at the last feature map, for batches of 1, 8 and 32:
+medians of the times over those of plain forwards in the same round (`torch.no_grad()`, the model in its
+default memory format), with quartiles; of each the second of two in a row is timed. Ours has the model as
+`load_classifier` gives it, the others in its default format; "folded" is ours after `fold_batch_norms`. Then
+the peak memory of a process that explains a batch of 32 over that of one that runs it forward under
+`torch.inference_mode()`, and Ablation-CAM and Score-CAM of VGG-16 at `features.30` (512 channels) by both
+packages that have them, once. Weights are random: but for Score-CAM, which passes over channels that are 0,
+time does not depend on them. Peers that are not installed are left out.
 """
 
 import argparse
@@ -13,6 +17,7 @@ import contextlib
 import io
 import platform
 import statistics
+import subprocess
 import sys
 import time
 import warnings
@@ -23,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam import explain, load_classifier
+from xgradcam.folding import fold_batch_norms
 
 NETWORKS = {
     "vgg16": "features.30",
@@ -32,6 +38,27 @@ NETWORKS = {
 }
 PEERS = {"grad-cam": "pytorch_grad_cam", "torchcam": "torchcam", "captum": "captum"}
 CLASS = 285
+EXPLAIN_32 = """
+import sys
+import torch
+from xgradcam import explain, load_classifier
+from xgradcam.folding import fold_batch_norms
+name, layer = sys.argv[1:]
+explain(load_classifier(name, "none").module, torch.randn(32, 3, 224, 224), layer, 285)
+"""
+FORWARD_32 = """
+import sys
+import torch
+from xgradcam import load_classifier
+name, layer = sys.argv[1:]
+model = load_classifier(name, "none", channels_last=False).module
+with torch.inference_mode():
+    model(torch.randn(32, 3, 224, 224))
+"""
+PEAK = """
+import resource
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
 
 
 def installed() -> dict[str, str]:
@@ -58,7 +85,7 @@ def package_cam(method: str, model: nn.Module, layer: str, inputs: Tensor) -> It
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     with getattr(pytorch_grad_cam, method)(model, [model.get_submodule(layer)]) as cam:
-        yield lambda: cam(inputs, [ClassifierOutputTarget(CLASS)])
+        yield lambda: cam(inputs, [ClassifierOutputTarget(CLASS)] * len(inputs))
 
 
 @contextlib.contextmanager
@@ -79,46 +106,63 @@ def captum_map(model: nn.Module, layer: str, inputs: Tensor) -> Iterator[Callabl
     yield lambda: cam.attribute(inputs, target=CLASS)
 
 
-def one_map(name: str, peers: dict[str, str], runs: int) -> dict[str, list[float]]:
-    """The times of a map by each, over those of a plain forward."""
-    classifier = load_classifier(name, "none")
-    model, layer = classifier.module, NETWORKS[name]
-    inputs = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-
-    def forward() -> None:
-        with torch.no_grad():
-            model(inputs)
-
-    def ours() -> None:
-        explain(model, inputs, layer, CLASS, ["xgrad-cam"])
-
+def maps(name: str, size: int, peers: dict[str, str], runs: int) -> dict[str, list[float]]:
+    """The times of the maps of a batch by each, over those of a plain forward."""
+    ours, layer = load_classifier(name, "none").module, NETWORKS[name]
+    model = load_classifier(name, "none", channels_last=False).module
+    folded = load_classifier(name, "none").module
+    inputs = torch.randn(size, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    works = {"xgradcam": lambda: explain(ours, inputs, layer, CLASS, ["xgrad-cam"])}
+    if fold_batch_norms(folded, inputs[:1], [layer]):
+        works["folded"] = lambda: explain(folded, inputs, layer, CLASS, ["xgrad-cam"])
+    works["both maps"] = lambda: explain(ours, inputs, layer, CLASS)
     makers = {
         "grad-cam": lambda: package_cam("XGradCAM", model, layer, inputs),
         "torchcam": lambda: torchcam_map(model, layer, inputs),
         "captum": lambda: captum_map(model, layer, inputs),
     }
-    found: dict[str, list[float]] = {"xgradcam": [], **{peer: [] for peer in peers}}
-    for run in range(runs + 1):
-        for peer in found:
-            model.requires_grad_(peer != "xgradcam")  # theirs cannot do without
-            with contextlib.nullcontext(ours) if peer == "xgradcam" else makers[peer]() as work:
-                ratio = seconds(work) / seconds(forward)
+
+    def forward() -> None:
+        with torch.no_grad():
+            model(inputs)
+
+    found: dict[str, list[float]] = {key: [] for key in (*works, *peers)}
+    for _ in range(runs):
+        plain = second_of_two(forward)
+        for key, ratios in found.items():
+            model.requires_grad_(key in peers)  # theirs cannot do without
+            with makers[key]() if key in peers else contextlib.nullcontext(works[key]) as work:
+                ratios.append(second_of_two(work) / plain)
             model.zero_grad()
-            if run:
-                found[peer].append(ratio)
     return found
 
 
-def ablation(runs: int) -> tuple[list[float], list[float]]:
-    """Seconds of Ablation-CAM of VGG-16 by us and by the package grad-cam, in turn."""
-    model, layer = load_classifier("vgg16", "none").module, NETWORKS["vgg16"]
+def second_of_two(work: Callable[[], object]) -> float:
+    """How long it takes when it has just been done: the memory that another left is no part of it."""
+    work()
+    return seconds(work)
+
+
+def peak_memory(name: str) -> float:
+    """The peak memory of a process that explains a batch of 32, over that of one that runs it forward."""
+    peaks = []
+    for script in (EXPLAIN_32, FORWARD_32):
+        run = subprocess.run(
+            [sys.executable, "-c", script + PEAK, name, NETWORKS[name]],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        peaks.append(int(run.stdout))
+    return peaks[0] / peaks[1]
+
+
+def asking_again(method: str, theirs: str) -> tuple[float, float]:
+    """Seconds of a method that runs the network often, by us and by the package grad-cam."""
+    layer = NETWORKS["vgg16"]
+    own, model = (load_classifier("vgg16", "none", channels_last=last).module for last in (True, False))
     inputs = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    ours, theirs = [], []
-    for _ in range(runs):
-        ours.append(seconds(lambda: explain(model, inputs, layer, CLASS, ["ablation-cam"])))
-        with package_cam("AblationCAM", model, layer, inputs) as work:
-            theirs.append(seconds(work))
-    return ours, theirs
+    ours = seconds(lambda: explain(own, inputs, layer, CLASS, [method]))
+    with package_cam(theirs, model, layer, inputs) as work:
+        return ours, seconds(work)
 
 
 def spread(values: list[float]) -> str:
@@ -138,18 +182,27 @@ def main(argv: list[str] | None = None) -> int:
     peers = installed()
     versions = ", ".join(f"{name} {number}" for name, number in {"torch": torch.__version__, **peers}.items())
     print(f"{versions}; {torch.get_num_threads()} threads, {platform.machine()}\n")
-    print(f"| one map, a plain forward = 1 | {' | '.join(['xgradcam', *peers])} |")
-    print("|---" * (len(peers) + 2) + "|")
+    columns = ["xgradcam", "folded", "both maps", *peers]
+    print(f"| a map of each, a plain forward = 1 | {' | '.join(columns)} |")
+    print("|---" * (len(columns) + 1) + "|")
     for name in ("efficientnet-lite0",) if quick else NETWORKS:
-        found = one_map(name, peers, 3 if quick else 15)
-        print(f"| {name} | {' | '.join(map(spread, found.values()))} |", flush=True)
-    if "grad-cam" in peers and not quick:
-        ours, theirs = ablation(2)
-        ratio = statistics.median(theirs) / statistics.median(ours)
-        print(
-            f"\nAblation-CAM, VGG-16 features.30: {statistics.median(ours):.2f} s, "
-            f"grad-cam {statistics.median(theirs):.1f} s: 1/{ratio:.0f} of the time"
-        )
+        for size, runs in ((1, 3),) if quick else ((1, 15), (8, 5), (32, 3)):
+            found = maps(name, size, peers, runs)
+            cells = [spread(found[column]) if column in found else "-" for column in columns]
+            print(f"| {name}, {size} | {' | '.join(cells)} |", flush=True)
+    if quick:
+        return 0
+    print("\n| peak memory, 32 photographs, a plain forward = 1 | xgradcam |\n|---|---|")
+    for name in NETWORKS:
+        print(f"| {name} | {peak_memory(name):.2f} |", flush=True)
+    for method, theirs in (("ablation-cam", "AblationCAM"), ("score-cam", "ScoreCAM")):
+        if "grad-cam" in peers:
+            ours, others = asking_again(method, theirs)
+            print(
+                f"\n{method}, VGG-16 features.30: {ours:.2f} s, grad-cam {others:.1f} s: "
+                f"1/{others / ours:.1f} of the time",
+                flush=True,
+            )
     return 0
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from test_images import damaged
 
 import xgradcam
+from xgradcam import explain, folding, heatmap, pipeline
 from xgradcam.cli.xgrad_cam import main
 from xgradcam.images import read_image
 from xgradcam.results import Results
@@ -611,3 +612,61 @@ def test_a_file_of_arguments_that_cannot_be_read_is_one_line(content, capsys):
     err = capsys.readouterr().err
     assert err.startswith("xgrad-cam: error: ")
     assert err.count("\n") == 1
+
+
+def maps_in(folder):
+    return {path.name: dict(np.load(path)) for path in sorted(Path(folder).rglob("*.npz"))}
+
+
+def test_many_photographs_are_explained_by_a_network_with_folded_norms_to_the_same_maps(monkeypatch):
+    folded = []
+    fold = folding.fold_batch_norms
+    monkeypatch.setattr(folding, "fold_batch_norms", lambda *given: folded.append(fold(*given)))
+    Path("photos").mkdir()
+    with Image.open(EXAMPLES / "cat-and-coffee.jpg") as example:
+        for index in range(8):
+            example.crop((20 * index, 0, 400 + 20 * index, 400)).save(f"photos/{index}.png")
+    shared = ["--save-maps", "--target-index", "285", "--target-layer", "blocks.6.0.bn2", *BUNDLED]
+    main(["--image-path", "photos", "--output-dir", "many", *shared])
+    assert folded == [49]
+    main(["--image-path", *(f"photos/{index}.png" for index in range(7)), "--output-dir", "few", *shared])
+    assert folded == [49]
+    many, few = maps_in("many"), maps_in("few")
+    assert len(few) == 7
+    for name, expected in few.items():
+        for method in ("grad-cam", "xgrad-cam"):
+            size = np.abs(expected[method]).max()
+            np.testing.assert_allclose(many[name][method], expected[method], rtol=0, atol=1e-5 * size)
+
+
+def test_bf16_gives_nearly_the_same_heatmaps_in_float32():
+    photograph = (
+        "--image-path",
+        str(EXAMPLES / "cat-and-coffee.jpg"),
+        "--save-maps",
+        "--target-index",
+        "285",
+    )
+    main([*photograph, "--output-dir", "exact", *BUNDLED])
+    main([*photograph, "--output-dir", "coarse", "--precision", "bf16", *BUNDLED])
+    (exact,), (coarse,) = (maps_in(folder).values() for folder in ("exact", "coarse"))
+    assert coarse["scores"].dtype == coarse["xgrad-cam"].dtype == np.float32
+    assert np.abs(coarse["scores"] - exact["scores"]).max() < 0.2
+    for method in ("grad-cam", "xgrad-cam"):
+        found, expected = (
+            heatmap(torch.from_numpy(each[method])[None], (224, 224)) for each in (coarse, exact)
+        )
+        difference = (found - expected).abs().max()
+        assert 0 < difference < 0.1
+
+
+def test_explanations_are_brought_to_where_they_are_written():
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    explanation = explain(model, torch.rand(2, 3, 8, 8), "0")
+    ((moved,),) = pipeline._on_cpu([[explanation]])
+    assert torch.equal(moved.maps["grad-cam"], explanation.maps["grad-cam"])
+    assert torch.equal(moved.logits, explanation.logits)
+    assert moved.notes == explanation.notes
+    batch = torch.rand(2, 3, 8, 8)
+    assert torch.equal(pipeline._on_device(batch, torch.device("cpu")), batch)
+    assert explanation.to("meta").logits.is_meta

@@ -62,6 +62,18 @@ class ClassExplanation(Explanation):
     targets: Tensor
     guided: Tensor | None = field(default=None, kw_only=True)
 
+    def to(self, device: torch.device | str) -> "ClassExplanation":
+        """The same explanation with its tensors on another device."""
+        return ClassExplanation(
+            {method: signed.to(device) for method, signed in self.maps.items()},
+            self.score.to(device),
+            self.notes,
+            self.logits.to(device),
+            self.targets.to(device),
+            sensitivity={method: errors.to(device) for method, errors in self.sensitivity.items()},
+            guided=None if self.guided is None else self.guided.to(device),
+        )
+
     @property
     def probability(self) -> Tensor:
         """The softmax probability of each sample's target, (N,)."""
@@ -133,7 +145,7 @@ def explain_classes(
     found, explained = task.run(inputs, scores_of)
     if augment:
         explained = task.averaged(inputs, explained)
-    logits = logits_of(found, output).detach()
+    logits = _at_least_single(logits_of(found, output).detach())
     return tuple(
         ClassExplanation(one.maps, one.score, one.notes, logits, score.targets, sensitivity=one.sensitivity)
         for score, one in explained
@@ -176,7 +188,7 @@ def evidence_of(
         score_of = ClassScore(chosen, output)
         score = score_of(recording.output)
         probe = Probe(recording, inputs, layer, layout, score_of, score, progress)
-        return Evidence(probe.maps(), layout.to_maps(recording.gradient(score)), probe)
+        return _evidence(probe, recording.gradient(score))
 
 
 def known_methods(methods: Sequence[str]) -> Sequence[str]:
@@ -215,15 +227,14 @@ class _Task:
             scores = [_checked(score_of(recording.output), len(inputs)) for score_of in asked]
             for score_of, score, gradient in zip(asked, scores, recording.gradient_each(scores), strict=True):
                 probe = Probe(recording, inputs, self.layer, layout, score_of, score, self.progress)
-                evidence = Evidence(probe.maps(), layout.to_maps(gradient), probe)
-                explained.append((score_of, self._explanation(evidence)))
+                explained.append((score_of, self._explanation(_evidence(probe, gradient))))
         return recording.output, explained
 
     def _explanation(self, evidence: Evidence) -> Explanation:
         probe = probe_of(evidence)
         maps: dict[str, Tensor] = {}
         sensitivity: dict[str, Tensor] = {}
-        score = probe.score.detach()
+        score = _at_least_single(probe.score.detach())
         for method in self.methods:
             weights = METHODS[method](evidence)
             maps[method] = weighted_map(weights, evidence.activation)
@@ -251,6 +262,16 @@ class _Task:
             (score, replace(one, maps=maps, notes=renewed(one.notes, one.maps, maps)))
             for (score, one), maps in zip(explained, means, strict=True)
         ]
+
+
+def _evidence(probe: Probe, gradient: Tensor) -> Evidence:
+    maps, gradients = probe.maps(), probe.layout.to_maps(gradient)
+    return Evidence(_at_least_single(maps), _at_least_single(gradients), probe)
+
+
+def _at_least_single(values: Tensor) -> Tensor:
+    """The values in float32 at least: what a network computes in half precision is summed in more."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
 
 
 def _checked(score: Tensor, samples: int) -> Tensor:

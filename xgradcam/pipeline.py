@@ -183,7 +183,7 @@ def _explain(
     """For each input its explanations and its place in their batch; a batch too large is halved."""
     batch = torch.cat([one for one in inputs if one is not None])
     try:
-        explanations = job.explain(batch.to(classifier.device()))
+        explanations = _on_cpu(job.explain(_on_device(batch, classifier.device())))
         return [(explanations, index) for index in range(len(inputs))]
     except torch.OutOfMemoryError:
         if len(inputs) == 1:
@@ -193,3 +193,15 @@ def _explain(
         *_explain(classifier, inputs[:half], job),
         *_explain(classifier, inputs[half:], job),
     ]
+
+
+def _on_device(batch: Tensor, device: torch.device) -> Tensor:
+    """The batch on the device; a GPU copies it from pinned memory while the CPU goes on."""
+    if device.type == "cuda":
+        return batch.pin_memory().to(device, non_blocking=True)
+    return batch.to(device)
+
+
+def _on_cpu(explained: Explained) -> Explained:
+    """The explanations where they are written: their numbers are not to be fetched one by one."""
+    return [[explanation.to("cpu") for explanation in of_classes] for of_classes in explained]

@@ -5,6 +5,8 @@ from pathlib import Path
 from xgradcam.cli.arguments import Parser, common_parser
 
 BATCH_SIZE = 8
+BF16 = "bf16"
+PRECISIONS = ("float32", BF16)
 # As `xgradcam.cam` has it, which would import torch for the help text.
 BOTH = ("grad-cam", "xgrad-cam")
 
@@ -50,6 +52,11 @@ def xgrad_cam_parser(prog: str) -> Parser:
     many.add_argument(
         "--batch-size", metavar="INT", type=int, default=BATCH_SIZE,
         help=f"photographs at a time (default: {BATCH_SIZE}); fewer where the memory is too small",
+    )  # fmt: skip
+    many.add_argument(
+        "--precision", choices=PRECISIONS, default=PRECISIONS[0],
+        help="of the network's arithmetic: float32 (default), or bf16, which is faster where the processor "
+        "or the GPU knows it, and coarse: maps differ by a few levels in 255",
     )  # fmt: skip
     many.add_argument(
         "--resume", action="store_true", help="go on with an interrupted run: pass over what is complete"

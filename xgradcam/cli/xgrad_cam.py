@@ -22,17 +22,19 @@ from xgradcam.cli.arguments import (
     read_photograph,
     run,
 )
-from xgradcam.cli.options import xgrad_cam_parser
+from xgradcam.cli.options import BF16, xgrad_cam_parser
 from xgradcam.cli.talk import Talk
 from xgradcam.errors import CannotWriteError, XGradCamError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from xgradcam.classifier import Classifier
     from xgradcam.images import Photograph
     from xgradcam.journal import Journal
     from xgradcam.photographs import Source
     from xgradcam.pictures import Style
-    from xgradcam.pipeline import Job
+    from xgradcam.pipeline import Explained, Job
     from xgradcam.results import Results
 
 PROG = "xgrad-cam"
@@ -174,6 +176,8 @@ def _job(
     methods: Sequence[str],
     alone: "Photograph | None",
 ) -> "Job":
+    import torch
+
     from xgradcam.images import normalise
     from xgradcam.layered import explain_layers
     from xgradcam.pipeline import Job
@@ -191,8 +195,14 @@ def _job(
         axioms=arguments.axioms,
         progress=talk.evaluations,
     )
+    coarse = arguments.precision == BF16
+
+    def explain_in_precision(inputs: "Tensor") -> "Explained":
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=coarse):
+            return explain(inputs)
+
     return Job(
-        explain=explain,
+        explain=explain_in_precision,
         batch_size=arguments.batch_size,
         read=lambda source: read_photograph(source.path) if alone is None else alone,
         frame=lambda photograph: (
@@ -286,6 +296,7 @@ def _journal(arguments: argparse.Namespace, results: "Results", methods: Sequenc
                 "augment",
                 "axioms",
                 "guided",
+                "precision",
             )
         },
     }
