@@ -1,8 +1,8 @@
-"""Time `verify` at one layer against a plain forward: medians of alternating runs, as a Markdown table.
+"""Time `verify`, and `verify_layers` at all maps of VGG-16, against a plain forward, as a Markdown table.
 
     python scripts/benchmark_identity.py [--quick]
 
-Random weights, float32, one sample of 224 x 224, on the CPU.
+Medians of alternating runs. Random weights, float32, one sample of 224 x 224, on the CPU.
 """
 
 import argparse
@@ -19,6 +19,8 @@ import torch
 import xgradcam
 
 LAYERS = {"vgg16": ("features.30", "features.4"), "resnet50": ("layer4.2", "layer1.0")}
+# One after the other without a bypass: all 31 from one forward and one backward.
+ALL = {"vgg16": [f"features.{index}" for index in range(31)]}
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -44,7 +46,7 @@ def main() -> None:
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, median of {rounds} rounds\n")
     print("| model | layer | forward | verify | verify / forward |\n|---|---|---|---|---|")
     for name, layers in LAYERS.items():
-        model = xgradcam.load_classifier(name, "none").module
+        model = xgradcam.load_classifier(name, "none", channels_last=False).module
         inputs = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
 
         def forward(model: torch.nn.Module = model, inputs: torch.Tensor = inputs) -> torch.Tensor:
@@ -56,8 +58,12 @@ def main() -> None:
             works[layer] = lambda model=model, inputs=inputs, layer=layer: xgradcam.verify(
                 model, inputs, layer
             )
+        if name in ALL:
+            works["all"] = lambda model=model, inputs=inputs, layers=ALL[name]: dict(
+                xgradcam.verify_layers(model, inputs, layers)
+            )
         took = medians(works, rounds)
-        for layer in layers:
+        for layer in list(works)[1:]:
             plain, verified = took["forward"], took[layer]
             print(
                 f"| {name} | {layer} | {1000 * plain:.0f} ms | {1000 * verified:.0f} ms "

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from xgradcam.capture import record as record
     from xgradcam.classifier import Classifier as Classifier
     from xgradcam.errors import XGradCamError as XGradCamError
+    from xgradcam.folding import fold_batch_norms as fold_batch_norms
     from xgradcam.identity import Contribution as Contribution
     from xgradcam.identity import Verification as Verification
     from xgradcam.identity import verify as verify
@@ -51,6 +52,7 @@ _HOME = {
     "explain": "cam",
     "explain_classes": "cam",
     "explain_score": "cam",
+    "fold_batch_norms": "folding",
     "fuse": "cam",
     "heatmap": "cam",
     "imagenet_labels": "labels",
