@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="16 photographs, once: shows that it works")
     quick = parser.parse_args(argv).quick
-    count, runs = (16, 1) if quick else (200, 5)
+    count, runs = (16, 1) if quick else (200, 3)
     others = {"bare forward": FORWARD} | ({"torchcam": TORCHCAM} if find_spec("torchcam") else {})
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}\n")
     print(

@@ -48,7 +48,6 @@ def ratio(classifier: Classifier, layer: str, rounds: int) -> float:
 
 def error(classifier: Classifier, layer: str) -> tuple[float, float, str]:
     """The largest and the mean difference of XGrad-CAM's heatmaps, and how many classes are the same."""
-
     inputs = torch.cat([classifier.inputs(read_image(EXAMPLES / name)) for name in PHOTOGRAPHS])
     coarse, exact = (explained(classifier, inputs, layer, coarse) for coarse in (True, False))
     same = coarse.targets == exact.targets
@@ -64,9 +63,8 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="the bundled network only, one round")
     quick = parser.parse_args(argv).quick
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}\n"
-    )
+    processor = torch.backends.cpu.get_cpu_capability()
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {processor}\n")
     print("| network, layer | time, float32 = 1 | largest difference | mean difference | same class |")
     print("|---|---|---|---|---|")
     for name, layer in LAYERS[: 2 if quick else None]:
