@@ -55,8 +55,8 @@ def xgrad_cam_parser(prog: str) -> Parser:
     )  # fmt: skip
     many.add_argument(
         "--precision", choices=PRECISIONS, default=PRECISIONS[0],
-        help="of the network's arithmetic: float32 (default), or bf16, which is faster where the processor "
-        "or the GPU knows it, and coarse: maps differ by a few levels in 255",
+        help="of the network's arithmetic: float32 (default), or bf16, which takes half the time where the "
+        "processor knows it; heatmaps then differ by hundredths, here and there by a tenth",
     )  # fmt: skip
     many.add_argument(
         "--resume", action="store_true", help="go on with an interrupted run: pass over what is complete"
