@@ -443,6 +443,21 @@ def test_a_model_that_does_not_take_to_channels_last_is_run_as_it_is_and_from_th
     assert model.runs == 3
 
 
+def test_a_model_that_fails_behind_the_layer_is_run_again_without_a_graph_in_front_of_it():
+    class Beside(Viewing):
+        def forward(self, inputs):
+            first = self.first(inputs)
+            return self.layer(first[:, :2]).mean((2, 3)) + first.view(len(inputs), -1)[:, :5]
+
+    model, inputs = Beside(), torch.randn(5, 3, 8, 8)
+    modes = []
+    model.first.register_forward_hook(lambda *_: modes.append(torch.is_grad_enabled()))
+    recording = record(model, inputs, "layer")
+    assert modes == [False, False]
+    assert recording.gradient(recording.output[:, 1]).shape == recording.activation.shape
+    assert torch.is_grad_enabled()
+
+
 def test_an_error_of_the_model_is_its_own_and_memory_is_not_asked_for_twice():
     model = Viewing()
     with pytest.raises(RuntimeError, match="expected input"):

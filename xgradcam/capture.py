@@ -209,7 +209,8 @@ def record(
                 behind.enter_context(downstream)
             return activation
 
-        with ExitStack() as behind:
+        # Not without a graph by `borrowed` alone: what ran before may have ended behind the layer.
+        with torch.no_grad(), ExitStack() as behind:
             with module.register_forward_hook(start_graph):
                 with _autograds_refusals():
                     output = model(arranged)
