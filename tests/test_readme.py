@@ -38,7 +38,7 @@ def without_last_bits(text):
     text = re.sub(
         r"(class_score-gradients\*feature-bias_term= |residual\| |tolerance )[-0-9.e]+", r"\1", text
     )
-    text = re.sub(r"-?\d\.\de-\d\d(?=  holds)|(?<=tolerance )0\.\d+, at [\w.]+", "", text)
+    text = re.sub(r"-?\d\.\de-\d\d(?=  holds)|(?<=tolerance ), at [\w.]+", "", text)
     return re.sub(r"(\d+\.\d{4})\d\d\b", r"\1", re.sub(r" +", " ", text))
 
 
