@@ -15,7 +15,6 @@ depend on them.
 import argparse
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from measuring import PEAK, spread
 
 from xgradcam import explain, explain_classes, load_classifier, read_image
 from xgradcam.vgg import WEIGHTS_URL
@@ -69,11 +69,6 @@ for name, weights in (
     mixed = np.float32(cv2.applyColorMap(np.uint8(255 * cam), cv2.COLORMAP_JET)) / 255 + photograph
     cv2.imwrite(f"{sys.argv[2]}/{name}", np.uint8(255 * mixed / mixed.max()))
 """
-PEAK = """
-import re
-from pathlib import Path
-print(1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text()).group(1)))
-"""
 
 
 def ratios(one: Callable[[], object], other: Callable[[], object], runs: int) -> list[float]:
@@ -86,12 +81,6 @@ def _seconds(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
-
-
-def spread(values: list[float]) -> str:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def process(script: str, home: Path) -> tuple[float, float]:

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import spread
 from PIL import Image
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "cat-and-coffee.jpg"
@@ -102,12 +103,6 @@ def seconds(script: str, folder: Path, name: str) -> float:
     if made not in (0, 2 * len(list(folder.iterdir()))):
         raise SystemExit(f"{made} pictures were written")
     return took
-
-
-def spread(values: list[float]) -> str:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def main(argv: list[str] | None = None) -> int:

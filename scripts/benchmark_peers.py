@@ -16,7 +16,6 @@ import argparse
 import contextlib
 import io
 import platform
-import statistics
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
+from measuring import PEAK, spread
 from torch import Tensor, nn
 
 from xgradcam import explain, load_classifier
@@ -54,12 +54,6 @@ name, layer = sys.argv[1:]
 model = load_classifier(name, "none", channels_last=False).module
 with torch.inference_mode():
     model(torch.randn(32, 3, 224, 224))
-"""
-# Not of getrusage, which counts what the process was before it became another program.
-PEAK = """
-import re
-from pathlib import Path
-print(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text()).group(1))
 """
 
 
@@ -165,12 +159,6 @@ def asking_again(method: str, theirs: str) -> tuple[float, float]:
     ours = seconds(lambda: explain(own, inputs, layer, CLASS, [method]))
     with package_cam(theirs, model, layer, inputs) as work:
         return ours, seconds(work)
-
-
-def spread(values: list[float]) -> str:
-    """Median and quartiles."""
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else values * 3
-    return f"{middle:.2f} ({low:.2f} to {high:.2f})"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -64,14 +64,24 @@ class ClassExplanation(Explanation):
 
     def to(self, device: torch.device | str) -> "ClassExplanation":
         """The same explanation with its tensors on another device."""
+        return self._each(lambda tensor: tensor.to(device), self.notes)
+
+    def sample(self, index: int) -> "ClassExplanation":
+        """One sample of the batch, as a batch of its own."""
+        chosen = slice(index, index + 1)
+        return self._each(lambda tensor: tensor[chosen], self.notes[chosen])
+
+    def _each(
+        self, change: Callable[[Tensor], Tensor], notes: tuple[tuple[str, ...], ...]
+    ) -> "ClassExplanation":
         return ClassExplanation(
-            {method: signed.to(device) for method, signed in self.maps.items()},
-            self.score.to(device),
-            self.notes,
-            self.logits.to(device),
-            self.targets.to(device),
-            sensitivity={method: errors.to(device) for method, errors in self.sensitivity.items()},
-            guided=None if self.guided is None else self.guided.to(device),
+            {method: change(signed) for method, signed in self.maps.items()},
+            change(self.score),
+            notes,
+            change(self.logits),
+            change(self.targets),
+            sensitivity={method: change(errors) for method, errors in self.sensitivity.items()},
+            guided=None if self.guided is None else change(self.guided),
         )
 
     @property

@@ -43,7 +43,9 @@ class Classifier:
     def to(self, device: torch.device) -> "Classifier":
         """The same classifier on another device."""
         module = self.module.to(device)
-        return replace(self, module=module if device.type == "cpu" else _row_by_row(module))
+        if device.type != "cpu":
+            module.to(memory_format=torch.contiguous_format)  # channels last is best on CPUs only
+        return replace(self, module=module)
 
     def default_layer(self) -> str:
         """The name of the layer to explain by default; XGradCamError where the model has none."""
@@ -73,8 +75,3 @@ class Classifier:
         inputs = normalise(self.framing(crop).pixels(photograph), self.mean, self.std)
         parameter = next(self.module.parameters(), None)
         return inputs if parameter is None else inputs.to(parameter.device, parameter.dtype)
-
-
-def _row_by_row(module: nn.Module) -> nn.Module:
-    """The module with its weights out of channels last, the order that is best on CPUs."""
-    return module.to(memory_format=torch.contiguous_format)

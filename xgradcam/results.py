@@ -94,7 +94,7 @@ class Results:
         """For each class each layer's maps, and those of several layers fused."""
         by_class: dict[int, list[ClassExplanation]] = {}
         for of_classes in zip(*explanations, strict=True):
-            samples = [_sample(explanation, index) for explanation in of_classes]
+            samples = [explanation.sample(index) for explanation in of_classes]
             by_class[int(samples[0].targets[0])] = samples
         views = []
         for samples in by_class.values():
@@ -212,21 +212,6 @@ def _guided(
         picture = gradient_picture(guided_map(gradient, hot)[0])
         made[GUIDED + method] = (f"{stem_of(method)}_gb.jpg", encode_jpeg(picture))
     return made
-
-
-def _sample(explanation: ClassExplanation, index: int) -> ClassExplanation:
-    """One sample of a batch, as a batch of its own."""
-    chosen = slice(index, index + 1)
-    maps = {method: signed[chosen] for method, signed in explanation.maps.items()}
-    return ClassExplanation(
-        maps,
-        explanation.score[chosen],
-        explanation.notes[chosen],
-        explanation.logits[chosen],
-        explanation.targets[chosen],
-        sensitivity={method: errors[chosen] for method, errors in explanation.sensitivity.items()},
-        guided=None if explanation.guided is None else explanation.guided[chosen],
-    )
 
 
 def _npz(alone: ClassExplanation) -> bytes:
