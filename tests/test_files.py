@@ -21,6 +21,13 @@ def test_files_are_written_with_the_usual_permissions(tmp_path):
     assert (tmp_path / "a").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+def test_the_umask_is_never_another_not_even_for_a_moment(tmp_path, monkeypatch):
+    # It is the process's: two threads that set and restore it can leave it at 0.
+    monkeypatch.setattr(os, "umask", None)
+    write_files({tmp_path / "a": b"one"})
+    assert (tmp_path / "a").read_bytes() == b"one"
+
+
 def test_nothing_is_written_when_one_file_cannot_be(tmp_path):
     (tmp_path / "b").mkdir()
     with pytest.raises(XGradCamError, match=r"cannot write .*b: a folder has that name"):

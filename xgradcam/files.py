@@ -1,7 +1,6 @@
 """Write results so that a file is there whole or not at all."""
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -55,11 +54,11 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
         for path, content in contents.items():
             if path.is_dir():
                 raise IsADirectoryError(None, "a folder has that name")
-            handle, name = tempfile.mkstemp(prefix=".", suffix=".part", dir=path.parent)
-            aside[path] = Path(name)
-            with open(handle, "wb") as file:
+            # Not by tempfile, whose files are the owner's alone: who may read them is for the umask to say.
+            unnamed = path.with_name(f".{os.urandom(8).hex()}.part")
+            with unnamed.open("xb") as file:
+                aside[path] = unnamed
                 file.write(content)
-            aside[path].chmod(0o666 & ~_umask())
         for path, written in aside.items():
             written.replace(path)
     except OSError as error:
@@ -68,8 +67,3 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
         for written in aside.values():
             written.unlink(missing_ok=True)
 
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
