@@ -33,7 +33,7 @@ from tqdm import tqdm
 from xgradcam import XGradCamError, load_classifier, read_image
 from xgradcam.boxes import Box, read_boxes, region_of
 from xgradcam.cam import known_methods
-from xgradcam.capture import logits_of
+from xgradcam.capture import logits_of, require_finite
 from xgradcam.classifier import Classifier
 from xgradcam.evaluation import MEASURES, Mean, Question, likeness_when_randomised, mean_of, measure
 from xgradcam.files import make_folder, write_files
@@ -220,7 +220,9 @@ def _question(
     target = photo.target
     if target is None:
         with torch.no_grad():
-            target = int(logits_of(classifier.module(inputs), classifier.output).argmax())
+            logits = logits_of(classifier.module(inputs), classifier.output)
+        require_finite(logits)
+        target = int(logits.argmax())
     found = boxes.get(Path(photo.path).name)
     shape = (photograph.shape[0], photograph.shape[1])
     region = None if found is None else region_of(found, shape, classifier.size)

@@ -1,14 +1,17 @@
 import pickle
+from functools import partial
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from conftest import TinyNet
 from torch import nn
 
-from xgradcam import XGradCamError
+from xgradcam import XGradCamError, cam
 from xgradcam.cam import explain, explain_classes, heatmap, top_classes
+from xgradcam.layered import explain_layers
 from xgradcam.weightings import EPSILON
 
 
@@ -201,6 +204,28 @@ def test_scores_in_a_dictionary_a_tuple_or_an_object(net, batch):
             explain(model, batch, net.features[4], 2)
         with pytest.raises(XGradCamError, match="no output 'score': the model returns a"):
             explain(model, batch, net.features[4], 2, output="score")
+
+
+WITHOUT_NUMBERS = ["grad-cam", "xgrad-cam", "grad-cam++", "hires-cam", "grad-cam-elementwise", "layer-cam"]
+
+
+@pytest.mark.parametrize(
+    "classes", [[None], [2, None, 0], [[0, 4, 2]], [torch.tensor([1, 2, 3])], top_classes(3)]
+)
+def test_a_device_is_waited_for_only_when_all_of_a_batch_is_under_way(monkeypatch, classes):
+    # Where a number is read a GPU is waited for; tensors of this device have none.
+    model, inputs = TinyNet().eval().to("meta"), torch.empty(3, 3, 8, 8, device="meta", dtype=torch.float64)
+    task = partial(
+        explain_layers, model, inputs, ["features.2", "features.4"], classes, methods=WITHOUT_NUMBERS
+    )
+    with pytest.raises(RuntimeError, match="meta"):
+        task()
+    read = []
+    monkeypatch.setattr(cam, "require_finite", lambda scores: read.append("scores"))
+    monkeypatch.setattr(cam, "notes_on", lambda signs, *_: [read.append("notes") or ((),) * 3] * len(signs))
+    explained = task()
+    assert read == ["scores", "notes"] * 2
+    assert all(of_class.maps["xgrad-cam"].is_meta for of_layer in explained for of_class in of_layer)
 
 
 def test_a_map_that_is_not_finite_is_blank_and_noted(batch):

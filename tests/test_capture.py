@@ -7,7 +7,7 @@ from conftest import TinyNet
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from xgradcam.capture import choose_targets, find_layer, logits_of, record
+from xgradcam.capture import choose_targets, find_layer, logits_of, record, require_finite
 from xgradcam.errors import XGradCamError
 
 
@@ -333,12 +333,18 @@ def test_wrong_targets_are_refused(targets, message):
     [
         ({"out": torch.zeros(1, 2)}, "a dict"),
         (torch.zeros(1, 2, 3, 3), r"\(1, 2, 3, 3\)"),
-        (torch.tensor([[0.0, float("nan")]]), "not finite"),
     ],
 )
 def test_an_output_without_class_scores_is_refused(output, message):
     with pytest.raises(XGradCamError, match=message):
         logits_of(output)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_scores_that_are_not_finite_are_refused(value):
+    require_finite(torch.tensor([[0.0, 1.0]]))
+    with pytest.raises(XGradCamError, match="not finite"):
+        require_finite(torch.tensor([[0.0, value]]))
 
 
 def test_gradients_of_several_scores_are_those_one_by_one(net, batch, monkeypatch):

@@ -4,17 +4,17 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from xgradcam.axioms import conservation_error, sensitivity_error
-from xgradcam.capture import choose_targets, find_layer, logits_of, record
+from xgradcam.capture import choose_targets, find_layer, logits_of, record, require_finite
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts import Layout, layout_of
 from xgradcam.methods import METHODS
-from xgradcam.notes import FLAT, notes_on, renewed
+from xgradcam.notes import FLAT, notes_on, signs_of
 from xgradcam.probe import Probe, Progress
 from xgradcam.scores import ClassScore, Score
 from xgradcam.weightings import Evidence, probe_of
@@ -147,18 +147,22 @@ def explain_classes(
     def scores_of(found: Any) -> list[ClassScore]:
         logits = logits_of(found, output)
         chosen = classes(logits.detach()) if callable(classes) else classes
-        return [ClassScore(choose_targets(logits, targets), output) for targets in chosen]
+        return [ClassScore(choose_targets(logits, one, trusted=callable(classes)), output) for one in chosen]
 
     if augment and axioms:
         raise XGradCamError("the axioms are about one input, not about an average over augmentations")
     task = _Task(model, layer, known_methods(methods), progress, axioms)
-    found, explained = task.run(inputs, scores_of)
+    returned, found = task.run(inputs, scores_of)
     if augment:
-        explained = task.averaged(inputs, explained)
-    logits = _at_least_single(logits_of(found, output).detach())
+        found = task.averaged(inputs, found)
+    logits = _at_least_single(logits_of(returned, output).detach())
+    # Up to here a device has not been waited for.
+    require_finite(logits)
     return tuple(
-        ClassExplanation(one.maps, one.score, one.notes, logits, score.targets, sensitivity=one.sensitivity)
-        for score, one in explained
+        ClassExplanation(
+            one.maps, one.score, notes, logits, one.score_of.targets, sensitivity=one.sensitivity
+        )
+        for one, notes in zip(found, _notes(found), strict=True)
     )
 
 
@@ -175,8 +179,9 @@ def explain_score(
     score: a function of the model's output that gives a number for each sample, (N,), from its own row, such
     as `Contrast`, `RegionMean` and `Similarity`. The other arguments are those of `explain`.
     """
-    _, explained = _Task(model, layer, known_methods(methods), progress).run(inputs, lambda _output: [score])
-    return explained[0][1]
+    _, found = _Task(model, layer, known_methods(methods), progress).run(inputs, lambda _output: [score])
+    require_finite(found[0].score)
+    return Explanation(found[0].maps, found[0].score, _notes(found)[0], sensitivity=found[0].sensitivity)
 
 
 def evidence_of(
@@ -194,8 +199,9 @@ def evidence_of(
     with torch.inference_mode(False):
         recording = record(model, inputs, layer)
         layout = _layout(model, layer, recording.activation, inputs)
-        chosen = choose_targets(logits_of(recording.output, output), targets)
-        score_of = ClassScore(chosen, output)
+        logits = logits_of(recording.output, output)
+        require_finite(logits)
+        score_of = ClassScore(choose_targets(logits, targets), output)
         score = score_of(recording.output)
         probe = Probe(recording, inputs, layer, layout, score_of, score, progress)
         return _evidence(probe, recording.gradient(score))
@@ -216,6 +222,26 @@ ScoreOf = TypeVar("ScoreOf", bound=Score)
 
 
 @dataclass(frozen=True)
+class _Found(Generic[ScoreOf]):
+    """What was computed of a score; no number of it has been looked at.
+
+    score: (N,), in float32 at least. signs: see `signs_of`. channels: of the layer.
+    """
+
+    score_of: ScoreOf
+    score: Tensor
+    maps: Mapping[str, Tensor]
+    sensitivity: Mapping[str, Tensor]
+    signs: Tensor
+    channels: int
+
+
+def _notes(found: Sequence[_Found[Any]]) -> list[tuple[tuple[str, ...], ...]]:
+    """For each score the notes on its samples."""
+    return notes_on([one.signs for one in found], [one.maps for one in found], found[0].channels)
+
+
+@dataclass(frozen=True)
 class _Task:
     """What is to be computed of any inputs."""
 
@@ -227,20 +253,23 @@ class _Task:
 
     def run(
         self, inputs: Tensor, scores_of: Callable[[Any], Sequence[ScoreOf]]
-    ) -> tuple[Any, list[tuple[ScoreOf, Explanation]]]:
-        """What the model returned, and each of the scores with its explanation."""
+    ) -> tuple[Any, list[_Found[ScoreOf]]]:
+        """What the model returned, and what was found of each of the scores."""
         with torch.inference_mode(False):
             recording = record(self.model, inputs, self.layer)
             layout = _layout(self.model, self.layer, recording.activation, inputs)
-            explained = []
             asked = scores_of(recording.output)
             scores = [_checked(score_of(recording.output), len(inputs)) for score_of in asked]
+            if self.axioms or any(METHODS[method].asks_again for method in self.methods):
+                # Before a network is asked thousands of times in vain.
+                require_finite(torch.stack(scores))
+            found = []
             for score_of, score, gradient in zip(asked, scores, recording.gradient_each(scores), strict=True):
                 probe = Probe(recording, inputs, self.layer, layout, score_of, score, self.progress)
-                explained.append((score_of, self._explanation(_evidence(probe, gradient))))
-        return recording.output, explained
+                found.append(self._found(score_of, _evidence(probe, gradient)))
+        return recording.output, found
 
-    def _explanation(self, evidence: Evidence) -> Explanation:
+    def _found(self, score_of: ScoreOf, evidence: Evidence) -> _Found[ScoreOf]:
         probe = probe_of(evidence)
         maps: dict[str, Tensor] = {}
         sensitivity: dict[str, Tensor] = {}
@@ -252,26 +281,22 @@ class _Task:
                 contributions = (weights * evidence.activation).sum(dim=(2, 3))
                 drops = score[:, None] - probe.without_channels
                 sensitivity[method] = sensitivity_error(contributions, drops)
-        return Explanation(maps, score, notes_on(evidence, maps), sensitivity=sensitivity)
+        channels = evidence.activation.shape[1]
+        return _Found(score_of, score, maps, sensitivity, signs_of(evidence), channels)
 
-    def averaged(
-        self, inputs: Tensor, explained: Sequence[tuple[ScoreOf, Explanation]]
-    ) -> list[tuple[ScoreOf, Explanation]]:
-        """The explanations with maps that are averages over the augmentations of the inputs."""
+    def averaged(self, inputs: Tensor, found: Sequence[_Found[ScoreOf]]) -> list[_Found[ScoreOf]]:
+        """The same with maps that are averages over the augmentations of the inputs."""
         if inputs.ndim != 4:
             raise XGradCamError(f"augmentation is of inputs (N, C, H, W), not {tuple(inputs.shape)}")
-        sums = [dict(one.maps) for _, one in explained]
-        scores = [score for score, _ in explained]
+        sums = [dict(one.maps) for one in found]
+        scores = [one.score_of for one in found]
         for flipped, contrast in AUGMENTATIONS[1:]:
             _, varied = self.run(contrast * (inputs.flip(3) if flipped else inputs), lambda _: scores)
-            for total, (_, one) in zip(sums, varied, strict=True):
+            for total, one in zip(sums, varied, strict=True):
                 for method, signed in one.maps.items():
                     total[method] = total[method] + (signed.flip(2) if flipped else signed)
         means = [{method: total / len(AUGMENTATIONS) for method, total in maps.items()} for maps in sums]
-        return [
-            (score, replace(one, maps=maps, notes=renewed(one.notes, one.maps, maps)))
-            for (score, one), maps in zip(explained, means, strict=True)
-        ]
+        return [replace(one, maps=maps) for one, maps in zip(found, means, strict=True)]
 
 
 def _evidence(probe: Probe, gradient: Tensor) -> Evidence:

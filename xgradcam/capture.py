@@ -296,6 +296,7 @@ def logits_of(output: Any, entry: str | None = None) -> Tensor:
     """The class scores (N, classes) in what a model returned; XGradCamError where there are none.
 
     entry: the key, attribute or position that they have in a dictionary, an object or a tuple.
+    Their values are not looked at, as a device would have to be waited for: see `require_finite`.
     """
     if entry is not None:
         output = entry_of(output, entry)
@@ -307,9 +308,13 @@ def logits_of(output: Any, entry: str | None = None) -> Tensor:
         )
     if output.ndim != 2:
         raise XGradCamError(f"the model returns shape {tuple(output.shape)}, not class scores (N, classes)")
-    if not torch.isfinite(output).all():
-        raise XGradCamError("the model's scores are not finite: check its weights and the input's range")
     return output
+
+
+def require_finite(scores: Tensor) -> None:
+    """Raise XGradCamError if the model's scores hold infinities or no numbers."""
+    if not torch.isfinite(scores).all():
+        raise XGradCamError("the model's scores are not finite: check its weights and the input's range")
 
 
 def entry_of(output: Any, entry: str) -> Any:
@@ -332,16 +337,19 @@ def _entries(output: Any) -> list[tuple[str, Any]]:
     )
 
 
-def choose_targets(logits: Tensor, targets: int | Sequence[int] | Tensor | None) -> Tensor:
+def choose_targets(
+    logits: Tensor, targets: int | Sequence[int] | Tensor | None, *, trusted: bool = False
+) -> Tensor:
     """One class index a sample, (N,) int64: the highest score's for None, the same for all for an int.
 
+    trusted: indices that are on a device are not looked at, as it would have to be waited for.
     Raises XGradCamError for an index out of range or a number of indices other than N.
     """
     samples, classes = logits.shape
     if targets is None:
         return logits.argmax(dim=1)
     try:
-        chosen = torch.as_tensor(targets, device=logits.device)
+        chosen = torch.as_tensor(targets)
     except (OverflowError, RuntimeError, TypeError, ValueError):
         raise XGradCamError(
             f"targets are {targets!r}: give an int or N ints; classes are 0 to {classes - 1}"
@@ -351,9 +359,10 @@ def choose_targets(logits: Tensor, targets: int | Sequence[int] | Tensor | None)
     if chosen.ndim == 1 and len(chosen) != samples:
         raise XGradCamError(f"{len(chosen)} targets for {samples} samples: give one for each, or one for all")
     chosen = chosen.long()
-    outside = chosen[(chosen < 0) | (chosen >= classes)]
-    if outside.numel():
-        raise XGradCamError(
-            f"no class {int(outside.flatten()[0])}: this model's classes are 0 to {classes - 1}"
-        )
-    return chosen.expand(samples)
+    if chosen.device.type == "cpu" or not trusted:
+        outside = chosen[(chosen < 0) | (chosen >= classes)]
+        if outside.numel():
+            raise XGradCamError(
+                f"no class {int(outside.flatten()[0])}: this model's classes are 0 to {classes - 1}"
+            )
+    return chosen.to(logits.device, non_blocking=True).expand(samples)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from xgradcam import metrics
 from xgradcam.axioms import conservation_error, sensitivity_error
 from xgradcam.cam import evidence_of, heatmap, weighted_map
-from xgradcam.capture import borrowed, logits_of
+from xgradcam.capture import borrowed, logits_of, require_finite
 from xgradcam.methods import METHODS
 from xgradcam.probe import NotApplicableError
 from xgradcam.sanity import randomised, rank_correlation, with_parameters
@@ -137,6 +137,7 @@ def _probability(question: Question) -> metrics.ScoreOf:
     def probability(inputs: Tensor) -> Tensor:
         with borrowed(question.model):
             logits = logits_of(question.model(inputs), question.output)
+        require_finite(logits)
         return logits.softmax(dim=1)[:, question.target]
 
     return probability

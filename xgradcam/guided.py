@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from xgradcam.capture import choose_targets, logits_of, record
+from xgradcam.capture import choose_targets, logits_of, record, require_finite
 from xgradcam.errors import XGradCamError
 from xgradcam.images import Photograph
 from xgradcam.operations import Call, refuse_compiled
@@ -56,6 +56,7 @@ def guided_backpropagation(
         whole = nn.Sequential(OrderedDict(inputs=nn.Identity(), model=model))
         recording = record(whole, inputs, "inputs", guiding)
         logits = logits_of(recording.output, output)
+        require_finite(logits)
         chosen = choose_targets(logits, targets)
         try:
             gradient = recording.gradient(logits.gather(1, chosen[:, None])[:, 0])

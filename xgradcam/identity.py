@@ -22,7 +22,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from xgradcam.capture import choose_targets, find_layer, logits_of, record
+from xgradcam.capture import choose_targets, find_layer, logits_of, record, require_finite
 from xgradcam.errors import XGradCamError
 from xgradcam.intercepts import Intercept, Kind, intercept, is_linear
 from xgradcam.operations import (
@@ -458,6 +458,7 @@ def _score(output: Any, target: int | None, entry: str | None) -> Tensor:
         )
     if logits.dtype not in RELATIVE_TOLERANCE:
         raise XGradCamError(f"the model computes in {logits.dtype}: take float32 or float64")
+    require_finite(logits)
     return logits[0, choose_targets(logits.detach(), target)[0]]
 
 

@@ -29,7 +29,8 @@ def explain_layers(
     # What a function chose by the scores is chosen once.
     targets = [one.targets for one in first]
     others = [
-        explain_classes(model, inputs, layer, targets, output=output, **options) for layer in layers[1:]
+        explain_classes(model, inputs, layer, lambda _logits: targets, output=output, **options)
+        for layer in layers[1:]
     ]
     if not guided:
         return [first, *others]

@@ -1,6 +1,6 @@
 """What a reader of a map must not miss, a line each."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,55 +11,57 @@ from xgradcam.weightings import Evidence
 FLAT = 1e-5
 
 
-def notes_on(evidence: Evidence, maps: Mapping[str, Tensor]) -> tuple[tuple[str, ...], ...]:
-    """For each sample of the batch, the lines that no reader of its maps should miss."""
+def signs_of(evidence: Evidence) -> Tensor:
+    """What notes are about beside the maps, (N, 2): see `notes_on`.
+
+    1 where the gradient is constant over space, else 0; how many channels have negative activations.
+    """
     gradient, activation = evidence.gradient, evidence.activation
     spread = (gradient.amax(dim=(2, 3)) - gradient.amin(dim=(2, 3))).amax(dim=1)
     flat = spread <= FLAT * gradient.abs().amax(dim=(1, 2, 3))
     negative = (activation < 0).any(dim=3).any(dim=2).sum(dim=1)
-    # Brought to the CPU at once: a device waits at each number that is asked of it.
-    coincide = (flat & gradient.flatten(1).any(dim=1)).tolist()
-    signed = negative.tolist()
-    blanks = _blanks(maps, len(activation))
-    notes: list[tuple[str, ...]] = []
-    for sample in range(len(activation)):
-        lines = []
-        if {"grad-cam", "xgrad-cam"} <= maps.keys() and coincide[sample]:
-            lines.append(
-                "the two maps coincide here: the gradient is constant over space, as where global average "
-                "pooling and a linear layer follow; an earlier layer tells the methods apart"
-            )
-        if "xgrad-cam" in maps and signed[sample]:
-            lines.append(
-                f"signed activations: {signed[sample]} of {activation.shape[1]} channels have "
-                "negative values, where an XGrad-CAM weight is no weighted mean of the gradient and its "
-                "denominator can vanish"
-            )
-        notes.append((*lines, *blanks[sample]))
-    return tuple(notes)
+    return torch.stack([(flat & gradient.flatten(1).any(dim=1)).to(gradient), negative.to(gradient)], dim=1)
 
 
-def renewed(
-    notes: tuple[tuple[str, ...], ...], before: Mapping[str, Tensor], maps: Mapping[str, Tensor]
-) -> tuple[tuple[str, ...], ...]:
-    """The notes if there were other maps than `before`: those on blank maps are about these."""
-    old, new = _blanks(before, len(notes)), _blanks(maps, len(notes))
-    return tuple(
-        (*(line for line in lines if line not in old[sample]), *new[sample])
-        for sample, lines in enumerate(notes)
-    )
+def notes_on(
+    signs: Sequence[Tensor], maps: Sequence[Mapping[str, Tensor]], channels: int
+) -> list[tuple[tuple[str, ...], ...]]:
+    """For each of several scores and each sample, the lines that no reader of its maps should miss.
+
+    signs, maps: of each score, `signs_of` its evidence, and method -> map (N, h, w). Their numbers are read
+    here, together: a device is waited for once.
+    """
+    facts = [
+        torch.cat([found, *map(_range_of, of_score.values())], dim=1)
+        for found, of_score in zip(signs, maps, strict=True)
+    ]
+    return [
+        tuple(_lines(row, list(of_score), channels) for row in rows)
+        for rows, of_score in zip(torch.stack(facts).tolist(), maps, strict=True)
+    ]
 
 
-def _blanks(maps: Mapping[str, Tensor], samples: int) -> list[list[str]]:
-    """For each sample, a line for each of its maps that is blank."""
-    lines: list[list[str]] = [[] for _ in range(samples)]
-    for method, signed in maps.items():
-        finite = torch.isfinite(signed).all(dim=2).all(dim=1)
-        lows, highs = signed.amin(dim=(1, 2)), signed.amax(dim=(1, 2))
-        for sample, found in enumerate(torch.stack([finite, lows, highs], dim=1).tolist()):
-            if line := _blank(method, *found):
-                lines[sample].append(line)
-    return lines
+def _range_of(signed: Tensor) -> Tensor:
+    """Of each map: 1 where all of it is finite, else 0; its smallest and its largest value. (N, 3)."""
+    finite = torch.isfinite(signed).all(dim=2).all(dim=1)
+    return torch.stack([finite.to(signed), signed.amin(dim=(1, 2)), signed.amax(dim=(1, 2))], dim=1)
+
+
+def _lines(row: Sequence[float], methods: Sequence[str], channels: int) -> tuple[str, ...]:
+    coincide, negative, *ranges = row
+    lines = []
+    if {"grad-cam", "xgrad-cam"} <= set(methods) and coincide:
+        lines.append(
+            "the two maps coincide here: the gradient is constant over space, as where global average "
+            "pooling and a linear layer follow; an earlier layer tells the methods apart"
+        )
+    if "xgrad-cam" in methods and negative:
+        lines.append(
+            f"signed activations: {negative:.0f} of {channels} channels have negative values, where an "
+            "XGrad-CAM weight is no weighted mean of the gradient and its denominator can vanish"
+        )
+    blanks = [_blank(method, *ranges[3 * place : 3 * place + 3]) for place, method in enumerate(methods)]
+    return (*lines, *filter(None, blanks))
 
 
 def _blank(method: str, finite: float, low: float, high: float) -> str:

@@ -112,10 +112,11 @@ def _require_drawable(path: Path) -> None:
 
 def _target(classifier: "Classifier", inputs: "Tensor", index: int | None) -> int:
     """The class of interest; for None the one of the highest score."""
-    from xgradcam.capture import borrowed, choose_targets, logits_of
+    from xgradcam.capture import borrowed, choose_targets, logits_of, require_finite
 
     with borrowed(classifier.module):
         logits = logits_of(classifier.module(inputs), classifier.output)
+    require_finite(logits)
     return int(choose_targets(logits, index)[0])
 
 
