@@ -108,16 +108,19 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         size=None if arguments.input_size is None else (arguments.input_size, arguments.input_size),
         output=arguments.output,
     ).to(torch.device(arguments.device))
-    photos = _photographs(arguments, classifier)[: arguments.limit]
-    if not photos:
+    named = _photographs(arguments, classifier)[: arguments.limit]
+    if not named:
         raise XGradCamError("no photographs: name a folder, or --installed")
+    photos = [photo for photo in named if _can_be_read(photo)]
+    if not photos:
+        raise XGradCamError("none of the photographs can be read")
     layers = arguments.target_layer or [classifier.default_layer()]
     boxes = read_boxes(arguments.boxes) if arguments.boxes else {}
     make_folder(arguments.output_dir)
     log = _Log(arguments.output_dir / "evaluation.jsonl", _settings(arguments), arguments.resume)
     _measure_all(arguments, classifier, photos, layers, methods, boxes, log)
     _write(arguments.output_dir, log.lines, layers, methods, len(photos), arguments.seed)
-    return 0
+    return 0 if len(photos) == len(named) else 1
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -239,11 +242,21 @@ def _photographs(arguments: argparse.Namespace, classifier: Classifier) -> list[
     return photos
 
 
+def _can_be_read(photo: Photo) -> bool:
+    """Whether it can; if not, why is said. Before hours of measuring, not in the middle of them."""
+    try:
+        read_image(photo.path)
+    except XGradCamError as error:
+        print(f"evaluate.py: passed over: {error}", file=sys.stderr)
+        return False
+    return True
+
+
 def _class_of_folder(name: str, classifier: Classifier) -> int | None:
     """The class that a folder is named for: an index, a WordNet id or a name; None where it is none."""
-    if name.isdecimal():
-        return int(name)
     labels = classifier.labels or ()
+    if name.isdecimal():
+        return int(name) if not labels or int(name) < len(labels) else None
     ids = {label.split()[0]: index for index, label in enumerate(labels) if label[:1] == "n"}
     if name in ids:
         return ids[name]

@@ -151,6 +151,15 @@ def test_the_script_writes_a_table_that_is_the_same_again_and_goes_on(script, fo
     assert "other settings: leave out --resume" in capsys.readouterr().err
 
 
+def test_a_photograph_that_cannot_be_read_is_passed_over_and_named(script, folder, capsys):
+    Path("photos", "2", "bad.jpg").write_bytes(b"no image")
+    assert script.main([*RUN, "--method", "grad-cam"]) == 1
+    assert "evaluate.py: passed over: not an image: photos/2/bad.jpg" in capsys.readouterr().err
+    assert rows()["features.1", "grad-cam", "drop"]["photographs"] == "2"
+    assert script.main(["photos/2/bad.jpg", "--model", "pooled.py:Pooled", "--input-size", "32"]) == 2
+    assert "none of the photographs can be read" in capsys.readouterr().err
+
+
 def test_the_class_is_that_of_the_folder_or_what_the_network_says(script, folder):
     arguments = script._parser().parse_args(RUN)
     classifier = script.load_classifier(
@@ -162,6 +171,7 @@ def test_the_class_is_that_of_the_folder_or_what_the_network_says(script, folder
         ("coffee.jpg", None),
     ]
     assert script._class_of_folder("big_dog", classifier) == 1
+    assert script._class_of_folder("2023", classifier) is None  # a year, where there are four classes
     labelled = script.load_classifier("efficientnet-lite0")
     assert script._class_of_folder("n02124075", labelled) == 285
 

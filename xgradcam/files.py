@@ -66,4 +66,3 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
     finally:
         for written in aside.values():
             written.unlink(missing_ok=True)
-
