@@ -14,7 +14,6 @@ depend on them.
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -23,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from measuring import PEAK, spread
+from measuring import PEAK, setting, spread
 
 from xgradcam import explain, explain_classes, load_classifier, read_image
 from xgradcam.vgg import WEIGHTS_URL
@@ -167,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     runs, processes = (3, 1) if parser.parse_args(argv).quick else (15, 5)
     rows = in_process(runs) + whole_processes(processes)
-    print(f"VGG-16, torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}\n")
+    print(f"VGG-16, {setting()}\n")
     print("| what | median (quartiles) |\n|---|---|")
     for what, value in rows:
         print(f"| {what} | {value} |")

@@ -1,29 +1,30 @@
 """A folder of photographs by the command, beside a bare forward and a loop over another package.
 
-    pip install '.[bench]' && python scripts/benchmark_folder.py [--quick]
+    pip install '.[bench]' && python scripts/benchmark_folder.py [--device cuda] [--quick]
 
 200 photographs (500 x 375, JPEG, cut from the example) are explained by two maps each, by processes that take
-turns, from start to exit: `xgrad-cam`; a process that runs the network forward, in its default memory format
-and without a graph, over as many batches of 8 that are in memory from the start; and one that reads the
-photographs one by one, and makes and writes the same pictures from one forward each by torchcam, the fastest
-package of `benchmark_peers.py`. Medians of the ratios of neighbouring runs are given, with quartiles, and the
-photographs a second. Weights are the bundled network's, and random ones of ResNet-50.
+turns: `xgrad-cam`; a process that runs the network forward, in its default memory format and without a graph,
+over as many batches of 8 that are in memory from the start; and one that reads the photographs one by one,
+and makes and writes the same pictures from one forward each by torchcam, the fastest package of
+`benchmark_peers.py` that has both methods. Each is run over 8 photographs, too: what the others take longer
+is the time without start-up. Medians of the ratios of neighbouring runs are given, with quartiles, from start
+to exit and without start-up, and the photographs a second. Weights are the bundled network's, and random ones
+of ResNet-50.
 """
 
 import argparse
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-import torch
-from measuring import spread
+from measuring import setting, spread
 from PIL import Image
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "cat-and-coffee.jpg"
@@ -32,20 +33,22 @@ NETWORKS = {"efficientnet-lite0": ("bn2", "default"), "resnet50": ("layer4", "no
 COMMAND = """
 import sys
 from xgradcam.cli.xgrad_cam import main
-folder, out, name, layer, weights = sys.argv[1:]
-sys.exit(main(["--image-path", folder, "--output-dir", out, "--quiet",
+folder, out, device, name, layer, weights = sys.argv[1:]
+sys.exit(main(["--image-path", folder, "--output-dir", out, "--device", device, "--quiet",
                "--model", name, "--target-layer", layer, "--weights", weights]))
 """
 FORWARD = """
 import os, sys
 import torch
 from xgradcam import load_classifier
-folder, out, name, layer, weights = sys.argv[1:]
-model = load_classifier(name, weights, channels_last=False).module
-batches = [torch.randn(8, 3, 224, 224) for _ in range(len(os.listdir(folder)) // 8)]
+folder, out, device, name, layer, weights = sys.argv[1:]
+model = load_classifier(name, weights, channels_last=False).module.to(device)
+batch = torch.randn(8, 3, 224, 224, device=device)
+batches = [batch.clone() for _ in range(len(os.listdir(folder)) // 8)]
 with torch.no_grad():
     for batch in batches:
-        model(batch)
+        scores = model(batch)
+scores.cpu()
 """
 TORCHCAM = """
 import sys
@@ -56,25 +59,28 @@ import torch
 from torch.nn.functional import interpolate
 from torchcam.methods import GradCAM, XGradCAM
 from xgradcam import load_classifier
-folder, out, name, layer, weights = sys.argv[1:]
+folder, out, device, name, layer, weights = sys.argv[1:]
 classifier = load_classifier(name, weights, channels_last=False)
-model, mean, std = classifier.module, np.float32(classifier.mean), np.float32(classifier.std)
+model, mean, std = classifier.module.to(device), np.float32(classifier.mean), np.float32(classifier.std)
 with GradCAM(model, layer) as grad_cam, XGradCAM(model, layer) as xgrad_cam:
     for path in sorted(Path(folder).iterdir()):
         photograph = cv2.resize(cv2.imread(str(path)), (224, 224))
         scaled = (np.float32(photograph[:, :, ::-1]) / 255 - mean) / std
-        inputs = torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])).requires_grad_()
-        scores = model(inputs)
+        inputs = torch.from_numpy(np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])).to(device)
+        scores = model(inputs.requires_grad_())
         best = int(scores.argmax())
         maps = {"cam": grad_cam(best, scores, retain_graph=True)[0], "X_cam": xgrad_cam(best, scores)[0]}
         for kind, small in maps.items():
-            grown = interpolate(small[None].clamp(min=0), (224, 224), mode="bilinear")[0, 0].numpy()
+            grown = interpolate(small[None].clamp(min=0), (224, 224), mode="bilinear")[0, 0].cpu().numpy()
             level = np.uint8(255 * (grown - grown.min()) / max(grown.max() - grown.min(), 1e-12))
             colours = np.float32(cv2.applyColorMap(level, cv2.COLORMAP_JET))
             mixed = colours / 255 + np.float32(photograph) / 255
             written = np.uint8(255 * (mixed / mixed.max()))
             cv2.imwrite(f"{out}/{path.stem}_{best}_{kind}.jpg", written)
 """
+
+PEER = {"loop over torchcam": TORCHCAM} if find_spec("torchcam") else {}
+SCRIPTS = {"xgrad-cam": COMMAND, "bare forward": FORWARD, **PEER}
 
 
 def photographs(folder: Path, count: int) -> None:
@@ -92,10 +98,10 @@ def photographs(folder: Path, count: int) -> None:
             cutting.convert("RGB").save(folder / f"{index:03}.jpg", quality=90)
 
 
-def seconds(script: str, folder: Path, name: str) -> float:
+def seconds(script: str, folder: Path, network: str, device: str) -> float:
     """How long a script takes as a process of its own."""
     with tempfile.TemporaryDirectory() as out:
-        command = [sys.executable, "-c", script, str(folder), out, name, *NETWORKS[name]]
+        command = [sys.executable, "-c", script, str(folder), out, device, network, *NETWORKS[network]]
         started = time.perf_counter()
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL, env=dict(os.environ))
         took = time.perf_counter() - started
@@ -105,36 +111,52 @@ def seconds(script: str, folder: Path, name: str) -> float:
     return took
 
 
+def rates(few: Path, many: Path, network: str, device: str, runs: int) -> Iterator[tuple[str, list[str]]]:
+    """From start to exit and without start-up: photographs a second, and ratios to the others' rates."""
+    whole: dict[str, list[float]] = {name: [] for name in SCRIPTS}
+    rest: dict[str, list[float]] = {name: [] for name in SCRIPTS}
+    for _ in range(runs):
+        for name, script in SCRIPTS.items():
+            start = seconds(script, few, network, device)
+            whole[name].append(seconds(script, many, network, device))
+            rest[name].append(whole[name][-1] - start)
+    count = len(list(many.iterdir()))
+    yield "from start to exit", _cells(count, whole)
+    yield "without start-up", _cells(count - len(list(few.iterdir())), rest)
+
+
+def _cells(photographs: int, times: dict[str, list[float]]) -> list[str]:
+    ours, *others = times.values()
+    if min(map(min, times.values())) <= 0:  # so few photographs that the noise is larger
+        return ["-"] * len(times)
+    ratios = [[theirs / own for own, theirs in zip(ours, other, strict=True)] for other in others]
+    return [f"{photographs / statistics.median(ours):.0f}", *map(spread, ratios)]
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="16 photographs, once: shows that it works")
-    quick = parser.parse_args(argv).quick
-    count, runs = (16, 1) if quick else (200, 3)
-    others = {"bare forward": FORWARD} | ({"torchcam": TORCHCAM} if find_spec("torchcam") else {})
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}\n")
+    parser.add_argument("--quick", action="store_true", help="24 photographs, once: shows that it works")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
+    arguments = parser.parse_args(argv)
+    count, runs = (24, 1) if arguments.quick else (200, 5)
+    print(f"{setting(arguments.device)}\n")
+    _, *others = SCRIPTS
     print(
-        "| network | photographs a second | "
+        f"| {count} photographs | photographs a second | "
         + " | ".join(f"rate of the {name} = 1" for name in others)
         + " |"
     )
     print("|---" * (2 + len(others)) + "|")
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place, "photographs")
-        photographs(folder, count)
-        for network in list(NETWORKS)[: 1 if quick else None]:
-            times: dict[str, list[float]] = {name: [] for name in ("ours", *others)}
-            for _ in range(runs):
-                for name, script in {"ours": COMMAND, **others}.items():
-                    times[name].append(seconds(script, folder, network))
-            ratios = [
-                spread([other / ours for ours, other in zip(times["ours"], times[name], strict=True)])
-                for name in others
-            ]
-            rate = count / statistics.median(times["ours"])
-            print(f"| {network} | {rate:.0f} | {' | '.join(ratios)} |", flush=True)
+        folders = Path(place, "few"), Path(place, "many")
+        for folder, number in zip(folders, (8, count), strict=True):
+            photographs(folder, number)
+        for network in list(NETWORKS)[: 1 if arguments.quick else None]:
+            for what, cells in rates(*folders, network, arguments.device, runs):
+                print(f"| {network}, {what} | {' | '.join(cells)} |", flush=True)
     return 0
 
 

@@ -7,14 +7,11 @@ Medians of alternating runs. Random weights, float32, one sample of 224 x 224, o
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from measuring import setting
 
 import xgradcam
 
@@ -43,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="time verify against a plain forward")
     parser.add_argument("--quick", action="store_true", help="3 rounds instead of 15")
     rounds = 3 if parser.parse_args().quick else 15
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, median of {rounds} rounds\n")
+    print(f"{setting()}, median of {rounds} rounds\n")
     print("| model | layer | forward | verify | verify / forward |\n|---|---|---|---|---|")
     for name, layers in LAYERS.items():
         model = xgradcam.load_classifier(name, "none", channels_last=False).module

@@ -1,6 +1,6 @@
 """Time of xgradcam beside other packages, interleaved in one run; prints a Markdown table.
 
-    pip install '.[bench]' && python scripts/benchmark_peers.py [--quick]
+    pip install '.[bench]' && python scripts/benchmark_peers.py [--device cuda] [--quick]
 
 One XGrad-CAM map (captum has Grad-CAM only), 224 x 224, at the last feature map, for batches of 1, 8 and 32:
 medians of the times over those of plain forwards in the same round (`torch.no_grad()`, the model in its
@@ -15,7 +15,6 @@ time does not depend on them. Peers that are not installed are left out.
 import argparse
 import contextlib
 import io
-import platform
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
-from measuring import PEAK, spread
+from measuring import PEAK, setting, spread, wait_for
 from torch import Tensor, nn
 
 from xgradcam import explain, load_classifier
@@ -42,18 +41,23 @@ EXPLAIN_32 = """
 import sys
 import torch
 from xgradcam import explain, load_classifier
-from xgradcam.folding import fold_batch_norms
-name, layer = sys.argv[1:]
-explain(load_classifier(name, "none").module, torch.randn(32, 3, 224, 224), layer, 285)
+name, layer, device = sys.argv[1:]
+model = load_classifier(name, "none").to(torch.device(device)).module
+explain(model, torch.randn(32, 3, 224, 224, device=device), layer, 285)
 """
 FORWARD_32 = """
 import sys
 import torch
 from xgradcam import load_classifier
-name, layer = sys.argv[1:]
-model = load_classifier(name, "none", channels_last=False).module
+name, layer, device = sys.argv[1:]
+model = load_classifier(name, "none", channels_last=False).module.to(device)
 with torch.inference_mode():
-    model(torch.randn(32, 3, 224, 224))
+    model(torch.randn(32, 3, 224, 224, device=device))
+"""
+
+# Appended instead of PEAK where the memory of interest is the GPU's.
+PEAK_ON_GPU = """
+print(torch.cuda.max_memory_allocated(device))
 """
 
 
@@ -66,11 +70,13 @@ def installed() -> dict[str, str]:
     return found
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """How long it takes, without what it prints."""
+def seconds(work: Callable[[], object], device: str) -> float:
+    """How long it takes, without what it prints, until all that the device was asked for is done."""
     with contextlib.redirect_stderr(io.StringIO()):
+        wait_for(device)
         started = time.perf_counter()
         work()
+        wait_for(device)
         return time.perf_counter() - started
 
 
@@ -102,12 +108,21 @@ def captum_map(model: nn.Module, layer: str, inputs: Tensor) -> Iterator[Callabl
     yield lambda: cam.attribute(inputs, target=CLASS)
 
 
-def maps(name: str, size: int, peers: dict[str, str], runs: int) -> dict[str, list[float]]:
+def network(name: str, device: str, *, plain: bool = False) -> nn.Module:
+    """The network with random weights, as `load_classifier` gives it or in its default memory format."""
+    classifier = load_classifier(name, "none", channels_last=not plain)
+    return classifier.to(torch.device(device)).module
+
+
+def batch(size: int, device: str) -> Tensor:
+    """Noise for inputs."""
+    return torch.randn(size, 3, 224, 224, generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def maps(name: str, size: int, peers: dict[str, str], runs: int, device: str) -> dict[str, list[float]]:
     """The times of the maps of a batch by each, over those of a plain forward."""
-    ours, layer = load_classifier(name, "none").module, NETWORKS[name]
-    model = load_classifier(name, "none", channels_last=False).module
-    folded = load_classifier(name, "none").module
-    inputs = torch.randn(size, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    layer, inputs = NETWORKS[name], batch(size, device)
+    ours, folded, model = network(name, device), network(name, device), network(name, device, plain=True)
     works = {"xgradcam": lambda: explain(ours, inputs, layer, CLASS, ["xgrad-cam"])}
     if fold_batch_norms(folded, inputs[:1], [layer]):
         works["folded"] = lambda: explain(folded, inputs, layer, CLASS, ["xgrad-cam"])
@@ -124,41 +139,43 @@ def maps(name: str, size: int, peers: dict[str, str], runs: int) -> dict[str, li
 
     found: dict[str, list[float]] = {key: [] for key in (*works, *peers)}
     for _ in range(runs):
-        plain = second_of_two(forward)
+        plain = second_of_two(forward, device)
         for key, ratios in found.items():
             model.requires_grad_(key in peers)  # theirs cannot do without
             with makers[key]() if key in peers else contextlib.nullcontext(works[key]) as work:
-                ratios.append(second_of_two(work) / plain)
+                ratios.append(second_of_two(work, device) / plain)
             model.zero_grad()
     return found
 
 
-def second_of_two(work: Callable[[], object]) -> float:
+def second_of_two(work: Callable[[], object], device: str) -> float:
     """How long it takes when it has just been done: the memory that another left is no part of it."""
     work()
-    return seconds(work)
+    return seconds(work, device)
 
 
-def peak_memory(name: str) -> float:
-    """The peak memory of a process that explains a batch of 32, over that of one that runs it forward."""
-    peaks = []
+def peak_memory(name: str, device: str) -> float:
+    """The peak memory of a process that explains a batch of 32, over that of one that runs it forward.
+
+    Of the GPU, if it is one.
+    """
+    peaks, peak = [], PEAK_ON_GPU if device.startswith("cuda") else PEAK
     for script in (EXPLAIN_32, FORWARD_32):
         run = subprocess.run(
-            [sys.executable, "-c", script + PEAK, name, NETWORKS[name]],
+            [sys.executable, "-c", script + peak, name, NETWORKS[name], device],
             capture_output=True, text=True, check=True,
         )  # fmt: skip
         peaks.append(int(run.stdout))
     return peaks[0] / peaks[1]
 
 
-def asking_again(method: str, theirs: str) -> tuple[float, float]:
+def asking_again(method: str, theirs: str, device: str) -> tuple[float, float]:
     """Seconds of a method that runs the network often, by us and by the package grad-cam."""
-    layer = NETWORKS["vgg16"]
-    own, model = (load_classifier("vgg16", "none", channels_last=last).module for last in (True, False))
-    inputs = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    ours = seconds(lambda: explain(own, inputs, layer, CLASS, [method]))
+    layer, inputs = NETWORKS["vgg16"], batch(1, device)
+    own, model = network("vgg16", device), network("vgg16", device, plain=True)
+    ours = seconds(lambda: explain(own, inputs, layer, CLASS, [method]), device)
     with package_cam(theirs, model, layer, inputs) as work:
-        return ours, seconds(work)
+        return ours, seconds(work, device)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -167,27 +184,28 @@ def main(argv: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="few runs and no ablation: shows that it works")
-    quick = parser.parse_args(argv).quick
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
+    arguments = parser.parse_args(argv)
+    quick, device = arguments.quick, arguments.device
     warnings.simplefilter("ignore")
     peers = installed()
-    versions = ", ".join(f"{name} {number}" for name, number in {"torch": torch.__version__, **peers}.items())
-    print(f"{versions}; {torch.get_num_threads()} threads, {platform.machine()}\n")
+    print(f"{', '.join([setting(device), *(f'{name} {number}' for name, number in peers.items())])}\n")
     columns = ["xgradcam", "folded", "both maps", *peers]
     print(f"| a map of each, a plain forward = 1 | {' | '.join(columns)} |")
     print("|---" * (len(columns) + 1) + "|")
     for name in ("efficientnet-lite0",) if quick else NETWORKS:
         for size, runs in ((1, 3),) if quick else ((1, 15), (8, 5), (32, 3)):
-            found = maps(name, size, peers, runs)
+            found = maps(name, size, peers, runs, device)
             cells = [spread(found[column]) if column in found else "-" for column in columns]
             print(f"| {name}, {size} | {' | '.join(cells)} |", flush=True)
     if quick:
         return 0
     print("\n| peak memory, 32 photographs, a plain forward = 1 | xgradcam |\n|---|---|")
     for name in NETWORKS:
-        print(f"| {name} | {peak_memory(name):.2f} |", flush=True)
+        print(f"| {name} | {peak_memory(name, device):.2f} |", flush=True)
     for method, theirs in (("ablation-cam", "AblationCAM"), ("score-cam", "ScoreCAM")):
         if "grad-cam" in peers:
-            ours, others = asking_again(method, theirs)
+            ours, others = asking_again(method, theirs, device)
             print(
                 f"\n{method}, VGG-16 features.30: {ours:.2f} s, grad-cam {others:.1f} s: "
                 f"1/{others / ours:.1f} of the time",

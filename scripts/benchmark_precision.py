@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import torch
+from measuring import setting
 from torch import Tensor
 
 from xgradcam import ClassExplanation, Classifier, explain, load_classifier, read_image
@@ -63,8 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="the bundled network only, one round")
     quick = parser.parse_args(argv).quick
-    processor = torch.backends.cpu.get_cpu_capability()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {processor}\n")
+    print(f"{setting()}, {torch.backends.cpu.get_cpu_capability()}\n")
     print("| network, layer | time, float32 = 1 | largest difference | mean difference | same class |")
     print("|---|---|---|---|---|")
     for name, layer in LAYERS[: 2 if quick else None]:
