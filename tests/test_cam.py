@@ -172,6 +172,21 @@ def test_several_classes_cost_one_forward_and_are_those_one_by_one(net, batch):
         assert explanation.notes == alone.notes
 
 
+def test_no_samples_and_no_classes_have_no_explanation(net, batch):
+    assert explain_classes(net, batch, "features.4", []) == ()
+    assert explain_classes(net, batch, "features.4", [], methods=["ablation-cam"]) == ()
+    assert explain(net, batch[:0], "features.4").maps["xgrad-cam"].shape == (0, 8, 8)
+
+
+@pytest.mark.parametrize("methods", [["grad-cam"], ["score-cam"]])
+def test_scores_that_are_not_finite_are_refused_before_the_network_is_asked_again(net, batch, methods):
+    asked = []
+    batch[1] = float("nan")
+    with pytest.raises(XGradCamError, match="the model's scores are not finite"):
+        explain(net, batch, "features.4", methods=methods, progress=lambda *counts: asked.append(counts))
+    assert not asked
+
+
 def test_the_top_classes_are_those_of_the_highest_scores(net, batch):
     explanations = explain_classes(net, batch, "features.4", top_classes(3))
     order = net(batch).detach().argsort(dim=1, descending=True)

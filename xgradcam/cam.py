@@ -238,6 +238,8 @@ class _Found(Generic[ScoreOf]):
 
 def _notes(found: Sequence[_Found[Any]]) -> list[tuple[tuple[str, ...], ...]]:
     """For each score the notes on its samples."""
+    if not found:
+        return []
     return notes_on([one.signs for one in found], [one.maps for one in found], found[0].channels)
 
 
@@ -262,7 +264,8 @@ class _Task:
             scores = [_checked(score_of(recording.output), len(inputs)) for score_of in asked]
             if self.axioms or any(METHODS[method].asks_again for method in self.methods):
                 # Before a network is asked thousands of times in vain.
-                require_finite(torch.stack(scores))
+                for score in scores:
+                    require_finite(score)
             found = []
             for score_of, score, gradient in zip(asked, scores, recording.gradient_each(scores), strict=True):
                 probe = Probe(recording, inputs, self.layer, layout, score_of, score, self.progress)
