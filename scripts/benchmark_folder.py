@@ -6,8 +6,8 @@
 turns: `xgrad-cam`; a process that runs the network forward, in its default memory format and without a graph,
 over as many batches of 8 that are in memory from the start; and one that reads the photographs one by one,
 and makes and writes the same pictures from one forward each by torchcam, the fastest package of
-`benchmark_peers.py` that has both methods. Each is run over 8 photographs, too: what the others take longer
-is the time without start-up. Medians of the ratios of neighbouring runs are given, with quartiles, from start
+`benchmark_peers.py` that has both methods. Each is run over 8 photographs, too: their median taken off is
+the time without start-up. Medians of the ratios of neighbouring runs are given, with quartiles, from start
 to exit and without start-up, and the photographs a second. Weights are the bundled network's, and random ones
 of ResNet-50.
 """
@@ -114,12 +114,12 @@ def seconds(script: str, folder: Path, network: str, device: str) -> float:
 def rates(few: Path, many: Path, network: str, device: str, runs: int) -> Iterator[tuple[str, list[str]]]:
     """From start to exit and without start-up: photographs a second, and ratios to the others' rates."""
     whole: dict[str, list[float]] = {name: [] for name in SCRIPTS}
-    rest: dict[str, list[float]] = {name: [] for name in SCRIPTS}
+    start: dict[str, list[float]] = {name: [] for name in SCRIPTS}
     for _ in range(runs):
         for name, script in SCRIPTS.items():
-            start = seconds(script, few, network, device)
+            start[name].append(seconds(script, few, network, device))
             whole[name].append(seconds(script, many, network, device))
-            rest[name].append(whole[name][-1] - start)
+    rest = {name: [took - statistics.median(start[name]) for took in whole[name]] for name in SCRIPTS}
     count = len(list(many.iterdir()))
     yield "from start to exit", _cells(count, whole)
     yield "without start-up", _cells(count - len(list(few.iterdir())), rest)
