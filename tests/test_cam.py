@@ -10,7 +10,7 @@ from conftest import TinyNet
 from torch import nn
 
 from xgradcam import XGradCamError, cam
-from xgradcam.cam import explain, explain_classes, heatmap, top_classes
+from xgradcam.cam import explain, explain_classes, explain_score, heatmap, top_classes
 from xgradcam.layered import explain_layers
 from xgradcam.weightings import EPSILON
 
@@ -185,6 +185,11 @@ def test_scores_that_are_not_finite_are_refused_before_the_network_is_asked_agai
     with pytest.raises(XGradCamError, match="the model's scores are not finite"):
         explain(net, batch, "features.4", methods=methods, progress=lambda *counts: asked.append(counts))
     assert not asked
+
+
+def test_a_score_that_is_not_finite_is_refused(net, batch):
+    with pytest.raises(XGradCamError, match="the model's scores are not finite"):
+        explain_score(net, batch, "features.4", lambda output: output[:, 0] / 0)
 
 
 def test_the_top_classes_are_those_of_the_highest_scores(net, batch):

@@ -178,6 +178,7 @@ def explain_score(
 
     score: a function of the model's output that gives a number for each sample, (N,), from its own row, such
     as `Contrast`, `RegionMean` and `Similarity`. The other arguments are those of `explain`.
+    Raises XGradCamError for a wrong layer, method or model, and for a score that is not finite.
     """
     _, found = _Task(model, layer, known_methods(methods), progress).run(inputs, lambda _output: [score])
     require_finite(found[0].score)
