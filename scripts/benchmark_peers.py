@@ -1,6 +1,6 @@
 """Time of xgradcam beside other packages, interleaved in one run; prints a Markdown table.
 
-    pip install '.[bench]' && python scripts/benchmark_peers.py [--device cuda] [--quick]
+    pip install '.[bench]' && python scripts/benchmark_peers.py [--device cuda] [--network NAME ...] [--quick]
 
 One XGrad-CAM map (captum has Grad-CAM only), 224 x 224, at the last feature map, for batches of 1, 8 and 32:
 medians of the times over those of plain forwards in the same round (`torch.no_grad()`, the model in its
@@ -185,20 +185,23 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--quick", action="store_true", help="few runs and no ablation: shows that it works")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
+    parser.add_argument(
+        "--network", nargs="+", choices=NETWORKS, default=[*NETWORKS], help="the batches of these alone"
+    )
     arguments = parser.parse_args(argv)
-    quick, device = arguments.quick, arguments.device
+    quick, device, names = arguments.quick, arguments.device, arguments.network
     warnings.simplefilter("ignore")
     peers = installed()
     print(f"{', '.join([setting(device), *(f'{name} {number}' for name, number in peers.items())])}\n")
     columns = ["xgradcam", "folded", "both maps", *peers]
     print(f"| a map of each, a plain forward = 1 | {' | '.join(columns)} |")
     print("|---" * (len(columns) + 1) + "|")
-    for name in ("efficientnet-lite0",) if quick else NETWORKS:
+    for name in names[-1:] if quick else names:
         for size, runs in ((1, 3),) if quick else ((1, 15), (8, 5), (32, 3)):
             found = maps(name, size, peers, runs, device)
             cells = [spread(found[column]) if column in found else "-" for column in columns]
             print(f"| {name}, {size} | {' | '.join(cells)} |", flush=True)
-    if quick:
+    if quick or len(names) < len(NETWORKS):
         return 0
     print("\n| peak memory, 32 photographs, a plain forward = 1 | xgradcam |\n|---|---|")
     for name in NETWORKS:
