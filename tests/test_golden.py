@@ -77,11 +77,20 @@ def test_the_command_gives_the_originals_maps_and_pictures(hub, tmp_path, case):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_the_heatmaps_are_the_originals(hub, case, monkeypatch):
+@pytest.mark.parametrize(
+    ("channels_last", "rounding"),
+    [
+        (False, 1e-5),  # as the command has it for one photograph
+        # The same sums in another order, and so about as far from the originals' as from those in float64.
+        # Largest, at the weights of channels of hardly any activation: 1.4e-5 on one processor of two.
+        (True, 1e-4),
+    ],
+)
+def test_the_heatmaps_are_the_originals(hub, case, channels_last, rounding, monkeypatch):
     from xgradcam import load_classifier
 
     monkeypatch.setenv("TORCH_HOME", str(hub))
-    classifier = load_classifier("vgg16")
+    classifier = load_classifier("vgg16", channels_last=channels_last)
     reference = golden(case)
     target = reference["target"].item()
     explanation = explain(
@@ -89,7 +98,7 @@ def test_the_heatmaps_are_the_originals(hub, case, monkeypatch):
     )
     for method, key in (("grad-cam", "cam"), ("xgrad-cam", "X_cam")):
         heatmap = explanation.heatmap(method, (224, 224))[0].numpy()
-        assert np.abs(heatmap - reference[key]).max() < 1e-5
+        assert np.abs(heatmap - reference[key]).max() < rounding
         assert reference[key].max() == 1
         picture = overlay_heatmap(stretch(data.chelsea(), (224, 224)), heatmap)
         decoded = np.asarray(Image.open(io.BytesIO(encode_jpeg(picture)))).astype(int)
