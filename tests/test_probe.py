@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from xgradcam import XGradCamError, explain
+from xgradcam import XGradCamError, explain, explain_score
 from xgradcam.axioms import sensitivity_error
 from xgradcam.cam import evidence_of
 from xgradcam.methods import METHODS
@@ -185,3 +185,35 @@ def test_a_model_that_fails_in_every_batch_says_why(images):
     probe = evidence_of(Picky("cut"), images, "mid", 1).probe
     with pytest.raises(XGradCamError, match="no more"):
         _ = probe.without_channels
+
+
+def test_a_dead_layer_has_no_channel_to_ask_about(net, batch):
+    with torch.no_grad():
+        net.features[0].bias.fill_(-1e3)
+        net.features[1].bias.fill_(-1e3)
+    explanation = explain(net, batch, "features.2", 1, ["ablation-cam", "score-cam"], axioms=True)
+    assert not any(signed.any() for signed in explanation.maps.values())
+
+
+@pytest.mark.parametrize("method", ["ablation-cam", "score-cam"])
+def test_a_score_of_the_whole_batch_alone_is_refused(net, batch, method):
+    targets = torch.tensor([1, 4, 2])
+    expected = explain(net, batch, "features.4", targets, [method]).maps[method]
+    for whole in (
+        lambda output: (output * nn.functional.one_hot(targets, 5)).sum(1),
+        lambda output: output.gather(1, targets[:, None])[:, 0],
+    ):
+        with pytest.raises(XGradCamError, match="only of the whole batch"):
+            explain_score(net, batch, "features.4", whole, [method])
+    same = explain(net, batch, "features.4", 2, [method]).maps[method]
+    found = explain_score(net, batch, "features.4", lambda output: output[:, 2], [method]).maps[method]
+    torch.testing.assert_close(found, same)
+    assert not torch.allclose(expected, same)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_score_cam_of_a_model_in_half_precision(net, batch, dtype):
+    exact = explain(net, batch, "features.4", 2, ["score-cam"]).maps["score-cam"]
+    coarse = explain(net.to(dtype), batch.to(dtype), "features.4", 2, ["score-cam"]).maps["score-cam"]
+    assert coarse.dtype == torch.float32
+    assert (coarse - exact).abs().max() < 0.05 * exact.abs().max()

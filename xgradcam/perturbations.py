@@ -106,7 +106,7 @@ def score_cam(evidence: Evidence) -> Tensor:
     def seen_through(sample: int, channels: Tensor) -> Tensor:
         small = scaled[sample, channels, None]
         grown = nn.functional.interpolate(small, inputs.shape[2:], mode="bilinear", align_corners=False)
-        return inputs[sample] * grown
+        return inputs[sample] * grown.to(inputs)
 
     constant = constant[:, :, 0, 0]
     scores = probe.scores_of(~constant, seen_through).masked_fill(constant, -torch.inf)

@@ -56,7 +56,7 @@ class Probe:
         with torch.no_grad():
             for sample, channels in enumerate(live):
                 tail = _Tail(self, sample)
-                for chosen in channels.nonzero()[:, 0].split(max(1, LARGEST // maps[0].numel())):
+                for chosen in _parts(channels, max(1, LARGEST // maps[0].numel())):
                     variants = maps[sample].repeat(len(chosen), 1, 1, 1)
                     variants[torch.arange(len(chosen)), chosen] = 0
                     scores[sample, chosen] = tail(variants)
@@ -74,13 +74,33 @@ class Probe:
         done, total = 0, int(wanted.sum())
         with borrowed(model):
             for sample, numbers in enumerate(wanted):
-                score_of = of_sample(self.score_of, sample)
-                for chosen in numbers.nonzero()[:, 0].split(INPUTS):
+                score_of = self.score_of_one(sample)
+                for chosen in _parts(numbers, INPUTS):
                     output = fastest(model, variants(sample, chosen), model)
                     scores[sample, chosen] = score_of(output)
                     done += len(chosen)
                     self.progress(done, total)
         return scores
+
+    def score_of_one(self, sample: int) -> Score:
+        """The score of one sample, for any number of rows that are variants of it.
+
+        Raises XGradCamError for a score that is only of the whole batch.
+        """
+        score_of = of_sample(self.score_of, sample)
+        if len(self.inputs) > 1 and score_of is self.score_of:
+            with borrowed(self.recording.model):
+                output = self.recording.model(self.inputs[sample : sample + 1])
+            try:
+                fits = score_of(output).shape == (1,)
+            except (IndexError, RuntimeError):
+                fits = False
+            if not fits:
+                raise XGradCamError(
+                    "this method asks about variants of one sample, the score is only of the whole batch: "
+                    "give it a method alone(sample), as Contrast has it, or explain samples one by one"
+                )
+        return score_of
 
     def gradient_of(self, score_of: Score) -> Tensor:
         """The gradient of another score by the maps, (N, C, h, w)."""
@@ -133,6 +153,12 @@ class Probe:
         return [int(target) for target in self.classes()[1]]
 
 
+def _parts(wanted: Tensor, most: int) -> tuple[Tensor, ...]:
+    """Where `wanted`, (count,) bool, is True: so many of the places at a time, and no part of none."""
+    places = wanted.nonzero()[:, 0]
+    return tuple(torch.split(places, most)) if len(places) else ()
+
+
 class _Tail:
     """The network behind the layer for one sample: from maps (M, C, h, w) to scores (M,).
 
@@ -144,7 +170,7 @@ class _Tail:
         self._probe = probe
         self._input = probe.inputs[sample : sample + 1]
         self._activation = probe.recording.activation.detach()[sample : sample + 1]
-        self._score_of = of_sample(probe.score_of, sample)
+        self._score_of = probe.score_of_one(sample)
         self._grows: bool | None = None
 
     def __call__(self, maps: Tensor) -> Tensor:
