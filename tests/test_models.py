@@ -255,3 +255,10 @@ def test_inputs_have_the_number_type_of_the_model(no_network):
     half = replace(classifier, module=classifier.module.double())
     assert half.inputs(np.zeros((2, 2, 3), np.uint8)).dtype == torch.float64
     assert half.default_layer() == "classifier.2"
+
+
+def test_imagenets_number_of_classes_may_be_said():
+    named = load_classifier("efficientnet-lite0", num_classes=1000)
+    assert named.labels == load_classifier("efficientnet-lite0").labels
+    with pytest.raises(XGradCamError, match="not for 7 classes"):
+        load_classifier("efficientnet-lite0", num_classes=7)

@@ -59,7 +59,8 @@ def load_classifier(
     fastest; for a single photograph that is not worth the copy.
     Raises XGradCamError for an unknown name and for weights that cannot be had or do not fit.
     """
-    if num_classes is not None and weights == DEFAULT_WEIGHTS and not (name and is_own(name)):
+    of_imagenet = num_classes in (None, len(imagenet_labels()))
+    if not of_imagenet and weights == DEFAULT_WEIGHTS and not (name and is_own(name)):
         raise XGradCamError(
             f"ImageNet's weights are not for {num_classes} classes: give yours with --weights"
         )
@@ -67,7 +68,7 @@ def load_classifier(
     # Of torchvision's it is known that they take to it.
     if channels_last and not (name and (is_own(name) or name.startswith(TIMM))):
         classifier.module.to(memory_format=torch.channels_last)
-    known = classifier.labels if num_classes in (None, len(imagenet_labels())) else None
+    known = classifier.labels if of_imagenet else None
     return replace(
         classifier,
         labels=labels if labels is not None else known,
