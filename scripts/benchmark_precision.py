@@ -23,7 +23,13 @@ from xgradcam import ClassExplanation, Classifier, explain, load_classifier, rea
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PHOTOGRAPHS = ("cat.jpg", "coffee.jpg", "cat-and-coffee.jpg")
 BUNDLED = "efficientnet-lite0"
-LAYERS = ((BUNDLED, "bn2"), (BUNDLED, "blocks.6.0.bn2"), ("resnet50", "layer4"), ("vgg16", "features.30"))
+LAYERS = (
+    (BUNDLED, "bn2"),
+    (BUNDLED, "blocks.6.0.bn2"),
+    (BUNDLED, "blocks.4.2.bn2"),
+    ("resnet50", "layer4"),
+    ("vgg16", "features.30"),
+)
 
 
 def explained(classifier: Classifier, inputs: Tensor, layer: str, coarse: bool) -> ClassExplanation:

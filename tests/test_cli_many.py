@@ -422,6 +422,33 @@ def test_a_folder_of_2000_damaged_files_gives_pictures_and_lines():
     assert peak < 2e9
 
 
+INFINITE = """
+import torch
+from tiny import Tiny
+
+class Infinite(Tiny):
+    def forward(self, images):
+        return super().forward(images) / (images.amax(dim=(1, 2, 3)) < 1)[:, None]
+"""
+
+
+def test_a_photograph_of_infinite_scores_does_not_stop_the_others(capsys, monkeypatch):
+    monkeypatch.delitem(sys.modules, "infinite", raising=False)
+    Path("infinite.py").write_text(INFINITE)
+    noise("photos", 5)
+    Image.new("RGB", (40, 40), "grey").save("photos/0002.png")
+    Image.new("RGB", (40, 40), "black").save("photos/0004.png")
+    options = ["--model", "infinite.py:Infinite", "--input-size", "32", "--target-index", "1"]
+    assert main(["--image-path", "photos", *options, "--output-dir", "out"]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    failed = [line for line in lines if "error" in line]
+    assert [line.split(": ")[2] for line in failed] == [f"photos/000{index}.png" for index in (0, 1, 3)]
+    assert all("the model's scores are not finite" in line for line in failed)
+    assert lines[-1] == "xgrad-cam: 2 photographs explained, 3 failed; in out"
+    assert {name[:4] for name in tree("out") if name.endswith("X_cam.jpg")} == {"0002", "0004"}
+    assert main(["--image-path", "photos/0000.png", *options, "--output-dir", "one"]) == 2
+
+
 def test_the_forward_of_a_batch_that_is_too_large_is_halved(monkeypatch):
     noise("photos", 5)
     forward, sizes = torch.nn.Linear.forward, []
@@ -658,6 +685,33 @@ def test_bf16_gives_nearly_the_same_heatmaps_in_float32():
         )
         difference = (found - expected).abs().max()
         assert 0 < difference < 0.1
+
+
+def test_what_bf16_rounds_away_is_refused_or_left_out(both, capsys):
+    start = ["--image-path", str(both), "--output-dir", "out", *OWN, "--precision", "bf16"]
+    for asked in (["--axioms"], ["--method", "ablation-cam"], ["--method", "all", "--axioms"]):
+        assert main([*start, *asked]) == 2
+        assert "leave out --precision bf16" in capsys.readouterr().err
+    assert not Path("out").exists()
+    assert main([*start, "--method", "all"]) == 0
+    assert "left out: ablation-cam" in capsys.readouterr().err
+    assert not Path("out/ablation-cam.jpg").exists()
+    assert Path("out/score-cam.jpg").exists()
+
+
+def test_cam_in_bf16(both):
+    coffee = [
+        "--image-path",
+        str(EXAMPLES / "coffee.jpg"),
+        *BUNDLED,
+        "--method",
+        "cam",
+        "grad-cam",
+        "--save-maps",
+    ]
+    assert main([*coffee, "--precision", "bf16"]) == 0
+    with np.load("maps.npz") as maps:
+        np.testing.assert_allclose(maps["cam"] / 49, maps["grad-cam"], rtol=0.02, atol=1e-3)
 
 
 def test_explanations_are_brought_to_where_they_are_written():

@@ -171,6 +171,16 @@ def test_what_was_made_by_other_methods_is_no_photograph_of_a_later_run(capsys):
     assert find_photographs(["photos"], Path("elsewhere")) == before
 
 
+def test_every_method_has_a_file_of_its_own(capsys):
+    """On file systems, too, where upper and lower case are one."""
+    assert run("--method", "all", "--json", "--guided", model=("--model", "pooled.py:Pooled")) == 0
+    (record,) = records(capsys)
+    assert set(record["files"]) == set(METHODS)
+    names = [*record["files"].values(), *record["guided"].values()]
+    assert len({name.lower() for name in names}) == len(names) == 2 * len(METHODS) + 1
+    assert {Path(name).name for name in record["written"]} == {path.name for path in Path("out").iterdir()}
+
+
 def test_guided_maps_are_written_and_named(capsys):
     assert run("--guided", "--json") == 0
     (record,) = records(capsys)

@@ -1,3 +1,4 @@
+import re
 import sys
 from pathlib import Path
 
@@ -5,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from xgradcam.cli.proof_verify import main as proof_verify
+from xgradcam.cli.xgrad_cam import main as xgrad_cam
 from xgradcam.errors import XGradCamError
 from xgradcam.models import load_classifier
 
@@ -38,7 +41,8 @@ def gives_nothing():
 def code(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("own_net", "beside", "own_package", "own_package.nets"):
+    written = ("any", "breaking", "syntax", "library", "late", "typed")
+    for name in ("own_net", "beside", "own_package", "own_package.nets", *written):
         monkeypatch.delitem(sys.modules, name, raising=False)
     Path("own_net.py").write_text(CODE)
     Path("beside.py").write_text("CHANNELS = 5\n")
@@ -68,7 +72,11 @@ def test_a_file_from_another_folder(code, monkeypatch, tmp_path_factory):
 
 def test_the_number_of_classes_reaches_what_takes_it():
     assert load_classifier("own_net.py:Net", num_classes=9).module.head.out_features == 9
-    assert load_classifier("own_net.py:build", num_classes=9).module.head.out_features == 4
+    for no_taker in ("build", "ready"):
+        with pytest.raises(XGradCamError, match=f"own_net.py:{no_taker} takes no num_classes"):
+            load_classifier(f"own_net.py:{no_taker}", num_classes=9)
+    Path("any.py").write_text("from own_net import Net\ndef build(**options):\n    return Net(**options)\n")
+    assert load_classifier("any.py:build", num_classes=9).module.head.out_features == 9
 
 
 def test_own_weights_fit_the_own_model(tmp_path):
@@ -100,6 +108,73 @@ def test_errors_inside_the_users_code_are_shown_as_they_are():
     Path("broken.py").write_text("import no_such_library\n")
     with pytest.raises(ModuleNotFoundError, match="no_such_library"):
         load_classifier("broken.py:build")
+
+
+BREAKING = """
+import torch
+from torch import nn
+from own_net import Net
+
+class Grey(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(1, 4, 3)
+
+    def forward(self, images):
+        return self.layer(images).mean(dim=(2, 3))
+
+def raising():
+    raise ValueError("no such\\nfile")
+"""
+
+
+@pytest.mark.parametrize("command", [xgrad_cam, proof_verify], ids=["xgrad-cam", "proof-verify"])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("breaking.py:raising", r"cannot make breaking\.py:raising: ValueError: no such \(.*line 15\)"),
+        ("syntax.py:build", r"cannot make syntax\.py:build: SyntaxError: .* \(.*syntax\.py, line 1\)"),
+        (
+            "library.py:build",
+            r"cannot make library\.py:build: ModuleNotFoundError: .*no_such_library.*line 1\)",
+        ),
+        (
+            "breaking.py:Grey",
+            r"breaking\.py:Grey does not run on an input 1 x 3 x 224 x 224 \(--input-size gives another\): "
+            r"RuntimeError: .* 1 channels.* \(.*breaking\.py, line 12\)",
+        ),
+        ("own_net.py:Net", r"input 1 x 3 x 224 x 224 .*: RuntimeError: mat1 .* \(.*own_net\.py, line 13\)"),
+    ],
+)
+def test_what_the_users_code_raises_is_one_line_of_the_commands(name, message, command, both, capsys):
+    Path("breaking.py").write_text(BREAKING)
+    Path("syntax.py").write_text("def build(:\n")
+    Path("library.py").write_text("import no_such_library\n")
+    assert command(["--image-path", str(both), "--model", name]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(f"error: .*{message}$", line)
+
+
+def test_code_that_breaks_on_this_photograph_alone_is_no_verdict(both, capsys):
+    """Exit code 1 of proof-verify would say that Eq. 5 does not hold."""
+    Path("late.py").write_text(
+        "from own_net import Net\n"
+        "class Late(Net):\n"
+        "    def forward(self, images):\n"
+        "        return super().forward(images) if images.std() == 0 else undefined\n"
+    )
+    grey = ("--mean", "0", "0", "0", "--std", "1", "1", "1", "--input-size", "32")
+    assert proof_verify(["--image-path", str(both), "--model", "late.py:Late", *grey]) == 2
+    error = capsys.readouterr().err
+    assert re.search(r"(?s)Traceback.*late\.py.*NameError.*error: unforeseen", error)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_an_own_model_of_another_number_type(dtype, both):
+    Path("typed.py").write_text(f"import torch\nfrom own_net import Net\nmodel = Net().to({dtype})\n")
+    arguments = ["--image-path", str(both), "--model", "typed.py:model", "--input-size", "32"]
+    assert xgrad_cam(arguments) == 0
+    assert Path("X_cam.jpg").exists()
 
 
 def test_another_number_of_classes_for_a_known_model(tmp_path):

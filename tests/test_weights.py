@@ -231,6 +231,36 @@ def test_a_file_without_state_dict_says_so(tmp_path, content):
         read_state_dict(tmp_path / "a.pth")
 
 
+def test_a_state_dict_under_any_name_if_it_is_the_only_one(tmp_path):
+    state = nn.Linear(2, 3).state_dict()
+    torch.save({"net": state, "epoch": 3, "optimizer": {"state": {}, "param_groups": [1]}}, tmp_path / "one")
+    assert read_state_dict(tmp_path / "one").keys() == state.keys()
+    torch.save({"net": state, "ema": state}, tmp_path / "two")
+    with pytest.raises(XGradCamError, match=r"no state dict in .*; there is: net, ema: save one"):
+        read_state_dict(tmp_path / "two")
+
+
+@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model."])
+def test_what_wraps_a_model_leaves_no_trace_in_its_names(tmp_path, prefix):
+    trained, model = nn.Sequential(nn.Linear(2, 3)), nn.Sequential(nn.Linear(2, 3))
+    torch.save({f"{prefix}{key}": value for key, value in trained.state_dict().items()}, tmp_path / "a")
+    fit(model, read_state_dict(tmp_path / "a"), "a")
+    assert torch.equal(model[0].weight, trained[0].weight)
+
+
+def test_a_name_that_the_model_has_is_no_wrapper():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    state = {key: value for key, value in model.state_dict().items() if key.startswith("0.")}
+    with pytest.raises(XGradCamError, match=r"missing: 1\.weight, 1\.bias$"):
+        fit(model, state, "a")
+
+
+def test_a_scripted_archive_is_refused_with_the_remedy(tmp_path):
+    torch.jit.trace(nn.Linear(2, 3), torch.ones(1, 2)).save(tmp_path / "scripted.pt")
+    with pytest.raises(XGradCamError, match="a TorchScript archive, which holds code; save a state dict"):
+        read_state_dict(tmp_path / "scripted.pt")
+
+
 def test_fit_takes_the_tensors_without_a_copy():
     model = nn.Linear(3, 2)
     fit(model, STATE, "here")

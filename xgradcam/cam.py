@@ -100,7 +100,7 @@ def explain(
     layer: str | nn.Module,
     targets: Targets = None,
     methods: Sequence[str] = BOTH,
-    output: str | None = None,
+    output: str | int | None = None,
     *,
     augment: bool = False,
     axioms: bool = False,
@@ -131,7 +131,7 @@ def explain_classes(
     layer: str | nn.Module,
     classes: Sequence[Targets] | Callable[[Tensor], Sequence[Targets]],
     methods: Sequence[str] = BOTH,
-    output: str | None = None,
+    output: str | int | None = None,
     *,
     augment: bool = False,
     axioms: bool = False,
@@ -190,7 +190,7 @@ def evidence_of(
     inputs: Tensor,
     layer: str | nn.Module,
     targets: Targets = None,
-    output: str | None = None,
+    output: str | int | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> Evidence:
     """What the methods look at: activation and gradient of a class score, and the network to ask more.

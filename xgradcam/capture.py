@@ -16,7 +16,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_forward_hook
 
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import NotFiniteError, XGradCamError
 
 # Numbers in the gradients that are computed at once: 64 MB in float32.
 LARGEST = 2**24
@@ -292,7 +292,7 @@ def _activation_of(name: str, output: Any) -> Tensor:
     return output
 
 
-def logits_of(output: Any, entry: str | None = None) -> Tensor:
+def logits_of(output: Any, entry: str | int | None = None) -> Tensor:
     """The class scores (N, classes) in what a model returned; XGradCamError where there are none.
 
     entry: the key, attribute or position that they have in a dictionary, an object or a tuple.
@@ -312,15 +312,15 @@ def logits_of(output: Any, entry: str | None = None) -> Tensor:
 
 
 def require_finite(scores: Tensor) -> None:
-    """Raise XGradCamError if the model's scores hold infinities or no numbers."""
+    """Raise NotFiniteError if the model's scores hold infinities or no numbers."""
     if not torch.isfinite(scores).all():
-        raise XGradCamError("the model's scores are not finite: check its weights and the input's range")
+        raise NotFiniteError("the model's scores are not finite: check its weights and the input's range")
 
 
-def entry_of(output: Any, entry: str) -> Any:
+def entry_of(output: Any, entry: str | int) -> Any:
     """What a model returned under this key, attribute or position."""
     for name, value in _entries(output):
-        if name == entry:
+        if name == str(entry):
             return value
     names = ", ".join(name for name, _ in _entries(output)) or "nothing by name"
     raise XGradCamError(f"no output {entry!r}: the model returns a {type(output).__name__} with {names}")

@@ -31,7 +31,7 @@ class Classifier:
     std: tuple[float, ...]
     labels: Sequence[str] | None
     layer: str | None = None
-    output: str | None = None
+    output: str | int | None = None
     resize: int | None = None
     interpolation: str = "bilinear"
 
@@ -73,5 +73,11 @@ class Classifier:
     def inputs(self, photograph: Photograph, crop: bool = False) -> Tensor:
         """The network's input for a photograph (H, W, 3): (1, 3, h, w) on the model's device."""
         inputs = normalise(self.framing(crop).pixels(photograph), self.mean, self.std)
+        return self.like_weights(inputs).to(self.device())
+
+    def like_weights(self, inputs: Tensor) -> Tensor:
+        """The inputs in the number type of the model's parameters: half precision, say."""
         parameter = next(self.module.parameters(), None)
-        return inputs if parameter is None else inputs.to(parameter.device, parameter.dtype)
+        if parameter is None or not parameter.is_floating_point():
+            return inputs
+        return inputs.to(parameter.dtype)

@@ -1,5 +1,11 @@
 """The one error that users meet."""
 
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
 
 class XGradCamError(Exception):
     """Something the user can mend; the message names the value and the remedy. All else is a bug."""
@@ -7,3 +13,32 @@ class XGradCamError(Exception):
 
 class CannotWriteError(XGradCamError):
     """A result that could not be written: a full disk, a folder that has gone."""
+
+
+class NotFiniteError(XGradCamError):
+    """Scores that hold infinities or no numbers."""
+
+
+@contextmanager
+def users_code(what: str) -> Iterator[None]:
+    """Make an XGradCamError of what the user's code raises: `what`, the error, and where it was raised."""
+    try:
+        yield
+    except XGradCamError:
+        raise
+    except Exception as error:
+        message = error.msg if isinstance(error, SyntaxError) else str(error)
+        reason = next(iter(message.splitlines()), "")
+        said = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+        raise XGradCamError(f"{what}: {said}{_place_of(error)}") from error
+
+
+def _place_of(error: Exception) -> str:
+    """The line of code nearest to the error that is in no installed package, in brackets."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({error.filename}, line {error.lineno})"
+    installed = (str(Path(__file__).parent), "<", *sysconfig.get_paths().values())
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not frame.filename.startswith(installed):
+            return f" ({frame.filename}, line {frame.lineno})"
+    return ""

@@ -51,7 +51,7 @@ class Question:
     model: nn.Module
     inputs: Tensor
     target: int
-    output: str | None = None
+    output: str | int | None = None
     region: Tensor | None = None
     steps: int = 28
     removed: Sequence[float] = metrics.REMOVED

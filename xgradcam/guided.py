@@ -37,7 +37,7 @@ def guided_backpropagation(
     model: nn.Module,
     inputs: Tensor,
     targets: int | Sequence[int] | Tensor | None = None,
-    output: str | None = None,
+    output: str | int | None = None,
 ) -> Tensor:
     """Gradient of a class score by the inputs where rectifiers pass on positive gradients only.
 

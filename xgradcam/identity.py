@@ -121,7 +121,7 @@ def verify(
     inputs: Tensor,
     layer: str | nn.Module,
     targets: int | Sequence[int] | Tensor | None = None,
-    output: str | None = None,
+    output: str | int | None = None,
 ) -> Verification:
     """Compute every term of Eq. 5 for the scores of `targets` at `layer`; see `Verification`.
 
@@ -147,7 +147,7 @@ def verify_layers(
     inputs: Tensor,
     layers: Sequence[str],
     targets: int | Sequence[int] | Tensor | None = None,
-    output: str | None = None,
+    output: str | int | None = None,
 ) -> Iterator[tuple[str, Verification | XGradCamError]]:
     """Each layer with what `verify` returns for it, or the error that it raises; much faster for many layers.
 
@@ -228,7 +228,7 @@ def _verify_one(
     image: Tensor,
     layers: Sequence[str | nn.Module],
     target: int | None,
-    output: str | None,
+    output: str | int | None,
 ) -> dict[int, _Sample]:
     """The two sides at the first layer, and at those others, by index, that all ways from it go through.
 
@@ -449,7 +449,7 @@ def _classes(targets: int | Sequence[int] | Tensor | None, samples: int) -> list
     return [*classes]
 
 
-def _score(output: Any, target: int | None, entry: str | None) -> Tensor:
+def _score(output: Any, target: int | None, entry: str | int | None) -> Tensor:
     """The score of the class, (): the highest where none is given."""
     logits = logits_of(output, entry)
     if len(logits) != 1:

@@ -16,7 +16,7 @@ def explain_layers(
     layers: Sequence[str],
     classes: Sequence[Targets] | Callable[[Tensor], Sequence[Targets]],
     *,
-    output: str | None = None,
+    output: str | int | None = None,
     guided: bool = False,
     **options: Any,
 ) -> list[tuple[ClassExplanation, ...]]:

@@ -42,7 +42,7 @@ def load_classifier(
     size: tuple[int, int] | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
-    output: str | None = None,
+    output: str | int | None = None,
     resize: int | None = None,
     channels_last: bool = True,
 ) -> Classifier:

@@ -22,7 +22,8 @@ def build_own(name: str, num_classes: int | None) -> nn.Module:
     """The model that `name` points to: an instance, or what a function or class gives without arguments.
 
     One that takes `num_classes` is given it, if it is not None. What the user's code raises is not caught.
-    Raises XGradCamError where there is no such file, module or name, or it gives no nn.Module.
+    Raises XGradCamError where there is no such file, module or name, it gives no nn.Module, or it does not
+    take the `num_classes` that is given.
     """
     source, _, attribute = name.rpartition(":")
     module = _module_of(source)
@@ -32,7 +33,9 @@ def build_own(name: str, num_classes: int | None) -> nn.Module:
         raise XGradCamError(
             f"no {attribute!r} in {source}; it has: {', '.join(defined) or 'nothing to call'}"
         )
-    if not isinstance(found, nn.Module):
+    if isinstance(found, nn.Module):
+        _require_no_classes(name, num_classes)
+    else:
         found = _called(found, name, num_classes)
     if not isinstance(found, nn.Module):
         raise XGradCamError(f"{name} gives a {type(found).__name__}, not a torch.nn.Module")
@@ -72,7 +75,10 @@ def _called(build: Any, name: str, num_classes: int | None) -> Any:
             f"{name} is a {type(build).__name__}: neither a model nor a function that builds one"
         )
     parameters = inspect.signature(build).parameters
-    options = {} if num_classes is None or "num_classes" not in parameters else {"num_classes": num_classes}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if not takes_any and "num_classes" not in parameters:
+        _require_no_classes(name, num_classes)
+    options = {} if num_classes is None else {"num_classes": num_classes}
     missing = [
         parameter.name
         for parameter in parameters.values()
@@ -85,3 +91,8 @@ def _called(build: Any, name: str, num_classes: int | None) -> Any:
             f"{name} needs {', '.join(missing)}: point to a function without arguments that builds it"
         )
     return build(**options)
+
+
+def _require_no_classes(name: str, num_classes: int | None) -> None:
+    if num_classes is not None:
+        raise XGradCamError(f"{name} takes no num_classes: it has as many classes as your code gives it")

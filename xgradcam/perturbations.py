@@ -14,8 +14,8 @@ from xgradcam.weightings import Evidence, plus_plus, probe_of
 NOISY, NOISE = 8, 0.15
 # Finer-CAM: how many of the nearest classes are compared with, and how much they count.
 REFERENCES, STRENGTH = 3, 1.0
-# A map this much flatter than high is constant to rounding.
-FLAT = 1e-4
+# A map this much flatter than high is constant to rounding, of float32 and of half precision.
+FLAT, FLAT_IN_HALF = 1e-4, 2e-2
 
 
 def cam(evidence: Evidence) -> Tensor:
@@ -38,15 +38,16 @@ def cam(evidence: Evidence) -> Tensor:
 def _reads_averages(evidence: Evidence) -> bool:
     """Whether S(F) is affine in the averages: the gradient is flat, and right about S far away from F too."""
     probe, gradient = probe_of(evidence), evidence.gradient
+    digits = FLAT_IN_HALF if probe.score.dtype in (torch.bfloat16, torch.float16) else FLAT
     spread = gradient.amax(dim=(2, 3)) - gradient.amin(dim=(2, 3))
-    if (spread > FLAT * gradient.abs().amax(dim=(1, 2, 3))[:, None]).any():
+    if (spread > digits * gradient.abs().amax(dim=(1, 2, 3))[:, None]).any():
         return False
     for sample, maps in enumerate(evidence.activation):
         far = torch.stack([torch.zeros_like(maps), 2 * maps, -maps, maps.roll(1, 0), -2 * maps.roll(2, 0)])
         found, score = probe.scores_of_maps(sample, far), probe.score[sample].detach()
         change = (gradient[sample] * (far - maps)).sum(dim=(1, 2, 3))
         size = score.abs() + found.abs() + (gradient[sample] * far).abs().sum(dim=(1, 2, 3))
-        if ((found - score - change).abs() > FLAT * size).any():
+        if ((found - score - change).abs() > digits * size).any():
             return False
     return True
 

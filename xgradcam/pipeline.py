@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from threading import Lock
 from typing import Any, TypeAlias, TypeVar
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from xgradcam.cam import ClassExplanation
 from xgradcam.classifier import Classifier
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import NotFiniteError, XGradCamError
 from xgradcam.images import Photograph, pixels_in
 from xgradcam.photographs import STDIN, Source, state_of
 
@@ -29,6 +29,8 @@ Explained: TypeAlias = Sequence[Sequence[ClassExplanation]]
 READERS, WRITERS = 2, 2
 # Photographs of more pixels are read and drawn on one at a time, and read again rather than kept.
 LARGE = 16_000_000
+# Of a photograph that was not explained: its explanations, its place in their batch, its problem.
+NOTHING: tuple["Explained", int, str] = ((), 0, "")
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,8 @@ def explain_photographs(
 
     done: paths of photographs that are complete. They have no outcome, but stay in the batches of those that
     are not: a last bit may depend on a photograph's companions, and a run that goes on shall end as one.
-    A photograph that cannot be read is an outcome with a problem. Raises XGradCamError for what all have in
-    common: a wrong layer or class, a folder that cannot be written to.
+    A photograph that cannot be read, or whose scores are not finite, is an outcome with a problem. Raises
+    XGradCamError for what all have in common: a wrong layer or class, a folder that cannot be written to.
     """
     batches = [sources[start : start + job.batch_size] for start in range(0, len(sources), job.batch_size)]
     left = [batch for batch in batches if any(source.path not in done for source in batch)]
@@ -118,8 +120,9 @@ def _explain_and_write(
     wanted = any(item.source.path not in done for item in good)
     explained = iter(_explain(classifier, [item.inputs for item in good], job) if wanted else ())
     for item in batch:
-        explanations, index = next(explained, ((), 0)) if item.inputs is not None else ((), 0)
+        explanations, index, problem = next(explained, NOTHING) if item.inputs is not None else NOTHING
         if item.source.path not in done:
+            item = replace(item, problem=f"{item.source.path}: {problem}") if problem else item
             yield write(item, explanations, index)
 
 
@@ -179,15 +182,21 @@ def _write(item: _Read, explanations: Explained, index: int, job: Job, alone: Lo
 
 def _explain(
     classifier: Classifier, inputs: Sequence[Tensor | None], job: Job
-) -> list[tuple[Explained, int]]:
-    """For each input its explanations and its place in their batch; a batch too large is halved."""
+) -> list[tuple[Explained, int, str]]:
+    """For each input its explanations and its place in their batch, or a problem.
+
+    A batch that is too large is halved, and so is one in which the scores of a photograph are not finite.
+    """
     batch = torch.cat([one for one in inputs if one is not None])
     try:
-        explanations = _on_cpu(job.explain(_on_device(batch, classifier.device())))
-        return [(explanations, index) for index in range(len(inputs))]
+        explanations = _on_cpu(job.explain(_on_device(classifier.like_weights(batch), classifier.device())))
+        return [(explanations, index, "") for index in range(len(inputs))]
     except torch.OutOfMemoryError:
         if len(inputs) == 1:
             raise XGradCamError("the device has not enough memory for one photograph: --device cpu") from None
+    except NotFiniteError as error:
+        if len(inputs) == 1:
+            return [((), 0, str(error))]
     half = len(inputs) // 2
     return [
         *_explain(classifier, inputs[:half], job),

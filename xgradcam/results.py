@@ -23,8 +23,8 @@ from xgradcam.panel import draw_panel, score_line
 from xgradcam.photographs import STDIN, Source
 from xgradcam.pictures import PLAIN, HeatmapOf, Style, draw, fused, heatmap_of
 
-# As the original scripts name them.
-STEMS: Mapping[str, str] = {"grad-cam": "cam", "xgrad-cam": "X_cam"}
+# As the original scripts name them; CAM itself must not take Grad-CAM's name.
+STEMS: Mapping[str, str] = {"grad-cam": "cam", "xgrad-cam": "X_cam", "cam": "linear-cam"}
 PANEL, MAPS, PHOTOGRAPH = "panel.jpg", "maps.npz", "photograph.jpg"
 # What a record names beside the pictures of the methods.
 ALSO = ("panel", "maps", "photograph")

@@ -23,7 +23,7 @@ class ClassScore:
     """The logit of a class: `targets` (N,) of N samples. entry: see `logits_of`."""
 
     targets: Tensor
-    entry: str | None = None
+    entry: str | int | None = None
 
     def __call__(self, output: Any) -> Tensor:
         """The scores, (N,), in what a model returned; XGradCamError where they are not in it."""
@@ -45,7 +45,7 @@ class Contrast:
     target: int
     others: tuple[int, ...]
     share: float = 1.0
-    entry: str | None = None
+    entry: str | int | None = None
 
     def __call__(self, output: Any) -> Tensor:
         """The scores, (N,), in what a model returned; XGradCamError where they are not in it."""
@@ -66,7 +66,7 @@ class RegionMean:
 
     target: int
     region: Tensor
-    entry: str | None = None
+    entry: str | int | None = None
 
     def __call__(self, output: Any) -> Tensor:
         """The scores, (N,), in what a model returned; XGradCamError where they are not in it."""
@@ -102,7 +102,7 @@ class Similarity:
     """The cosine of the model's embedding (N, D) with a given one, (D,) for all samples or (N, D)."""
 
     embedding: Tensor
-    entry: str | None = None
+    entry: str | int | None = None
 
     def __call__(self, output: Any) -> Tensor:
         """The scores, (N,), in what a model returned; XGradCamError where they are not in it."""

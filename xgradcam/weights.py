@@ -23,6 +23,8 @@ from xgradcam.errors import XGradCamError
 
 CONNECT_SECONDS = 6.0
 NESTED_UNDER = ("state_dict", "model_state_dict", "model")
+# Of DataParallel, of torch.compile, and of the one inside the other.
+WRAPPERS = ("module.", "_orig_mod.", "module.")
 
 Report = Callable[[str], None]
 
@@ -34,8 +36,9 @@ class WeightsUnavailableError(XGradCamError):
 def read_state_dict(path: Path) -> Mapping[str, Tensor]:
     """The named tensors in a checkpoint (`.pth`, `.safetensors`, ...), mapped into memory where that can be.
 
-    A state dict nested under `state_dict`, `model_state_dict` or `model` is found, DataParallel's `module.`
-    prefix is removed. Only tensors are read: a pickle that would run code is refused with XGradCamError.
+    A state dict nested under `state_dict`, `model_state_dict`, `model`, or any other name if it is the only
+    one, is found; the prefixes of DataParallel, `module.`, and of torch.compile, `_orig_mod.`, are removed.
+    Only tensors are read: a pickle that would run code is refused with XGradCamError.
     """
     try:
         with path.open("rb"):
@@ -46,24 +49,42 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
     for key in NESTED_UNDER:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
-    items = loaded.items() if isinstance(loaded, Mapping) else ()
-    tensors = [(key, value) for key, value in items if isinstance(key, str) and isinstance(value, Tensor)]
+    tensors = _tensors_in(loaded)
     if not tensors:
-        raise XGradCamError(f"no state dict in {path}: save one with torch.save(model.state_dict(), ...)")
-    wrapped = all(key.startswith("module.") for key, _ in tensors)
-    state = OrderedDict((key.removeprefix("module.") if wrapped else key, value) for key, value in tensors)
+        nested = {key: value for key, value in _items(loaded) if _tensors_in(value)}
+        if len(nested) != 1:
+            names = f"; there is: {', '.join(map(str, loaded))}" if isinstance(loaded, Mapping) else ""
+            raise XGradCamError(
+                f"no state dict in {path}{names}: save one with torch.save(model.state_dict(), ...)"
+            )
+        (loaded,) = nested.values()
+        tensors = _tensors_in(loaded)
+    for prefix in WRAPPERS:
+        if all(key.startswith(prefix) for key in tensors):
+            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
+    state = OrderedDict(tensors)
     # Keeps the versions by which modules read checkpoints of older layouts.
     state._metadata = getattr(loaded, "_metadata", None)  # type: ignore[attr-defined]
     return state
 
 
+def _items(loaded: Any) -> Iterable[tuple[Any, Any]]:
+    return loaded.items() if isinstance(loaded, Mapping) else ()
+
+
+def _tensors_in(loaded: Any) -> dict[str, Tensor]:
+    return {key: value for key, value in _items(loaded) if isinstance(key, str) and isinstance(value, Tensor)}
+
+
 def fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Give the tensors of `state` to the model, without a copy where the number type is the model's.
 
+    If all their names begin with one more name, as where the model was a part of what was saved, it is left
+    out: `model.` of Lightning's checkpoints.
     Raises XGradCamError that names the keys which are missing, unknown, or of another shape.
     """
     wanted = model.state_dict()
-    state = _in_the_models_terms(state, wanted)
+    state = _in_the_models_terms(_unwrapped(state, wanted), wanted)
     problems = [
         *_named("missing", (key for key in wanted if key not in state)),
         *_named("unknown", (key for key in state if key not in wanted)),
@@ -166,7 +187,23 @@ def _read_pickle(path: Path) -> Any:
     # A damaged file makes torch raise many kinds of error.
     except Exception as error:
         first_line = (str(error) or type(error).__name__).splitlines()[0]
+        if "TorchScript" in first_line:
+            raise XGradCamError(
+                f"refused to read {path}: a TorchScript archive, which holds code; save a state dict: "
+                "torch.save(model.state_dict(), ...)"
+            ) from None
         raise XGradCamError(f"cannot read weights {path}: damaged? ({first_line})") from None
+
+
+def _unwrapped(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """The state without a first name that all of its tensors share and none of the model's has."""
+    first, dot, _ = next(iter(state), "").partition(".")
+    prefix = first + dot
+    if not dot or not all(key.startswith(prefix) for key in state):
+        return state
+    if any(key.startswith(prefix) for key in wanted):
+        return state
+    return OrderedDict((key.removeprefix(prefix), value) for key, value in state.items())
 
 
 def _in_the_models_terms(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

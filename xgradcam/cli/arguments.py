@@ -7,14 +7,16 @@ import os
 import re
 import shlex
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from xgradcam import __version__
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import XGradCamError, users_code
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +26,10 @@ if TYPE_CHECKING:
     from xgradcam.classifier import Classifier
     from xgradcam.images import Photograph
 
-TOP = re.compile(r"top([1-9]\d*)")
+TOP = re.compile(r"top(\d+)", re.IGNORECASE)
 DONE, FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
+# What writing to a full or broken stdout raises.
+NO_OUTPUT = (errno.ENOSPC, errno.EIO, errno.EBADF)
 
 MODEL_HELP = (
     "a classification model of torchvision (vgg16, resnet50, ...), timm/NAME for one of timm, your own "
@@ -159,11 +163,14 @@ def run(prog: str, work: Callable[[], int]) -> int:
         # Who read our output has gone; Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except OSError as error:
-        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EIO, errno.EBADF):
-            raise
-        print(f"{prog}: error: cannot write the output: {error.strerror}", file=sys.stderr)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is None and error.errno in NO_OUTPUT:
+            print(f"{prog}: error: cannot write the output: {error.strerror}", file=sys.stderr)
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        else:
+            traceback.print_exc()
+            print(f"{prog}: error: unforeseen, in the model's code or in ours: see above", file=sys.stderr)
+        # Python's own exit code would be 1, by which commands say something else.
         return COULD_NOT_RUN
 
 
@@ -208,29 +215,41 @@ def open_classifier(
     """
     from xgradcam.labels import read_labels
     from xgradcam.models import NO_WEIGHTS, load_classifier
+    from xgradcam.own import is_own
 
     size = arguments.input_size
     if size is not None and (len(size) > 2 or min(size) < 1):
         raise XGradCamError(
             f"--input-size is {' '.join(map(str, size))}: give height and width, or one for both"
         )
-    if arguments.std is not None and min(arguments.std) <= 0:
-        raise XGradCamError("--std has a value that is not above 0")
+    if arguments.std is not None and not all(0 < value <= 1 for value in arguments.std):
+        raise XGradCamError(
+            "--std has a value that is not above 0 and up to 1: divide those of 0 to 255 by 255"
+        )
+    if arguments.mean is not None and not all(0 <= value <= 1 for value in arguments.mean):
+        raise XGradCamError("--mean has a value outside of 0 to 1: divide those of 0 to 255 by 255")
     if arguments.num_classes is not None and arguments.num_classes < 1:
         raise XGradCamError(f"--num-classes is {arguments.num_classes}: a model has at least one")
-    classifier = load_classifier(
-        arguments.model,
-        arguments.weights,
-        lambda line: note(prog, line),
-        num_classes=arguments.num_classes,
-        labels=None if arguments.labels is None else read_labels(arguments.labels),
-        size=None if size is None else (size[0], size[-1]),
-        mean=None if arguments.mean is None else tuple(arguments.mean),
-        std=None if arguments.std is None else tuple(arguments.std),
-        output=arguments.output,
-        channels_last=many,
-    )
-    if not quietly and arguments.weights == NO_WEIGHTS and ":" not in classifier.name:
+    own = arguments.model is not None and is_own(arguments.model)
+    with users_code(f"cannot make {arguments.model}") if own else nullcontext():
+        classifier = load_classifier(
+            arguments.model,
+            arguments.weights,
+            lambda line: note(prog, line),
+            num_classes=arguments.num_classes,
+            labels=None if arguments.labels is None else read_labels(arguments.labels),
+            size=None if size is None else (size[0], size[-1]),
+            mean=None if arguments.mean is None else tuple(arguments.mean),
+            std=None if arguments.std is None else tuple(arguments.std),
+            output=arguments.output,
+            channels_last=many,
+        )
+    if own or size is not None:
+        height, width = classifier.size
+        hint = "" if size else " (--input-size gives another)"
+        with users_code(f"{classifier.name} does not run on an input 1 x 3 x {height} x {width}{hint}"):
+            classifier.layers()
+    if not quietly and arguments.weights == NO_WEIGHTS and not own:
         note(prog, "random weights: what follows says nothing about the photograph")
     return classifier
 
@@ -251,6 +270,8 @@ def classes_of(values: Sequence[str], labels: Sequence[str] | None) -> "Callable
     choices: list[Callable[[Tensor], Sequence[Targets]]] = []
     for value in values:
         if top := TOP.fullmatch(value):
+            if not int(top.group(1)):
+                raise XGradCamError(f"--target-index is {value}: top1 is the class of the highest score")
             choices.append(top_classes(int(top.group(1))))
         else:
             choices.append(partial(_always, class_of(value, labels)))

@@ -56,7 +56,8 @@ def xgrad_cam_parser(prog: str) -> Parser:
     many.add_argument(
         "--precision", choices=PRECISIONS, default=PRECISIONS[0],
         help="of the network's arithmetic: float32 (default), or bf16, which takes half the time where the "
-        "processor knows it; heatmaps then differ by hundredths, here and there by a tenth",
+        "processor knows it; heatmaps then differ by hundredths at the last layer, but by anything at an "
+        "early one, where evidence for and against nearly cancels",
     )  # fmt: skip
     many.add_argument(
         "--resume", action="store_true", help="go on with an interrupted run: pass over what is complete"

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from xgradcam.results import Results
 
 PROG = "xgrad-cam"
-ALL, CAM = "all", "cam"
+ALL, CAM, ABLATION_CAM = "all", "cam", "ablation-cam"
 # Photographs from which on a faster network makes up for the forwards that it takes to make it.
 WORTH_PREPARING = 8
 
@@ -58,6 +58,12 @@ def _explain(arguments: argparse.Namespace) -> int:
         return DONE
     if arguments.augment and arguments.axioms:
         raise XGradCamError("--axioms is about one input, not about an average: leave out --augment")
+    coarse = arguments.precision == BF16
+    if coarse and (arguments.axioms or ABLATION_CAM in arguments.method):
+        raise XGradCamError(
+            f"--axioms and {ABLATION_CAM} are about differences of scores, which {BF16} rounds away: "
+            f"leave out --precision {BF16}"
+        )
     if arguments.batch_size < 1:
         raise XGradCamError(f"--batch-size is {arguments.batch_size}: take 1 or more")
     from xgradcam.files import require_writable
@@ -81,6 +87,10 @@ def _explain(arguments: argparse.Namespace) -> int:
         _prepare(results)
     if ALL in arguments.method:
         methods = _applicable(results, methods, talk)
+        if coarse:
+            methods.remove(ABLATION_CAM)
+            if not arguments.quiet:
+                note(PROG, f"note: left out: {ABLATION_CAM}: {BF16} rounds differences of scores away")
     with nullcontext() if plain else _journal(arguments, results, methods) as journal:
         for source in sources:
             talk.add_earlier(journal.done.get(source.path) if journal else None)
@@ -195,10 +205,9 @@ def _job(
         axioms=arguments.axioms,
         progress=talk.evaluations,
     )
-    coarse = arguments.precision == BF16
 
     def explain_in_precision(inputs: "Tensor") -> "Explained":
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=coarse):
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=arguments.precision == BF16):
             return explain(inputs)
 
     return Job(
