@@ -103,6 +103,13 @@ def test_note_that_the_maps_coincide(batch):
         len(lines) == 1 and lines[0].startswith("the two maps coincide here") for lines in explanation.notes
     )
     assert explain(pooled, batch, "1", methods=("xgrad-cam",)).notes == ((), (), ())
+    with torch.no_grad():
+        pooled[0].weight.mul_(1e-7)
+        pooled[0].bias.fill_(1e-8)
+    vanishing = explain(pooled, batch, "1")
+    assert not torch.allclose(vanishing.maps["grad-cam"], vanishing.maps["xgrad-cam"], rtol=0.01, atol=0)
+    assert vanishing.notes == ((), (), ())
+    assert explain(pooled, batch, "1", methods=()).notes == ((), (), ())
 
 
 def test_no_note_where_the_maps_differ_and_have_evidence(net, batch):

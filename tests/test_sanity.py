@@ -6,11 +6,11 @@ from torch import nn
 from xgradcam.sanity import randomised, rank_correlation, structural_similarity, with_parameters
 
 
-def test_modules_are_randomised_from_the_output_down_and_stay_so(net):
+def test_modules_are_randomised_from_the_output_down_and_stay_so(net, batch):
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     names, order = [], with_parameters(net)
     assert order == ["features.0", "features.1", "features.3", "classifier.0", "classifier.2"]
-    for name, changed in randomised(net):
+    for name, changed in randomised(net, batch):
         names.append(name)
         assert changed is not net
         for module in order:
@@ -19,18 +19,25 @@ def test_modules_are_randomised_from_the_output_down_and_stay_so(net):
             # What batch normalisation is initialised with is what this one has.
             assert same == (module not in names) or module == "features.1"
     assert names == order[::-1]
-    assert (changed.state_dict()["features.1.running_mean"] == 0).all()
+    given = changed.features[0](batch)
+    state = changed.state_dict()
+    torch.testing.assert_close(state["features.1.running_mean"], given.mean((0, 2, 3)))
+    torch.testing.assert_close(state["features.1.running_var"], given.var((0, 2, 3), correction=0))
+    assert changed.training == net.training
+    assert not any(module._forward_pre_hooks for module in changed.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
-def test_a_seed_draws_the_same_and_leaves_the_callers_numbers(net):
+def test_a_seed_draws_the_same_and_leaves_the_callers_numbers(net, batch):
     torch.manual_seed(5)
     state = torch.random.get_rng_state()
     drawn = {
-        seed: [changed.state_dict()["classifier.0.weight"].clone() for _, changed in randomised(net, seed)]
+        seed: [
+            changed.state_dict()["classifier.0.weight"].clone() for _, changed in randomised(net, batch, seed)
+        ]
         for seed in (0, 1)
     }
-    again = [changed.state_dict()["classifier.0.weight"].clone() for _, changed in randomised(net, 0)]
+    again = [changed.state_dict()["classifier.0.weight"].clone() for _, changed in randomised(net, batch, 0)]
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(map(torch.equal, drawn[0], again))
     assert not torch.equal(drawn[0][-1], drawn[1][-1])
@@ -43,12 +50,39 @@ def test_what_cannot_reset_itself_is_drawn_as_it_is_spread():
             self.factor = nn.Parameter(3 + 0.1 * torch.randn(10_000))
             self.alone = nn.Parameter(torch.tensor(2.0))
 
+        def forward(self, inputs):
+            return inputs * self.alone
+
     net = Scale()
-    ((_, changed),) = randomised(net)
+    ((_, changed),) = randomised(net, torch.ones(1))
     assert not torch.equal(changed.factor, net.factor)
     assert changed.factor.mean().item() == pytest.approx(3, abs=0.01)
     assert changed.factor.std().item() == pytest.approx(0.1, rel=0.05)
     assert changed.alone.item() == 2
+
+
+def test_only_the_counts_asked_for_are_stopped_at(net, batch):
+    stopped = {
+        name: changed.state_dict()["features.3.weight"].clone() for name, changed in randomised(net, batch)
+    }
+    found = [
+        (name, changed.features[3].weight.clone()) for name, changed in randomised(net, batch, 0, {1, 4})
+    ]
+    assert [name for name, _ in found] == ["classifier.2", "features.1"]
+    assert all(torch.equal(weight, stopped[name]) for name, weight in found)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, nn.Identity], ids=["norms", "no norms"])
+def test_values_keep_their_size_however_deep_a_random_network_is(norm):
+    """Else they vanish, and it is rounding, or XGrad-CAM's ε, that decides what a random map looks like."""
+    torch.manual_seed(0)
+    layers = [(nn.Conv2d(64, 64, 3, padding=1), norm(64), nn.ReLU()) for _ in range(30)]
+    deep = nn.Sequential(nn.Conv2d(3, 64, 3), *(module for block in layers for module in block)).eval()
+    inputs = torch.randn(2, 3, 16, 16)
+    *_, (_, changed) = randomised(deep, inputs)
+    with torch.no_grad():
+        size = changed(inputs).square().mean().sqrt().item()
+    assert 0.05 < size < 20
 
 
 def test_rank_correlation_is_spearmans():

@@ -150,7 +150,8 @@ def likeness_when_randomised(
 
     None where the map is blank: there is nothing that could change.
 
-    stages: shares of the modules, from the output down, that are randomised; see `sanity.randomised`.
+    stages: shares of the modules, from the output down, that are randomised; see `sanity.randomised`, which
+    is given all inputs.
     Likeness is the rank correlation of the heatmaps without its sign; near 0 the map depends on what was
     learned.
     """
@@ -158,14 +159,14 @@ def likeness_when_randomised(
     before = [_heatmaps(question, question.model, layer, methods) for question in questions]
     likeness: dict[str, list[list[float]]] = {method: [[] for _ in questions] for method in before[0]}
     modules = len(with_parameters(model))
-    wanted = {max(0, round(share * modules) - 1) for share in stages}
-    for place, (_, changed) in enumerate(randomised(model, seed)):
-        if place in wanted:
-            for index, question in enumerate(questions):
-                now = _heatmaps(question, changed, layer, [*likeness])
-                for method in likeness:
-                    correlation = rank_correlation(before[index][method], now[method])
-                    likeness[method][index].append(abs(correlation))
+    counts = {max(1, round(share * modules)) for share in stages}
+    inputs = torch.cat([question.inputs for question in questions])
+    for _, changed in randomised(model, inputs, seed, counts):
+        for index, question in enumerate(questions):
+            now = _heatmaps(question, changed, layer, [*likeness])
+            for method in likeness:
+                correlation = rank_correlation(before[index][method], now[method])
+                likeness[method][index].append(abs(correlation))
     return {
         method: [
             float(np.mean(values)) if before[index][method].any() else None

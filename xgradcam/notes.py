@@ -9,6 +9,8 @@ from xgradcam.weightings import Evidence
 
 # A spread this much smaller than the values is none.
 FLAT = 1e-5
+# The methods that may coincide, and the share of the largest value that they may differ by.
+BOTH, CLOSE = ("grad-cam", "xgrad-cam"), 1e-3
 
 
 def signs_of(evidence: Evidence) -> Tensor:
@@ -32,13 +34,26 @@ def notes_on(
     here, together: a device is waited for once.
     """
     facts = [
-        torch.cat([found, *map(_range_of, of_score.values())], dim=1)
+        torch.cat([_coincide(found, of_score), found[:, 1:], *map(_range_of, of_score.values())], dim=1)
         for found, of_score in zip(signs, maps, strict=True)
     ]
     return [
         tuple(_lines(row, list(of_score), channels) for row in rows)
         for rows, of_score in zip(torch.stack(facts).tolist(), maps, strict=True)
     ]
+
+
+def _coincide(signs: Tensor, maps: Mapping[str, Tensor]) -> Tensor:
+    """Of each sample: 1 where the gradient is constant and the two maps are the same, else 0; (N, 1).
+
+    They are not where a channel's activations all but vanish against XGrad-CAM's ε.
+    """
+    flat = signs[:, :1]
+    if not set(BOTH) <= set(maps):
+        return torch.zeros_like(flat)
+    one, other = (maps[method].flatten(1) for method in BOTH)
+    close = (one - other).abs().amax(dim=1) <= CLOSE * one.abs().amax(dim=1)
+    return flat * close[:, None]
 
 
 def _range_of(signed: Tensor) -> Tensor:
@@ -50,7 +65,7 @@ def _range_of(signed: Tensor) -> Tensor:
 def _lines(row: Sequence[float], methods: Sequence[str], channels: int) -> tuple[str, ...]:
     coincide, negative, *ranges = row
     lines = []
-    if {"grad-cam", "xgrad-cam"} <= set(methods) and coincide:
+    if coincide:
         lines.append(
             "the two maps coincide here: the gradient is constant over space, as where global average "
             "pooling and a linear layer follow; an earlier layer tells the methods apart"

@@ -1,26 +1,35 @@
 """Does a map depend on what the network has learned? The randomisation check of Adebayo et al. 2018."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+
+from xgradcam.capture import borrowed
 
 # SSIM: side of the window in pixels, and the constants of Wang et al. 2004 for values in [0, 1].
 WINDOW, C1, C2 = 7, 0.01**2, 0.03**2
 
 
-def randomised(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module]]:
+def randomised(
+    model: nn.Module, inputs: Tensor, seed: int = 0, counts: Container[int] | None = None
+) -> Iterator[tuple[str, nn.Module]]:
     """The name of each module with parameters, last first, and a copy that is random from there on.
 
     Cascading: what was randomised stays so. The modules' order is that of their definition, which is that of
-    the computation in the networks of torchvision and timm. Weights are drawn anew as the module draws them,
-    or, where it does not know how, from a normal distribution of their own mean and deviation; batch
-    normalisation forgets its statistics. The same copy each time: use it before the next. The model itself
-    is left alone.
+    the computation in the networks of torchvision and timm. The weights of convolutions and linear layers are
+    drawn as He et al. 2015 do, others as the module draws them, or, where it does not know how, from a normal
+    distribution of their own mean and deviation. A batch norm that was randomised has the statistics of
+    `inputs` (N, ...), so that values keep their size however deep the network is: with those of nothing, as
+    it begins its training, they would vanish. counts: of random modules, at which to stop by; None: all.
+    The same copy each time: use it before the next. The model itself is left alone.
     """
     changed = copy.deepcopy(model)
     modules = dict(changed.named_modules())
+    drawn: list[nn.Module] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         state = torch.get_rng_state()
@@ -29,7 +38,10 @@ def randomised(model: nn.Module, seed: int = 0) -> Iterator[tuple[str, nn.Module
             torch.set_rng_state(state)
             _draw(modules[name])
             state = torch.get_rng_state()
-        yield name, changed
+        drawn.append(modules[name])
+        if counts is None or len(drawn) in counts:
+            _estimate_statistics(changed, drawn, inputs)
+            yield name, changed
 
 
 def with_parameters(model: nn.Module) -> list[str]:
@@ -40,6 +52,11 @@ def with_parameters(model: nn.Module) -> list[str]:
 
 
 def _draw(module: nn.Module) -> None:
+    if isinstance(module, (nn.Linear, _ConvNd)):
+        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+        return
     reset = getattr(module, "reset_parameters", None)
     if reset is not None:
         reset()
@@ -47,6 +64,24 @@ def _draw(module: nn.Module) -> None:
     for parameter in module.parameters(recurse=False):
         drawn = torch.randn(parameter.shape, dtype=torch.float64)
         parameter.copy_(parameter.mean() + parameter.std(correction=0) * drawn.to(parameter))
+
+
+def _estimate_statistics(model: nn.Module, drawn: Sequence[nn.Module], inputs: Tensor) -> None:
+    """Give the batch norms among `drawn` the means and variances of what they are given for these inputs."""
+
+    def estimate(norm: nn.Module, given: tuple[Tensor]) -> None:
+        if isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None:
+            places = [0, *range(2, given[0].ndim)]
+            norm.running_mean.copy_(given[0].mean(places))
+            norm.running_var.copy_(given[0].var(places, correction=0))
+
+    handles = [module.register_forward_pre_hook(estimate) for module in drawn]
+    try:
+        with borrowed(model):
+            model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> float:
