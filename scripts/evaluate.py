@@ -30,17 +30,29 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from xgradcam import XGradCamError, load_classifier, read_image
+from xgradcam import XGradCamError, read_image
 from xgradcam.boxes import Box, read_boxes, region_of
 from xgradcam.cam import known_methods
 from xgradcam.capture import logits_of, require_finite
 from xgradcam.classifier import Classifier
+from xgradcam.cli.arguments import (
+    DONE,
+    FAILED,
+    Parser,
+    add_device_arguments,
+    add_model_arguments,
+    choose_device,
+    open_classifier,
+    print_layers,
+    run,
+)
 from xgradcam.evaluation import MEASURES, Mean, Question, likeness_when_randomised, mean_of, measure
 from xgradcam.files import make_folder, write_files
-from xgradcam.labels import class_named, read_labels
+from xgradcam.labels import class_named
 from xgradcam.methods import METHODS
 from xgradcam.photographs import find_photographs
 
+PROG = "evaluate.py"
 STAGES = (0.0, 0.25, 0.5, 1.0)
 COLOURS = "tab20"
 
@@ -56,27 +68,19 @@ class Photo:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure what has not been measured, and write and print what it comes to."""
     arguments = _parser().parse_args(argv)
-    try:
-        return _evaluate(arguments)
-    except XGradCamError as error:
-        print(f"evaluate.py: error: {error}", file=sys.stderr)
-        return 2
+    return run(PROG, lambda: _evaluate(arguments))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser() -> Parser:
+    parser = Parser(prog=PROG, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", metavar="FOLDER", nargs="*", help="photographs, or folders of them")
     parser.add_argument("--installed", action="store_true", help="photographs of installed packages")
-    parser.add_argument("--model", default="efficientnet-lite0", help="as for xgrad-cam")
-    parser.add_argument("--weights", default="default", help="as for xgrad-cam")
-    parser.add_argument("--labels", type=Path, help="as for xgrad-cam")
-    parser.add_argument("--num-classes", type=int, help="as for xgrad-cam")
-    parser.add_argument("--output", help="as for xgrad-cam")
-    parser.add_argument("--input-size", type=int, help="as for xgrad-cam, one number")
-    parser.add_argument("--device", default="cpu", help="cpu (default), cuda, mps")
-    parser.add_argument("--target-layer", nargs="+", help="layers; default: the model's")
+    add_model_arguments(
+        parser, "the layers to measure at; default: the model's default layer", {"nargs": "+"}
+    )
+    add_device_arguments(parser)
+    parser.set_defaults(model="efficientnet-lite0")
+    parser.add_argument("--crop", action="store_true", help="resize and crop as the weights expect it")
     parser.add_argument("--method", nargs="+", default=["all"], help="methods; default: all")
     parser.add_argument("--boxes", type=Path, help="COCO .json, VOC .xml, or a folder of those")
     parser.add_argument("--steps", type=int, default=28, help="of the curves (default: 28)")
@@ -95,19 +99,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.list_layers:
+        print_layers(PROG, arguments)
+        return DONE
     asked = arguments.method
     methods = list(METHODS) if "all" in asked else list(dict.fromkeys(known_methods(asked)))
     if arguments.steps < 1 or not all(0 < share < 1 for share in arguments.removed):
         raise XGradCamError("--steps is at least 1, and the shares of --removed lie between 0 and 1")
-    classifier = load_classifier(
-        arguments.model,
-        arguments.weights,
-        lambda line: print(f"evaluate.py: {line}", file=sys.stderr),
-        num_classes=arguments.num_classes,
-        labels=None if arguments.labels is None else read_labels(arguments.labels),
-        size=None if arguments.input_size is None else (arguments.input_size, arguments.input_size),
-        output=arguments.output,
-    ).to(torch.device(arguments.device))
+    classifier = open_classifier(PROG, arguments, many=True).to(choose_device(PROG, arguments))
+    classifier.framing(arguments.crop)
     named = _photographs(arguments, classifier)[: arguments.limit]
     if not named:
         raise XGradCamError("no photographs: name a folder, or --installed")
@@ -120,7 +120,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     log = _Log(arguments.output_dir / "evaluation.jsonl", _settings(arguments), arguments.resume)
     _measure_all(arguments, classifier, photos, layers, methods, boxes, log)
     _write(arguments.output_dir, log.lines, layers, methods, len(photos), arguments.seed)
-    return 0 if len(photos) == len(named) else 1
+    return DONE if len(photos) == len(named) else FAILED
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -131,6 +131,9 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "num_classes",
         "output",
         "input_size",
+        "mean",
+        "std",
+        "crop",
         "steps",
         "removed",
         "randomise",
@@ -219,7 +222,7 @@ def _question(
     arguments: argparse.Namespace, classifier: Classifier, photo: Photo, boxes: Mapping[str, list[Box]]
 ) -> Question:
     photograph = read_image(photo.path)
-    inputs = classifier.inputs(photograph)
+    inputs = classifier.inputs(photograph, arguments.crop)
     target = photo.target
     if target is None:
         with torch.no_grad():
@@ -228,7 +231,7 @@ def _question(
         target = int(logits.argmax())
     found = boxes.get(Path(photo.path).name)
     shape = (photograph.shape[0], photograph.shape[1])
-    region = None if found is None else region_of(found, shape, classifier.size)
+    region = None if found is None else region_of(found, shape, classifier.framing(arguments.crop))
     return Question(
         classifier.module, inputs, target, classifier.output, region, arguments.steps, arguments.removed
     )
@@ -247,7 +250,7 @@ def _can_be_read(photo: Photo) -> bool:
     try:
         read_image(photo.path)
     except XGradCamError as error:
-        print(f"evaluate.py: passed over: {error}", file=sys.stderr)
+        print(f"{PROG}: passed over: {error}", file=sys.stderr)
         return False
     return True
 
@@ -310,6 +313,8 @@ def _write(
     seed: int,
 ) -> None:
     rows = _means(lines, layers, methods, seed)
+    if not rows:
+        raise XGradCamError(f"none of these methods applies at {', '.join(layers)}: {', '.join(methods)}")
     table = _markdown(rows, layers, photos)
     print(table)
     write_files({folder / "evaluation.md": (table + "\n").encode()})
@@ -353,7 +358,10 @@ def _best(name: str, means: Sequence[Mean | None]) -> float | None:
 def _cell(mean: Mean | None, best: float | None) -> str:
     if mean is None or not mean.count:
         return "–"
-    value = f"**{mean.value:.3g}**" if mean.value == best else f"{mean.value:.3g}"
+    value = f"{mean.value:.3g}"
+    # What the table's digits do not tell apart is not called worse.
+    if best is not None and value == f"{best:.3g}":
+        value = f"**{value}**"
     return f"{value} ({mean.low:.2g} to {mean.high:.2g})" if mean.high > mean.low else value
 
 

@@ -6,7 +6,9 @@ import torch
 
 from xgradcam import XGradCamError
 from xgradcam.boxes import Box, read_boxes, region_of
+from xgradcam.framing import Framing
 
+STRETCHED = Framing((20, 20))
 VOC = """<annotation><filename>dog.jpg</filename>
 <object><name>dog</name><bndbox><xmin>1</xmin><ymin>11</ymin><xmax>20</xmax><ymax>30.5</ymax></bndbox></object>
 <object><name>cat</name><bndbox><xmin>5</xmin><ymin>5</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></object>
@@ -65,18 +67,32 @@ def test_a_file_that_is_not_there_and_a_folder_without_any(tmp_path):
 
 
 def test_a_region_is_stretched_with_the_photograph():
-    region = region_of([Box("", 20, 10, 40, 20)], (40, 80), (20, 20))
+    region = region_of([Box("", 20, 10, 40, 20)], (40, 80), STRETCHED)
     expected = torch.zeros(20, 20, dtype=torch.bool)
     expected[5:10, 5:10] = True
     assert torch.equal(region, expected)
-    two = region_of([Box("", 0, 0, 80, 2), Box("", 79.9, 39.9, 80, 40)], (40, 80), (20, 20))
+    two = region_of([Box("", 0, 0, 80, 2), Box("", 79.9, 39.9, 80, 40)], (40, 80), STRETCHED)
     assert two[0].all()
     assert two[19, 19]
     assert int(two.sum()) == 21
-    assert not region_of([], (40, 80), (20, 20)).any()
+    assert not region_of([], (40, 80), STRETCHED).any()
 
 
 def test_a_box_beyond_the_edges_is_cut_and_a_tiny_one_has_its_pixel():
-    assert region_of([Box("", -50, -50, 500, 500)], (40, 80), (20, 20)).all()
-    tiny = region_of([Box("", 41, 21, 41.5, 21.5)], (40, 80), (20, 20))
+    assert region_of([Box("", -50, -50, 500, 500)], (40, 80), STRETCHED).all()
+    tiny = region_of([Box("", 41, 21, 41.5, 21.5)], (40, 80), STRETCHED)
     assert tiny.nonzero().tolist() == [[10, 10]]
+
+
+def test_a_region_is_cropped_with_the_photograph():
+    """A photograph of 40 x 80 becomes 24 x 48, of which rows 2 to 22, columns 14 to 34 are seen."""
+    cropped = Framing((20, 20), resize=24)
+    seen = cropped.box((40, 80))
+    region = region_of([Box("", 40, 0, 80, 20)], (40, 80), cropped)
+    expected = torch.zeros(20, 20, dtype=torch.bool)
+    expected[:10, 10:] = True
+    assert torch.equal(region, expected)
+    exact = Box("", seen.left, seen.top, seen.right, seen.bottom)
+    assert region_of([exact], (40, 80), cropped).all()
+    for outside in (Box("", 0, 0, 20, 40), Box("", 70, 0, 70.1, 40), Box("", 1, 1, 1.1, 1.1)):
+        assert not region_of([outside], (40, 80), cropped).any()

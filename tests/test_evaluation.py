@@ -13,8 +13,8 @@ import torch
 from conftest import EXAMPLES
 from test_cli_methods import POOLED
 
-from xgradcam import explain, metrics
-from xgradcam.evaluation import MEASURES, Question, likeness_when_randomised, mean_of, measure
+from xgradcam import explain, load_classifier, metrics
+from xgradcam.evaluation import MEASURES, Mean, Question, likeness_when_randomised, mean_of, measure
 from xgradcam.methods import METHODS
 from xgradcam.sanity import rank_correlation, with_parameters
 
@@ -162,9 +162,7 @@ def test_a_photograph_that_cannot_be_read_is_passed_over_and_named(script, folde
 
 def test_the_class_is_that_of_the_folder_or_what_the_network_says(script, folder):
     arguments = script._parser().parse_args(RUN)
-    classifier = script.load_classifier(
-        "pooled.py:Pooled", size=(32, 32), labels=["ant", "big dog", "cup", "d"]
-    )
+    classifier = load_classifier("pooled.py:Pooled", size=(32, 32), labels=["ant", "big dog", "cup", "d"])
     photos = script._photographs(arguments, classifier)
     assert [(Path(photo.path).name, photo.target) for photo in photos] == [
         ("cat.jpg", 2),
@@ -172,8 +170,25 @@ def test_the_class_is_that_of_the_folder_or_what_the_network_says(script, folder
     ]
     assert script._class_of_folder("big_dog", classifier) == 1
     assert script._class_of_folder("2023", classifier) is None  # a year, where there are four classes
-    labelled = script.load_classifier("efficientnet-lite0")
+    labelled = load_classifier("efficientnet-lite0")
     assert script._class_of_folder("n02124075", labelled) == 285
+
+
+def test_what_the_digits_do_not_tell_apart_is_best_together(script):
+    best = script._best(
+        "drop", [Mean(0.18604, 0.1, 0.2, 9), Mean(0.18598, 0.1, 0.2, 9), Mean(0.19, 0.1, 0.2, 9)]
+    )
+    assert best == 0.18598
+    assert script._cell(Mean(0.18604, 0.1, 0.2, 9), best) == "**0.186** (0.1 to 0.2)"
+    assert script._cell(Mean(0.19, 0.19, 0.19, 1), best) == "0.19"
+
+
+def test_the_settings_of_the_input_decide_whether_a_run_goes_on(script, folder, capsys):
+    arguments = [*RUN, "--method", "grad-cam", "--limit", "1", "--randomise", "0"]
+    assert script.main(arguments) == 0
+    for other in (["--mean", "0", "0", "0"], ["--std", "1", "1", "1"]):
+        assert script.main([*arguments, "--resume", *other]) == 2
+        assert "is of a run with other settings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -185,6 +200,14 @@ def test_the_class_is_that_of_the_folder_or_what_the_network_says(script, folder
         (["photos", "--removed", "2"], "lie between 0 and 1"),
         (["photos", "--boxes", "none.json"], "cannot read none.json"),
         (["photos", "--target-layer", "block"], "no layer 'block'"),
+        (["photos", "--model", "pooled.py:Pooled", "--crop"], "has no known resize before a centre crop"),
+        (["photos", "--model", "pooled.py:raising"], "no 'raising' in pooled.py; it has: Pooled"),
+        (["photos", "--device", "toaster"], "no device 'toaster'"),
+        (["photos", "--mean", "120", "1", "1"], "--mean has a value outside of 0 to 1"),
+        (
+            ["photos", "--method", "cam", "--target-layer", "blocks.6.0.bn2", "--randomise", "0"],
+            "none of these methods applies at blocks.6.0.bn2: cam",
+        ),
     ],
 )
 def test_what_cannot_be_is_told_in_a_line(script, folder, capsys, arguments, message):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from xgradcam.errors import XGradCamError
+from xgradcam.framing import Framing
 
 
 @dataclass(frozen=True)
@@ -88,16 +89,17 @@ def _read(path: Path) -> str:
         raise XGradCamError(f"cannot read {path}: {error}") from None
 
 
-def region_of(boxes: Sequence[Box], shape: tuple[int, int], size: tuple[int, int]) -> Tensor:
-    """True in the boxes of a photograph (H, W) that is stretched to `size` (h, w): (h, w) bool.
+def region_of(boxes: Sequence[Box], shape: tuple[int, int], framing: Framing) -> Tensor:
+    """True in the boxes of a photograph (H, W) that gets into the input (h, w) by `framing`: (h, w) bool.
 
     A pixel counts if its middle is in a box; a box smaller than that has the pixel that it is in.
     """
+    size, seen = framing.size, framing.box(shape)
     inside = torch.zeros(size, dtype=torch.bool)
-    vertical, horizontal = size[0] / shape[0], size[1] / shape[1]
+    vertical, horizontal = size[0] / (seen.bottom - seen.top), size[1] / (seen.right - seen.left)
     for box in boxes:
-        rows = _pixels(box.top * vertical, box.bottom * vertical, size[0])
-        columns = _pixels(box.left * horizontal, box.right * horizontal, size[1])
+        rows = _pixels((box.top - seen.top) * vertical, (box.bottom - seen.top) * vertical, size[0])
+        columns = _pixels((box.left - seen.left) * horizontal, (box.right - seen.left) * horizontal, size[1])
         inside[rows, columns] = True
     return inside
 
@@ -105,6 +107,9 @@ def region_of(boxes: Sequence[Box], shape: tuple[int, int], size: tuple[int, int
 def _pixels(start: float, stop: float, length: int) -> slice:
     first, last = round(start), round(stop)
     if last <= first:
-        first = min(int((start + stop) / 2), length - 1)
+        middle = (start + stop) / 2
+        if not 0 <= middle <= length:
+            return slice(0, 0)
+        first = min(int(middle), length - 1)
         last = first + 1
     return slice(max(0, first), max(0, min(last, length)))

@@ -87,16 +87,22 @@ def common_parser(
         + ("top3 takes the three of the highest scores; " if several else "")
         + "-1, the default, takes the one of the highest score",
     )  # fmt: skip
-    _add_model_arguments(parser, layer_help, many)
+    add_model_arguments(parser, layer_help, many)
+    add_device_arguments(parser)
+    return parser
+
+
+def add_device_arguments(parser: Parser) -> None:
+    """What `choose_device` reads."""
     device = parser.add_argument_group("device").add_mutually_exclusive_group()
     device.add_argument(
         "--use-cuda", action="store_true", help="compute on the GPU if there is one, else on the CPU"
     )
     device.add_argument("--device", metavar="DEVICE", help="auto, cpu (default), cuda, cuda:N or mps")
-    return parser
 
 
-def _add_model_arguments(parser: Parser, layer_help: str, many: dict[str, Any]) -> None:
+def add_model_arguments(parser: Parser, layer_help: str, many: dict[str, Any]) -> None:
+    """What `open_classifier` reads, and the layer; many: how argparse takes several of those."""
     model = parser.add_argument_group("model")
     model.add_argument("--model", metavar="NAME", help=MODEL_HELP)
     model.add_argument(
