@@ -12,6 +12,7 @@ from torch import nn
 from xgradcam import XGradCamError, cam
 from xgradcam.cam import explain, explain_classes, explain_score, heatmap, top_classes
 from xgradcam.layered import explain_layers
+from xgradcam.methods import METHODS
 from xgradcam.weightings import EPSILON
 
 
@@ -183,6 +184,8 @@ def test_no_samples_and_no_classes_have_no_explanation(net, batch):
     assert explain_classes(net, batch, "features.4", []) == ()
     assert explain_classes(net, batch, "features.4", [], methods=["ablation-cam"]) == ()
     assert explain(net, batch[:0], "features.4").maps["xgrad-cam"].shape == (0, 8, 8)
+    of_all = explain(net, batch[:0], "features.4", methods=[method for method in METHODS if method != "cam"])
+    assert {signed.shape for signed in of_all.maps.values()} == {(0, 8, 8)}
 
 
 @pytest.mark.parametrize("methods", [["grad-cam"], ["score-cam"]])

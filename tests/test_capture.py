@@ -7,6 +7,7 @@ from conftest import TinyNet
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from xgradcam import explain
 from xgradcam.capture import choose_targets, find_layer, logits_of, record, require_finite
 from xgradcam.errors import XGradCamError
 
@@ -298,6 +299,35 @@ def test_a_wrong_name_gets_the_nearest_and_a_strange_module_is_refused(net):
         find_layer(net, "feature.3")
     with pytest.raises(XGradCamError, match="a ReLU, is not a module of this TinyNet"):
         find_layer(net, nn.ReLU())
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")
+def test_what_is_no_model_no_layer_and_no_input_is_said(net, batch):
+    traced = torch.jit.trace(net, batch)
+    for model, inputs, layer, message in (
+        (lambda images: images, batch, "features.4", r"the model is a function: give a torch\.nn\.Module"),
+        (traced, batch, "features.4", "the model is scripted: give the module that it was made from"),
+        (torch.compile(net), batch, "features.4", "the model is compiled: give the one that it was made"),
+        (net, batch.numpy(), "features.4", r"the inputs are a ndarray: give a tensor \(N, \.\.\.\)"),
+        (net, [batch], "features.4", "the inputs are a list: give a tensor"),
+        (net, batch, 4, "the layer is 4: give a module of the model, or its name"),
+    ):
+        with pytest.raises(XGradCamError, match=message):
+            record(model, inputs, layer)
+
+
+def test_an_entry_may_be_a_number(batch):
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = TinyNet()
+
+        def forward(self, images):
+            return images.sum(), self.net(images)
+
+    model = Both()
+    found = explain(model, batch, "net.features.4", output=1)
+    assert torch.equal(found.logits, explain(model, batch, "net.features.4", output="1").logits)
 
 
 def test_targets():

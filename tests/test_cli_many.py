@@ -295,6 +295,50 @@ def test_resume_does_what_is_left_and_ends_with_the_same_files(photos, capsys):
     assert all(whole[name] == parts[name] for name in whole if name.endswith(".jpg"))
 
 
+def test_resume_leaves_no_picture_of_a_class_that_a_changed_photograph_has_no_more(photos):
+    arguments = ["--image-path", photos, "--panel", "--output-dir", "out", *BUNDLED]
+    main(arguments)
+    assert {name for name in tree("out") if name.startswith("a_")} == {
+        f"a_285_{kind}.jpg" for kind in ("cam", "X_cam", "panel")
+    }
+    Path("out/a_285_mine.jpg").touch()
+    before = tree("out")
+    shutil.copy(EXAMPLES / "coffee.jpg", "photos/a.jpg")
+    main([*arguments, "--resume"])
+    after = tree("out")
+    assert {name for name in after if name.startswith("a_285")} == {"a_285_mine.jpg"}
+    assert {name[:5] for name in after.keys() - before.keys()} == {"a_967"}
+    assert all(after[name] == before[name] for name in before if name.startswith("b"))
+
+
+def test_a_record_that_names_files_outside_of_its_folder_deletes_none_of_them(photos):
+    arguments = ["--image-path", "photos/a.jpg", "photos/b.jpg", "--output-dir", "out", *BUNDLED]
+    main(arguments)
+    precious = Path("precious.jpg")
+    precious.touch()
+    lines = Path("out/xgrad-cam.jsonl").read_text().splitlines()
+    changed = json.loads(lines[1])
+    changed["records"][0]["files"]["grad-cam"] = "../precious.jpg"
+    for line in (changed | {"bytes": 0}, changed | {"records": 3}, changed | {"records": [{}]}):
+        Path("out/xgrad-cam.jsonl").write_text("\n".join([lines[0], json.dumps(line), lines[2]]) + "\n")
+        assert main([*arguments, "--resume"]) == 0
+        assert precious.exists()
+
+
+def test_resume_takes_photographs_that_have_been_added(photos, capsys):
+    arguments = ["--target-index", "285", "--output-dir", "out", *BUNDLED]
+    main(["--image-path", "photos/a.jpg", "photos/b.jpg", *arguments])
+    capsys.readouterr()
+    assert main(["--image-path", "photos/a.jpg", "examples.jpg", *arguments, "--resume"]) == 2
+    assert "it had another photographs" in capsys.readouterr().err
+    added = ["photos/below/a.jpg", "photos/a.jpg", "photos/b.jpg"]
+    assert main(["--image-path", *added, *arguments, "--resume"]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("class 285") == 1
+    assert "1 photograph explained, 0 failed, 2 complete before" in err
+    assert len(list(Path("out").rglob("*X_cam.jpg"))) == 3
+
+
 def test_resume_does_not_mix_runs_of_different_options(photos, capsys):
     arguments = ["--image-path", photos, "--output-dir", "out", *BUNDLED]
     main([*arguments, "--target-index", "285"])

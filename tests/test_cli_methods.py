@@ -171,6 +171,20 @@ def test_what_was_made_by_other_methods_is_no_photograph_of_a_later_run(capsys):
     assert find_photographs(["photos"], Path("elsewhere")) == before
 
 
+def test_a_pattern_of_layers(capsys):
+    assert run("--target-layer", "features.*", "--json") == 0
+    assert [record["layer"] for record in records(capsys)] == [
+        "features.0", "features.1", "features.2", "features.0 + features.1 + features.2",
+    ]  # fmt: skip
+    assert run("--target-layer", "*.2", "features.2") == 0
+    assert Path("out/X_cam.jpg").exists()
+    capsys.readouterr()
+    assert run("--target-layer", "all", "--json") == 0
+    assert len(records(capsys)) == 3 + 1
+    assert run("--target-layer", "head*") == 2
+    assert "no layer of tiny.py:Tiny with feature maps matches 'head*'" in capsys.readouterr().err
+
+
 def test_every_method_has_a_file_of_its_own(capsys):
     """On file systems, too, where upper and lower case are one."""
     assert run("--method", "all", "--json", "--guided", model=("--model", "pooled.py:Pooled")) == 0

@@ -116,6 +116,15 @@ def test_no_two_photographs_share_a_stem_and_none_leaves_the_folder(parts):
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links on this system")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes in folders")
+def test_a_pipe_in_a_folder_is_not_waited_for_and_a_link_to_nowhere_is_told(tmp_path):
+    (tmp_path / "a.jpg").touch()
+    os.mkfifo(tmp_path / "b.jpg")
+    (tmp_path / "c.jpg").symlink_to("nowhere.jpg")
+    found = find_photographs([str(tmp_path)], tmp_path / "out")
+    assert [source.stem.name for source in found] == ["a", "c"]
+
+
 def test_a_circle_of_links_ends():
     touch("p/a.jpg")
     os.symlink("..", "p/up", target_is_directory=True)

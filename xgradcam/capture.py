@@ -189,6 +189,10 @@ def record(
     Raises XGradCamError where the layer is not the model's, or does not return one tensor exactly once.
     """
     name, module = find_layer(model, layer)
+    if not isinstance(inputs, Tensor):
+        raise XGradCamError(f"the inputs are a {type(inputs).__name__}: give a tensor (N, ...)")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise XGradCamError("the model is scripted: give the module that it was made from")
 
     def run(arranged: Tensor) -> Recording:
         leaves: list[Tensor] = []
@@ -246,6 +250,8 @@ def _autograds_refusals() -> Iterator[None]:
 
 def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
     """The name and the module that `layer`, a name or a module, stands for in `model`."""
+    if not isinstance(model, nn.Module):
+        raise XGradCamError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
     modules = dict(model.named_modules(remove_duplicate=False))
     if isinstance(layer, nn.Module):
         for name, module in modules.items():
@@ -254,8 +260,12 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module
         raise XGradCamError(
             f"the layer, a {type(layer).__name__}, is not a module of this {type(model).__name__}"
         )
+    if not isinstance(layer, str):
+        raise XGradCamError(f"the layer is {layer!r}: give a module of the model, or its name")
     if layer in modules:
         return layer, modules[layer]
+    if hasattr(model, "_orig_mod"):
+        raise XGradCamError(f"no layer {layer!r}: the model is compiled: give the one that it was made from")
     near = difflib.get_close_matches(layer, modules, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise XGradCamError(

@@ -26,7 +26,11 @@ class Journal:
         lines = self._read() if resume else []
         if lines:
             _require_same(lines[0], settings, self.path)
-        self._begin = [dict(settings), *(line for line in lines[1:] if self._is_complete(line))]
+        complete = [line for line in lines[1:] if self._is_complete(line)]
+        self._begin = [dict(settings), *complete]
+        # The files of the photographs to come, of which some may be of classes that are no more the highest.
+        self._stale = {line.get("image"): _files_in(line) for line in lines[1:] if line not in complete}
+        self._named = {name for line in complete for name in _files_in(line)}
         self.done: dict[str, list[dict[str, Any]]] = {
             line["image"]: line["records"] for line in self._begin[1:]
         }
@@ -51,6 +55,10 @@ class Journal:
                 self._file = self._started()
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
+            self._named |= _files_in(line)
+            for name in self._stale.pop(image, set()) - self._named:
+                if (self.folder / name).resolve().is_relative_to(self.folder.resolve()):
+                    (self.folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise CannotWriteError(f"cannot write {self.path}: {error.strerror}") from None
 
@@ -83,16 +91,32 @@ class Journal:
         return [line for line in lines if isinstance(line, dict)]
 
     def _is_complete(self, line: Mapping[str, Any]) -> bool:
+        files = _files_in(line)
         try:
-            files = [name for record in line["records"] for name in files_of(record)]
             same = all(line[key] == value for key, value in state_of(line["image"]).items())
         except (KeyError, TypeError):
             return False
-        return same and line["image"] != STDIN and all((self.folder / name).is_file() for name in files)
+        return (
+            same
+            and "records" in line
+            and line["image"] != STDIN
+            and all((self.folder / name).is_file() for name in files)
+        )
+
+
+def _files_in(line: Mapping[str, Any]) -> set[str]:
+    """The files that a line of the record names; none where it is no such line."""
+    try:
+        return {name for record in line["records"] for name in files_of(record)}
+    except (AttributeError, KeyError, TypeError):
+        return set()
 
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     differing = [key for key in now if before.get(key) != now[key]]
+    # More of them are welcome: a shell's pattern finds them by itself.
+    if "photographs" in differing and set(before.get("photographs", ())) <= set(now["photographs"]):
+        differing.remove("photographs")
     if differing:
         raise XGradCamError(
             f"cannot go on with the run of {path}: it had another {', '.join(differing)}; "

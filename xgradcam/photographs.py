@@ -89,8 +89,11 @@ def _walk(folder: str, output_dir: Path) -> Iterator[str]:
         )
         for name in sorted(files):
             suffix = os.path.splitext(name)[1].lower()
-            if suffix in SUFFIXES and not name.startswith(".") and not MADE.search(name):
-                yield os.path.join(parent, name)
+            path = os.path.join(parent, name)
+            # A link to nowhere is a problem to be told; a pipe would be waited for.
+            is_pipe = os.path.exists(path) and not os.path.isfile(path)
+            if suffix in SUFFIXES and not name.startswith(".") and not MADE.search(name) and not is_pipe:
+                yield path
 
 
 def _with_own_stems(sources: list[Source]) -> list[Source]:

@@ -132,7 +132,7 @@ def _principal(values: Tensor, towards: Tensor | None = None) -> Tensor:
 
 def random_cam(evidence: Evidence) -> Tensor:
     """Weights drawn evenly from [-1, 1], always the same for a class: (1 or N, C, 1, 1). The baseline."""
-    seeds = [0] if evidence.probe is None else evidence.probe.seeds()
+    seeds = (evidence.probe.seeds() if evidence.probe else []) or [0]
     channels = evidence.activation.shape[1]
     drawn = [
         torch.rand(channels, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -1,6 +1,7 @@
 """What the commands share: arguments, devices, models, errors in one line."""
 
 import argparse
+import difflib
 import errno
 import io
 import os
@@ -11,6 +12,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from xgradcam.classifier import Classifier
     from xgradcam.images import Photograph
 
+# Of --target-layer and --method.
+ALL = "all"
 TOP = re.compile(r"top(\d+)", re.IGNORECASE)
 DONE, FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
 # What writing to a full or broken stdout raises.
@@ -37,8 +41,8 @@ MODEL_HELP = (
     "the paper, or the bundled network where VGG-16's weights are neither cached nor reachable"
 )
 LAYER_HELP = (
-    "the layer to explain by, or several for a map of each and one of all; default: the last feature map "
-    "before pooling or flattening"
+    "the layer to explain by, or several, or a pattern in quotes, for a map of each and one of all; default: "
+    "the last feature map before pooling or flattening"
 )
 
 
@@ -306,6 +310,47 @@ def read_photograph(path: str) -> "Photograph":
     if path != STDIN:
         return read_image(path)
     return decode_image(io.BytesIO(sys.stdin.buffer.read()), "stdin")
+
+
+def is_pattern(layer: str) -> bool:
+    """Whether a value of --target-layer may mean several layers."""
+    return layer == ALL or any(mark in layer for mark in "*?[")
+
+
+def layers_named(
+    classifier: "Classifier", inputs: "Tensor", pattern: str, *, maps_only: bool = False
+) -> list[str]:
+    """The names of the layers that a pattern or `all` means for these inputs, in the order of execution.
+
+    maps_only: of a pattern, too, only those that give feature maps, as `all` takes. XGradCamError for none.
+    """
+    from torch import nn
+
+    from xgradcam.layers import list_layers
+
+    layers = [layer for layer in list_layers(classifier.module, inputs) if layer.name]
+    # A sequence gives what its last module gave; the others hand on what they are given.
+    repeats = (nn.Sequential, nn.Identity, nn.Dropout, nn.Dropout2d)
+    if pattern == ALL:
+        names = [layer.name for layer in layers if layer.is_map and not isinstance(layer.module, repeats)]
+        problem = "gives feature maps (N, C, h, w): name one, or a pattern in quotes, with --target-layer"
+    else:
+        names = [
+            layer.name
+            for layer in layers
+            if fnmatchcase(layer.name, pattern) and (layer.is_map or not maps_only)
+        ]
+        what = "with feature maps matches" if maps_only else "matches"
+        problem = f"{what} {pattern!r}{_near(pattern, [layer.name for layer in layers])}"
+    if not names:
+        raise XGradCamError(f"no layer of {classifier.name} {problem} (--list-layers shows all)")
+    return names
+
+
+def _near(pattern: str, names: Sequence[str]) -> str:
+    below = dict.fromkeys(name.rpartition(".")[0] + ".*" for name in names if "." in name)
+    near = difflib.get_close_matches(pattern, [*below, *names], n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def print_layers(prog: str, arguments: argparse.Namespace) -> None:

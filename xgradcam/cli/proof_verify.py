@@ -1,23 +1,24 @@
 """`proof-verify`: check Eq. 5 of the paper on a photograph, at one layer or at many."""
 
 import argparse
-import difflib
 import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xgradcam.cli.arguments import (
+    ALL,
     DONE,
     FAILED,
     TOP,
     Parser,
     class_of,
     common_parser,
+    is_pattern,
+    layers_named,
     note,
     open_photograph_and_classifier,
     parse,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from xgradcam.classifier import Classifier
 
 PROG = "proof-verify"
-ALL = "all"
 LAYER_HELP = (
     f"the layer to verify Eq. 5 at, any that returns one tensor; '{ALL}', every layer of feature maps; or a "
     "pattern in quotes, such as 'features.*'. Default: the last feature map before pooling or flattening; "
@@ -91,8 +91,8 @@ def _prove(arguments: argparse.Namespace) -> int:
 
     target = _target(classifier, inputs, class_of(arguments.target_index, classifier.labels))
     wanted = arguments.target_layer or (ALL if arguments.plot else _default_layer(classifier, inputs))
-    if several := wanted == ALL or any(mark in wanted for mark in "*?["):
-        rows = _verify_all(classifier, inputs, _matching(classifier, inputs, wanted), target)
+    if several := is_pattern(wanted):
+        rows = _verify_all(classifier, inputs, layers_named(classifier, inputs, wanted), target)
     else:
         rows = [_verify(classifier, inputs, wanted, target)]
     return _report(arguments, say, classifier, target, rows, several)
@@ -125,32 +125,6 @@ def _default_layer(classifier: "Classifier", inputs: "Tensor") -> str:
     from xgradcam.layers import default_layer, list_layers
 
     return classifier.layer or default_layer(list_layers(classifier.module, inputs))
-
-
-def _matching(classifier: "Classifier", inputs: "Tensor", pattern: str) -> list[str]:
-    """The names of the layers that the pattern means, in the order of execution."""
-    from torch import nn
-
-    from xgradcam.layers import list_layers
-
-    layers = [layer for layer in list_layers(classifier.module, inputs) if layer.name]
-    if pattern == ALL:
-        # A sequence gives what its last module gave; the others hand on what they are given.
-        repeats = (nn.Sequential, nn.Identity, nn.Dropout, nn.Dropout2d)
-        names = [layer.name for layer in layers if layer.is_map and not isinstance(layer.module, repeats)]
-        problem = "gives feature maps (N, C, h, w): name one, or a pattern in quotes, with --target-layer"
-    else:
-        names = [layer.name for layer in layers if fnmatchcase(layer.name, pattern)]
-        problem = f"matches {pattern!r}{_near(pattern, [layer.name for layer in layers])}"
-    if not names:
-        raise XGradCamError(f"no layer of {classifier.name} {problem} (--list-layers shows all)")
-    return names
-
-
-def _near(pattern: str, names: Sequence[str]) -> str:
-    below = dict.fromkeys(name.rpartition(".")[0] + ".*" for name in names if "." in name)
-    near = difflib.get_close_matches(pattern, [*below, *names], n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
 def _verify(classifier: "Classifier", inputs: "Tensor", layer: str, target: int) -> Row:

@@ -4,10 +4,12 @@ import argparse
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xgradcam.cli.arguments import (
+    ALL,
     COULD_NOT_RUN,
     DONE,
     FAILED,
@@ -15,6 +17,8 @@ from xgradcam.cli.arguments import (
     TOP,
     choose_device,
     classes_of,
+    is_pattern,
+    layers_named,
     note,
     open_classifier,
     parse,
@@ -38,7 +42,7 @@ if TYPE_CHECKING:
     from xgradcam.results import Results
 
 PROG = "xgrad-cam"
-ALL, CAM, ABLATION_CAM = "all", "cam", "ablation-cam"
+CAM, ABLATION_CAM = "cam", "ablation-cam"
 # Photographs from which on a faster network makes up for the forwards that it takes to make it.
 WORTH_PREPARING = 8
 
@@ -81,8 +85,9 @@ def _explain(arguments: argparse.Namespace) -> int:
     talk.say("Using GPU for acceleration" if device.type != "cpu" else "Using CPU for computation")
     classifier = open_classifier(PROG, arguments, many=len(sources) > 1).to(device)
 
-    plain = _has_the_originals_names(arguments, sources)
-    results = _results(arguments, classifier, style, plain)
+    layers = _layers(arguments.target_layer, classifier)
+    plain = _has_the_originals_names(arguments, sources, layers)
+    results = _results(arguments, classifier, layers, style, plain)
     if len(sources) >= WORTH_PREPARING:
         _prepare(results)
     if ALL in arguments.method:
@@ -101,22 +106,27 @@ def _explain(arguments: argparse.Namespace) -> int:
         return code
 
 
-def _has_the_originals_names(arguments: argparse.Namespace, sources: "Sequence[Source]") -> bool:
-    """Whether one photograph and class were asked for, and nothing that tells of a run."""
+def _has_the_originals_names(
+    arguments: argparse.Namespace, sources: "Sequence[Source]", layers: Sequence[str]
+) -> bool:
+    """Whether one photograph, class and layer were asked for, and nothing that tells of a run."""
     one_class = len(arguments.target_index) == 1 and not TOP.fullmatch(arguments.target_index[0])
-    one_layer = len(set(arguments.target_layer or [""])) == 1
     one_file = len(sources) == 1 and sources[0].path == arguments.image_path[0]
-    return one_file and one_class and one_layer and not arguments.html
+    return one_file and one_class and len(layers) == 1 and not arguments.html
 
 
 def _results(
-    arguments: argparse.Namespace, classifier: "Classifier", style: "Style", plain: bool
+    arguments: argparse.Namespace,
+    classifier: "Classifier",
+    layers: Sequence[str],
+    style: "Style",
+    plain: bool,
 ) -> "Results":
     from xgradcam.results import Results
 
     return Results(
         classifier,
-        list(dict.fromkeys(arguments.target_layer or [classifier.default_layer()])),
+        layers,
         arguments.output_dir,
         classifier.framing(arguments.crop),
         style,
@@ -125,6 +135,20 @@ def _results(
         page=arguments.html,
         save_maps=arguments.save_maps,
     )
+
+
+def _layers(asked: Sequence[str] | None, classifier: "Classifier") -> list[str]:
+    """The layers that --target-layer means, each once."""
+    import numpy as np
+
+    if not asked:
+        return [classifier.default_layer()]
+    blank = classifier.inputs(np.zeros((1, 1, 3), np.uint8))
+    found = [
+        layers_named(classifier, blank, layer, maps_only=True) if is_pattern(layer) else [layer]
+        for layer in asked
+    ]
+    return list(dict.fromkeys(chain(*found)))
 
 
 def _prepare(results: "Results") -> None:
