@@ -33,7 +33,6 @@ from tqdm import tqdm
 from xgradcam import XGradCamError, read_image
 from xgradcam.boxes import Box, read_boxes, region_of
 from xgradcam.cam import known_methods
-from xgradcam.capture import logits_of, require_finite
 from xgradcam.classifier import Classifier
 from xgradcam.cli.arguments import (
     DONE,
@@ -43,13 +42,14 @@ from xgradcam.cli.arguments import (
     add_model_arguments,
     choose_device,
     open_classifier,
-    print_layers,
     run,
 )
+from xgradcam.cli.layer_names import print_layers
 from xgradcam.evaluation import MEASURES, Mean, Question, likeness_when_randomised, mean_of, measure
 from xgradcam.files import make_folder, write_files
 from xgradcam.labels import class_named
 from xgradcam.methods import METHODS
+from xgradcam.outputs import finite_logits_of
 from xgradcam.photographs import find_photographs
 
 PROG = "evaluate.py"
@@ -226,8 +226,7 @@ def _question(
     target = photo.target
     if target is None:
         with torch.no_grad():
-            logits = logits_of(classifier.module(inputs), classifier.output)
-        require_finite(logits)
+            logits = finite_logits_of(classifier.module(inputs), classifier.output)
         target = int(logits.argmax())
     found = boxes.get(Path(photo.path).name)
     shape = (photograph.shape[0], photograph.shape[1])

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.axioms import conservation_error, sensitivity_error
-from xgradcam.capture import choose_targets, find_layer, logits_of, record, require_finite
+from xgradcam.capture import find_layer, record
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts import Layout, layout_of
 from xgradcam.methods import METHODS
 from xgradcam.notes import FLAT, notes_on, signs_of
+from xgradcam.outputs import choose_targets, finite_logits_of, logits_of, require_finite
 from xgradcam.probe import Probe, Progress
 from xgradcam.scores import ClassScore, Score
 from xgradcam.weightings import Evidence, probe_of
@@ -200,8 +201,7 @@ def evidence_of(
     with torch.inference_mode(False):
         recording = record(model, inputs, layer)
         layout = _layout(model, layer, recording.activation, inputs)
-        logits = logits_of(recording.output, output)
-        require_finite(logits)
+        logits = finite_logits_of(recording.output, output)
         score_of = ClassScore(choose_targets(logits, targets), output)
         score = score_of(recording.output)
         probe = Probe(recording, inputs, layer, layout, score_of, score, progress)

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from xgradcam import metrics
 from xgradcam.axioms import conservation_error, sensitivity_error
 from xgradcam.cam import evidence_of, heatmap, weighted_map
-from xgradcam.capture import borrowed, logits_of, require_finite
+from xgradcam.capture import borrowed
 from xgradcam.methods import METHODS
+from xgradcam.outputs import finite_logits_of
 from xgradcam.probe import NotApplicableError
 from xgradcam.sanity import randomised, rank_correlation, with_parameters
 from xgradcam.weightings import Evidence, probe_of
@@ -136,8 +137,7 @@ def _measures(question: Question, evidence: Evidence, weights: Tensor) -> dict[s
 def _probability(question: Question) -> metrics.ScoreOf:
     def probability(inputs: Tensor) -> Tensor:
         with borrowed(question.model):
-            logits = logits_of(question.model(inputs), question.output)
-        require_finite(logits)
+            logits = finite_logits_of(question.model(inputs), question.output)
         return logits.softmax(dim=1)[:, question.target]
 
     return probability

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from xgradcam.capture import choose_targets, logits_of, record, require_finite
+from xgradcam.capture import record
 from xgradcam.errors import XGradCamError
 from xgradcam.images import Photograph
 from xgradcam.operations import Call, refuse_compiled
+from xgradcam.outputs import choose_targets, finite_logits_of
 
 # Operations that are max(x, 0), with a cap or without, and the argument that has to be 0 for it.
 RECTIFIERS: Mapping[str, tuple[int, str] | None] = MappingProxyType(
@@ -55,8 +56,7 @@ def guided_backpropagation(
         # The inputs are the output of a layer too, of one in front of the model.
         whole = nn.Sequential(OrderedDict(inputs=nn.Identity(), model=model))
         recording = record(whole, inputs, "inputs", guiding)
-        logits = logits_of(recording.output, output)
-        require_finite(logits)
+        logits = finite_logits_of(recording.output, output)
         chosen = choose_targets(logits, targets)
         try:
             gradient = recording.gradient(logits.gather(1, chosen[:, None])[:, 0])

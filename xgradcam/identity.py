@@ -22,7 +22,7 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
-from xgradcam.capture import choose_targets, find_layer, logits_of, record, require_finite
+from xgradcam.capture import find_layer, record
 from xgradcam.errors import XGradCamError
 from xgradcam.intercepts import Intercept, Kind, intercept, is_linear
 from xgradcam.operations import (
@@ -33,6 +33,7 @@ from xgradcam.operations import (
     substitute,
     tensors_of,
 )
+from xgradcam.outputs import choose_targets, logits_of, require_finite
 
 RELATIVE_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 ROUNDINGS = 16

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from xgradcam.capture import logits_of
+from xgradcam.outputs import logits_of
 from xgradcam.probe import NotApplicableError, Probe
 from xgradcam.scores import Score
 from xgradcam.weightings import Evidence, plus_plus, probe_of

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from xgradcam.capture import Recording, borrowed, fastest, logits_of, record, replay
+from xgradcam.capture import Recording, borrowed, fastest, record, replay
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts import Layout
+from xgradcam.outputs import logits_of
 from xgradcam.scores import ClassScore, Score, of_sample
 
 # Called with the evaluations of the network that a method has done for a batch, and those it will do in all.

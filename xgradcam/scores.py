@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from xgradcam.capture import entry_of, logits_of
 from xgradcam.errors import XGradCamError
+from xgradcam.outputs import entry_of, logits_of
 
 Score: TypeAlias = Callable[[Any], Tensor]
 

@@ -1,7 +1,6 @@
 """What the commands share: arguments, devices, models, errors in one line."""
 
 import argparse
-import difflib
 import errno
 import io
 import os
@@ -12,7 +11,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -310,68 +308,3 @@ def read_photograph(path: str) -> "Photograph":
     if path != STDIN:
         return read_image(path)
     return decode_image(io.BytesIO(sys.stdin.buffer.read()), "stdin")
-
-
-def is_pattern(layer: str) -> bool:
-    """Whether a value of --target-layer may mean several layers."""
-    return layer == ALL or any(mark in layer for mark in "*?[")
-
-
-def layers_named(
-    classifier: "Classifier", inputs: "Tensor", pattern: str, *, maps_only: bool = False
-) -> list[str]:
-    """The names of the layers that a pattern or `all` means for these inputs, in the order of execution.
-
-    maps_only: of a pattern, too, only those that give feature maps, as `all` takes. XGradCamError for none.
-    """
-    from torch import nn
-
-    from xgradcam.layers import list_layers
-
-    layers = [layer for layer in list_layers(classifier.module, inputs) if layer.name]
-    # A sequence gives what its last module gave; the others hand on what they are given.
-    repeats = (nn.Sequential, nn.Identity, nn.Dropout, nn.Dropout2d)
-    if pattern == ALL:
-        names = [layer.name for layer in layers if layer.is_map and not isinstance(layer.module, repeats)]
-        problem = "gives feature maps (N, C, h, w): name one, or a pattern in quotes, with --target-layer"
-    else:
-        names = [
-            layer.name
-            for layer in layers
-            if fnmatchcase(layer.name, pattern) and (layer.is_map or not maps_only)
-        ]
-        what = "with feature maps matches" if maps_only else "matches"
-        problem = f"{what} {pattern!r}{_near(pattern, [layer.name for layer in layers])}"
-    if not names:
-        raise XGradCamError(f"no layer of {classifier.name} {problem} (--list-layers shows all)")
-    return names
-
-
-def _near(pattern: str, names: Sequence[str]) -> str:
-    below = dict.fromkeys(name.rpartition(".")[0] + ".*" for name in names if "." in name)
-    near = difflib.get_close_matches(pattern, [*below, *names], n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-
-
-def print_layers(prog: str, arguments: argparse.Namespace) -> None:
-    """Print name, type and output shape of every layer, in the order of execution, and mark the default."""
-    from xgradcam.models import DEFAULT_WEIGHTS, NO_WEIGHTS
-
-    if arguments.model is not None and arguments.weights == DEFAULT_WEIGHTS:
-        # The layers are the same without weights, which may have to be downloaded.
-        arguments = argparse.Namespace(**{**vars(arguments), "weights": NO_WEIGHTS})
-    classifier = open_classifier(prog, arguments, quietly=True)
-    layers = classifier.layers()
-    try:
-        chosen, reason = classifier.default_layer(), ""
-    except XGradCamError as error:
-        chosen, reason = "", str(error)
-    width = max(len(layer.name) for layer in layers)
-    kind = max(len(type(layer.module).__name__) for layer in layers)
-    for layer in layers:
-        shape = "not a tensor" if layer.shape is None else " x ".join(map(str, layer.shape))
-        runs = f"  runs {layer.runs} times" if layer.runs > 1 else ""
-        mark = "  <- default" if layer.name and layer.name == chosen else ""
-        print(f"{layer.name or '(model)':{width}}  {type(layer.module).__name__:{kind}}  {shape}{runs}{mark}")
-    if reason:
-        note(prog, f"no default layer: {reason}")

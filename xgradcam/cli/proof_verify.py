@@ -17,14 +17,12 @@ from xgradcam.cli.arguments import (
     Parser,
     class_of,
     common_parser,
-    is_pattern,
-    layers_named,
     note,
     open_photograph_and_classifier,
     parse,
-    print_layers,
     run,
 )
+from xgradcam.cli.layer_names import is_pattern, layers_named, print_layers
 from xgradcam.cli.proof_report import Row, as_json, contributions_as_json, proof_lines, table_lines
 from xgradcam.errors import XGradCamError
 
@@ -112,11 +110,11 @@ def _require_drawable(path: Path) -> None:
 
 def _target(classifier: "Classifier", inputs: "Tensor", index: int | None) -> int:
     """The class of interest; for None the one of the highest score."""
-    from xgradcam.capture import borrowed, choose_targets, logits_of, require_finite
+    from xgradcam.capture import borrowed
+    from xgradcam.outputs import choose_targets, finite_logits_of
 
     with borrowed(classifier.module):
-        logits = logits_of(classifier.module(inputs), classifier.output)
-    require_finite(logits)
+        logits = finite_logits_of(classifier.module(inputs), classifier.output)
     return int(choose_targets(logits, index)[0])
 
 

@@ -17,15 +17,13 @@ from xgradcam.cli.arguments import (
     TOP,
     choose_device,
     classes_of,
-    is_pattern,
-    layers_named,
     note,
     open_classifier,
     parse,
-    print_layers,
     read_photograph,
     run,
 )
+from xgradcam.cli.layer_names import is_pattern, layers_named, print_layers
 from xgradcam.cli.options import BF16, xgrad_cam_parser
 from xgradcam.cli.talk import Talk
 from xgradcam.errors import CannotWriteError, XGradCamError
