@@ -37,7 +37,8 @@ def _place_of(error: Exception) -> str:
     """The line of code nearest to the error that is in no installed package, in brackets."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}, line {error.lineno})"
-    installed = (str(Path(__file__).parent), "<", *sysconfig.get_paths().values())
+    libraries = (sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
+    installed = (str(Path(__file__).parent), "<", *libraries)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith(installed):
             return f" ({frame.filename}, line {frame.lineno})"
