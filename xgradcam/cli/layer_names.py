@@ -25,7 +25,7 @@ def layers_named(
 ) -> list[str]:
     """The names of the layers that a pattern or `all` means for these inputs, in the order of execution.
 
-    maps_only: of a pattern, too, only those that give feature maps, as `all` takes. XGradCamError for none.
+    `all`, and a pattern with `maps_only`, mean those that make feature maps. XGradCamError for none.
     """
     from torch import nn
 
@@ -34,17 +34,14 @@ def layers_named(
     layers = [layer for layer in list_layers(classifier.module, inputs) if layer.name]
     # A sequence gives what its last module gave; the others hand on what they are given.
     repeats = (nn.Sequential, nn.Identity, nn.Dropout, nn.Dropout2d)
+    maps = [layer.name for layer in layers if layer.is_map and not isinstance(layer.module, repeats)]
+    names = maps if maps_only or pattern == ALL else [layer.name for layer in layers]
     if pattern == ALL:
-        names = [layer.name for layer in layers if layer.is_map and not isinstance(layer.module, repeats)]
         problem = "gives feature maps (N, C, h, w): name one, or a pattern in quotes, with --target-layer"
     else:
-        names = [
-            layer.name
-            for layer in layers
-            if fnmatchcase(layer.name, pattern) and (layer.is_map or not maps_only)
-        ]
         what = "with feature maps matches" if maps_only else "matches"
-        problem = f"{what} {pattern!r}{_near(pattern, [layer.name for layer in layers])}"
+        problem = f"{what} {pattern!r}{_near(pattern, names)}"
+        names = [name for name in names if fnmatchcase(name, pattern)]
     if not names:
         raise XGradCamError(f"no layer of {classifier.name} {problem} (--list-layers shows all)")
     return names
