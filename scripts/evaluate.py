@@ -5,7 +5,8 @@
 
 The photographs are those of the folder, of which the class explained is the folder's name if that is an index
 or a name of the model's classes, and else what the network says. `--installed` takes the 20 labelled ImageNet
-photographs of the package foolbox and those in scikit-image and scikit-learn (`pip install '.[test]'`).
+photographs of the package foolbox and those in scikit-image and scikit-learn (`pip install '.[test]'`). The
+model is the bundled efficientnet-lite0 if none is named; `xgrad-cam --help` says more of the options they share.
 
 For each photograph, layer and method: the axioms' errors, average drop and increase in confidence, deletion
 and insertion, ROAD, and with `--boxes` the pointing game and the energy inside; and the likeness of the map
@@ -328,7 +329,8 @@ def _write(
 
 def _markdown(rows: Sequence[tuple[str, str, dict[str, Mean]]], layers: Sequence[str], photos: int) -> str:
     """A table for each layer: mean and interval, the best mean of each measure in bold."""
-    parts = [f"Means over {photos} photographs, with 95% bootstrap intervals; ↑ more, ↓ less is better."]
+    over = f"{photos} photographs" if photos > 1 else "1 photograph"
+    parts = [f"Means over {over}, with 95% bootstrap intervals; ↑ more, ↓ less is better."]
     for layer in layers:
         own = [(method, found) for at, method, found in rows if at == layer]
         names = [name for name in MEASURES if any(name in found for _, found in own)]
