@@ -6,7 +6,7 @@
 The photographs are those of the folder, of which the class explained is the folder's name if that is an index
 or a name of the model's classes, and else what the network says. `--installed` takes the 20 labelled ImageNet
 photographs of the package foolbox and those in scikit-image and scikit-learn (`pip install '.[test]'`). The
-model is the bundled efficientnet-lite0 if none is named; `xgrad-cam --help` says more of the options they share.
+model is the bundled efficientnet-lite0 if none is named; `xgrad-cam --help` says more of the shared options.
 
 For each photograph, layer and method: the axioms' errors, average drop and increase in confidence, deletion
 and insertion, ROAD, and with `--boxes` the pointing game and the energy inside; and the likeness of the map

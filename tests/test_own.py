@@ -123,6 +123,9 @@ class Grey(nn.Module):
     def forward(self, images):
         return self.layer(images).mean(dim=(2, 3))
 
+def ending():
+    raise SystemExit(3)
+
 def raising():
     raise ValueError("no such\\nfile")
 """
@@ -132,7 +135,8 @@ def raising():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("breaking.py:raising", r"cannot make breaking\.py:raising: ValueError: no such \(.*line 15\)"),
+        ("breaking.py:raising", r"cannot make breaking\.py:raising: ValueError: no such \(.*line 18\)"),
+        ("breaking.py:ending", r"cannot make breaking\.py:ending: SystemExit: 3 \(.*line 15\)"),
         ("syntax.py:build", r"cannot make syntax\.py:build: SyntaxError: .* \(.*syntax\.py, line 1\)"),
         (
             "library.py:build",

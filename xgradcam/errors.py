@@ -26,14 +26,14 @@ def users_code(what: str) -> Iterator[None]:
         yield
     except XGradCamError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         message = error.msg if isinstance(error, SyntaxError) else str(error)
         reason = next(iter(message.splitlines()), "")
         said = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
         raise XGradCamError(f"{what}: {said}{_place_of(error)}") from error
 
 
-def _place_of(error: Exception) -> str:
+def _place_of(error: BaseException) -> str:
     """The line of code nearest to the error that is in no installed package, in brackets."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}, line {error.lineno})"
