@@ -13,11 +13,12 @@ from PIL import Image
 from torchvision import models as torchvision_models
 
 from xgradcam import models, vgg
+from xgradcam.checkpoints import read_state_dict
 from xgradcam.errors import XGradCamError
 from xgradcam.images import read_image
 from xgradcam.layers import default_layer
 from xgradcam.models import load_classifier
-from xgradcam.weights import WeightsUnavailableError, read_state_dict
+from xgradcam.weights import WeightsUnavailableError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -182,6 +183,17 @@ def test_weights_of_another_model_are_refused_with_their_keys(tmp_path, no_netwo
     ):
         load_classifier("resnet18", str(tmp_path / "a.pth"))
     assert len(read_state_dict(tmp_path / "a.pth")) == 52
+
+
+def test_weights_of_another_head_are_refused_with_the_option_for_it(tmp_path, no_network):
+    trained = load_classifier("squeezenet1_1", "none", num_classes=10).module
+    torch.save(trained.state_dict(), tmp_path / "a.pth")
+    with pytest.raises(
+        XGradCamError, match=r"\(1000,\); are they of 10 classes\? then give --num-classes 10$"
+    ):
+        load_classifier("squeezenet1_1", str(tmp_path / "a.pth"))
+    fitted = load_classifier("squeezenet1_1", str(tmp_path / "a.pth"), num_classes=10).module
+    assert torch.equal(fitted.classifier[1].weight, trained.classifier[1].weight)
 
 
 def test_the_papers_network_is_torchvisions_vgg16():

@@ -1,6 +1,5 @@
 import hashlib
 import os
-import pickle
 import socket
 import threading
 import time
@@ -10,12 +9,11 @@ from urllib.parse import urlparse
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from xgradcam import weights
 from xgradcam.errors import XGradCamError
-from xgradcam.weights import WeightsUnavailableError, fetch, fit, read_state_dict
+from xgradcam.weights import WeightsUnavailableError, fetch, fit
 
 CONTENT = os.urandom(300_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -143,109 +141,22 @@ def test_a_look_up_that_hangs_is_given_up(tmp_path, monkeypatch):
 STATE = OrderedDict(weight=torch.arange(6.0).reshape(2, 3), bias=torch.tensor([7.0, 8.0]))
 
 
-@pytest.mark.parametrize("nested", [None, "state_dict", "model", "model_state_dict"])
-@pytest.mark.parametrize("zipped", [True, False])
-@pytest.mark.parametrize("parallel", [True, False])
-def test_state_dicts_are_found(tmp_path, nested, zipped, parallel):
-    path = tmp_path / "a.pth"
-    state = OrderedDict((f"module.{key}" if parallel else key, value) for key, value in STATE.items())
-    torch.save({nested: state, "epoch": 3} if nested else state, path, _use_new_zipfile_serialization=zipped)
-    found = read_state_dict(path)
-    assert list(found) == list(STATE)
-    assert all(torch.equal(found[key], value) for key, value in STATE.items())
+class Within(nn.Module):
+    """A model with a part of this name."""
+
+    def __init__(self, name):
+        super().__init__()
+        self.add_module(name, nn.Linear(3, 2))
 
 
-def test_safetensors_are_read(tmp_path):
-    save_file(dict(STATE), tmp_path / "a.safetensors")
-    found = read_state_dict(tmp_path / "a.safetensors")
-    assert all(torch.equal(found[key], value) for key, value in STATE.items())
-
-
-class Harmful:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.path),)
-
-
-@pytest.mark.parametrize("zipped", [True, False, None])
-def test_a_pickle_that_would_run_code_is_refused(tmp_path, zipped):
-    path, trace = tmp_path / "a.pth", tmp_path / "it-ran"
-    if zipped is None:
-        path.write_bytes(pickle.dumps({"state_dict": Harmful(trace)}))
-    else:
-        torch.save({"state_dict": Harmful(trace)}, path, _use_new_zipfile_serialization=zipped)
-    with pytest.raises(
-        XGradCamError,
-        match=r"refused to read .*a\.pth: it holds more than tensors|cannot read .*a\.pth: not a check",
-    ):
-        read_state_dict(path)
-    assert not trace.exists()
-
-
-def test_a_whole_pickled_model_is_refused_with_the_remedy(tmp_path):
-    torch.save(nn.Linear(2, 2), tmp_path / "a.pth")
-    with pytest.raises(XGradCamError, match=r"torch\.save\(model\.state_dict\(\)"):
-        read_state_dict(tmp_path / "a.pth")
-
-
-@pytest.mark.parametrize("name", ["a.pth", "a.safetensors"])
-@pytest.mark.parametrize("damage", ["empty", "text", "cut", "folder", "missing"])
-def test_damaged_files_are_named(tmp_path, name, damage):
-    path = tmp_path / name
-    if name == "a.pth":
-        torch.save(STATE, path)
-    else:
-        save_file(dict(STATE), path)
-    content = path.read_bytes()
-    path.unlink()
-    if damage == "folder":
-        path.mkdir()
-    elif damage != "missing":
-        path.write_bytes(
-            {"empty": b"", "text": b"hello, I am no checkpoint", "cut": content[: len(content) // 2]}[damage]
-        )
-    with pytest.raises(XGradCamError, match=rf"cannot read weights.*{name}") as caught:
-        read_state_dict(path)
-    assert "\n" not in str(caught.value)
-
-
-def test_what_is_no_tensor_in_a_state_dict_is_passed_over(tmp_path):
-    torch.save(
-        {"weight": STATE["weight"], "bias": None, 0: STATE["bias"], "sizes": [1, 2]}, tmp_path / "a.pth"
-    )
-    assert list(read_state_dict(tmp_path / "a.pth")) == ["weight"]
-
-
-def test_a_web_page_is_no_danger_but_no_checkpoint(tmp_path):
-    (tmp_path / "a.pth").write_text("<html>please log in</html>")
-    with pytest.raises(XGradCamError, match="not a checkpoint, or a damaged one"):
-        read_state_dict(tmp_path / "a.pth")
-
-
-@pytest.mark.parametrize("content", [3, [1, 2], {}, {"epoch": 3}, {0: torch.ones(1)}])
-def test_a_file_without_state_dict_says_so(tmp_path, content):
-    torch.save(content, tmp_path / "a.pth")
-    with pytest.raises(XGradCamError, match="no state dict in"):
-        read_state_dict(tmp_path / "a.pth")
-
-
-def test_a_state_dict_under_any_name_if_it_is_the_only_one(tmp_path):
-    state = nn.Linear(2, 3).state_dict()
-    torch.save({"net": state, "epoch": 3, "optimizer": {"state": {}, "param_groups": [1]}}, tmp_path / "one")
-    assert read_state_dict(tmp_path / "one").keys() == state.keys()
-    torch.save({"net": state, "ema": state}, tmp_path / "two")
-    with pytest.raises(XGradCamError, match=r"no state dict in .*; there is: net, ema: save one"):
-        read_state_dict(tmp_path / "two")
-
-
-@pytest.mark.parametrize("prefix", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model."])
-def test_what_wraps_a_model_leaves_no_trace_in_its_names(tmp_path, prefix):
-    trained, model = nn.Sequential(nn.Linear(2, 3)), nn.Sequential(nn.Linear(2, 3))
-    torch.save({f"{prefix}{key}": value for key, value in trained.state_dict().items()}, tmp_path / "a")
-    fit(model, read_state_dict(tmp_path / "a"), "a")
-    assert torch.equal(model[0].weight, trained[0].weight)
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "net.model."]
+)
+@pytest.mark.parametrize("part", ["head", "module", "model"])
+def test_what_wraps_a_model_leaves_no_trace_in_its_names(prefix, part):
+    model = Within(part)
+    fit(model, {f"{prefix}{part}.{key}": value for key, value in STATE.items()}, "a")
+    assert torch.equal(getattr(model, part).weight, STATE["weight"])
 
 
 def test_a_name_that_the_model_has_is_no_wrapper():
@@ -253,12 +164,6 @@ def test_a_name_that_the_model_has_is_no_wrapper():
     state = {key: value for key, value in model.state_dict().items() if key.startswith("0.")}
     with pytest.raises(XGradCamError, match=r"missing: 1\.weight, 1\.bias$"):
         fit(model, state, "a")
-
-
-def test_a_scripted_archive_is_refused_with_the_remedy(tmp_path):
-    torch.jit.trace(nn.Linear(2, 3), torch.ones(1, 2)).save(tmp_path / "scripted.pt")
-    with pytest.raises(XGradCamError, match="a TorchScript archive, which holds code; save a state dict"):
-        read_state_dict(tmp_path / "scripted.pt")
 
 
 def test_fit_takes_the_tensors_without_a_copy():
@@ -278,6 +183,17 @@ def test_fit_names_what_does_not_fit():
         fit(nn.Linear(4, 2), STATE, "here")
     with pytest.raises(XGradCamError, match=r"unknown: 0, 1, 2 and 7 more"):
         fit(nn.Linear(3, 2), {**STATE, **{str(index): STATE["bias"] for index in range(10)}}, "here")
+    with pytest.raises(XGradCamError, match=r"missing: weight, bias; unknown: a\.b\.c, a\.b\.d$"):
+        fit(nn.Linear(3, 2), {"a.b.c": STATE["weight"], "a.b.d": STATE["bias"]}, "here")
+
+
+def test_fit_knows_another_number_of_classes_from_another_width():
+    with pytest.raises(XGradCamError, match="are they of 2 classes"):
+        fit(nn.Linear(3, 5), STATE, "here")
+    for model in (nn.Linear(4, 5), nn.Linear(3, 5, bias=False)):
+        with pytest.raises(XGradCamError, match="do not fit") as caught:
+            fit(model, STATE, "here")
+        assert "num-classes" not in str(caught.value)
 
 
 def test_counters_and_names_of_old_checkpoints_are_mended():

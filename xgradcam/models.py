@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam import vgg
+from xgradcam.checkpoints import read_state_dict
 from xgradcam.classifier import Classifier as Classifier
 from xgradcam.errors import XGradCamError
 from xgradcam.labels import imagenet_labels
@@ -21,7 +22,6 @@ from xgradcam.weights import (
     WeightsUnavailableError,
     fetch,
     fit,
-    read_state_dict,
     require_reachable,
 )
 

@@ -1,19 +1,15 @@
-"""Weights: read a file without running its code, fetch torchvision's, fit them to a model."""
+"""Weights: fetch torchvision's, fit a state dict to a model."""
 
 import http.client
-import pickle
 import re
 import socket
 import threading
 import urllib.error
 import urllib.request
-import warnings
-import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlparse
 
 import torch
@@ -22,9 +18,6 @@ from torch import Tensor, nn
 from xgradcam.errors import XGradCamError
 
 CONNECT_SECONDS = 6.0
-NESTED_UNDER = ("state_dict", "model_state_dict", "model")
-# Of DataParallel, of torch.compile, and of the one inside the other.
-WRAPPERS = ("module.", "_orig_mod.", "module.")
 
 Report = Callable[[str], None]
 
@@ -33,74 +26,31 @@ class WeightsUnavailableError(XGradCamError):
     """Weights that are neither cached nor reachable."""
 
 
-def read_state_dict(path: Path) -> Mapping[str, Tensor]:
-    """The named tensors in a checkpoint (`.pth`, `.safetensors`, ...), mapped into memory where that can be.
-
-    A state dict nested under `state_dict`, `model_state_dict`, `model`, or any other name if it is the only
-    one, is found; the prefixes of DataParallel, `module.`, and of torch.compile, `_orig_mod.`, are removed.
-    Only tensors are read: a pickle that would run code is refused with XGradCamError.
-    """
-    try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise XGradCamError(f"cannot read weights {path}: {error.strerror}") from None
-    loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    for key in NESTED_UNDER:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    tensors = _tensors_in(loaded)
-    if not tensors:
-        nested = {key: value for key, value in _items(loaded) if _tensors_in(value)}
-        if len(nested) != 1:
-            names = f"; there is: {', '.join(map(str, loaded))}" if isinstance(loaded, Mapping) else ""
-            raise XGradCamError(
-                f"no state dict in {path}{names}: save one with torch.save(model.state_dict(), ...)"
-            )
-        (loaded,) = nested.values()
-        tensors = _tensors_in(loaded)
-    for prefix in WRAPPERS:
-        if all(key.startswith(prefix) for key in tensors):
-            tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
-    state = OrderedDict(tensors)
-    # Keeps the versions by which modules read checkpoints of older layouts.
-    state._metadata = getattr(loaded, "_metadata", None)  # type: ignore[attr-defined]
-    return state
-
-
-def _items(loaded: Any) -> Iterable[tuple[Any, Any]]:
-    return loaded.items() if isinstance(loaded, Mapping) else ()
-
-
-def _tensors_in(loaded: Any) -> dict[str, Tensor]:
-    return {key: value for key, value in _items(loaded) if isinstance(key, str) and isinstance(value, Tensor)}
-
-
 def fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Give the tensors of `state` to the model, without a copy where the number type is the model's.
 
-    If all their names begin with one more name, as where the model was a part of what was saved, it is left
-    out: `model.` of Lightning's checkpoints.
+    First names that all of them share and the model does not have are left out, as where the model was a
+    part of what was saved: `module.` of DataParallel, `_orig_mod.` of torch.compile, `model.` of Lightning.
     Raises XGradCamError that names the keys which are missing, unknown, or of another shape.
     """
     wanted = model.state_dict()
     state = _in_the_models_terms(_unwrapped(state, wanted), wanted)
+    shapes = {
+        key: (tuple(state[key].shape), tuple(wanted[key].shape))
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
+    }
     problems = [
         *_named("missing", (key for key in wanted if key not in state)),
         *_named("unknown", (key for key in state if key not in wanted)),
         *_named(
-            "of another shape",
-            (
-                f"{key} {tuple(state[key].shape)}, the model's is {tuple(wanted[key].shape)}"
-                for key in wanted
-                if key in state and state[key].shape != wanted[key].shape
-            ),
+            "of another shape", (f"{key} {has}, the model's is {its}" for key, (has, its) in shapes.items())
         ),
     ]
     if problems:
-        raise XGradCamError(
-            f"weights of {source} do not fit this {type(model).__name__}: {'; '.join(problems)}"
-        )
+        remedy = _other_head(shapes) if state.keys() == wanted.keys() else ()
+        reason = "; ".join([*problems, *remedy])
+        raise XGradCamError(f"weights of {source} do not fit this {type(model).__name__}: {reason}")
     model.load_state_dict(state, assign=True)
 
 
@@ -161,49 +111,15 @@ def require_reachable(url: str) -> None:
         raise WeightsUnavailableError(f"{host}: {_reason(outcome[0])}")
 
 
-def _read_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise XGradCamError(f"cannot read weights {path}: {error}") from None
-
-
-def _read_pickle(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings():
-            # torch warns of other pickle protocols; what it cannot read, it refuses.
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        if re.search("Unsupported (global|class)|GLOBAL ", str(error)):
-            raise XGradCamError(
-                f"refused to read {path}: it holds more than tensors, and reading that could run code; "
-                "save a state dict: torch.save(model.state_dict(), ...)"
-            ) from None
-        raise XGradCamError(f"cannot read weights {path}: not a checkpoint, or a damaged one") from None
-    # A damaged file makes torch raise many kinds of error.
-    except Exception as error:
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
-        if "TorchScript" in first_line:
-            raise XGradCamError(
-                f"refused to read {path}: a TorchScript archive, which holds code; save a state dict: "
-                "torch.save(model.state_dict(), ...)"
-            ) from None
-        raise XGradCamError(f"cannot read weights {path}: damaged? ({first_line})") from None
-
-
 def _unwrapped(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The state without a first name that all of its tensors share and none of the model's has."""
-    first, dot, _ = next(iter(state), "").partition(".")
-    prefix = first + dot
-    if not dot or not all(key.startswith(prefix) for key in state):
-        return state
-    if any(key.startswith(prefix) for key in wanted):
-        return state
-    return OrderedDict((key.removeprefix(prefix), value) for key, value in state.items())
+    """The state without the first names, shared by all of its tensors, that keep them from the model's."""
+    unwrapped = state
+    while not unwrapped.keys() & wanted.keys():
+        first, dot, _ = next(iter(unwrapped), "").partition(".")
+        if not dot or not all(key.startswith(first + dot) for key in unwrapped):
+            return state
+        unwrapped = {key.removeprefix(first + dot): value for key, value in unwrapped.items()}
+    return unwrapped
 
 
 def _in_the_models_terms(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -225,6 +141,14 @@ def _named(what: str, keys: Iterable[str]) -> Iterator[str]:
     if listed:
         more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
         yield f"{what}: {', '.join(listed[:3])}{more}"
+
+
+def _other_head(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> Iterator[str]:
+    """What to do where only the number of outputs is another; the shapes are the state's and the model's."""
+    outputs = {(has[:1], its[:1]) for has, its in shapes.values()}
+    if len(outputs) == 1 and all(has[1:] == its[1:] for has, its in shapes.values()):
+        ((classes,), _its) = outputs.pop()
+        yield f"are they of {classes} classes? then give --num-classes {classes}"
 
 
 @contextmanager
