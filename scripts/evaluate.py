@@ -232,6 +232,8 @@ def _question(
     found = boxes.get(Path(photo.path).name)
     shape = (photograph.shape[0], photograph.shape[1])
     region = None if found is None else region_of(found, shape, classifier.framing(arguments.crop))
+    if region is not None and not region.any():  # cropped away: no map could point at it
+        region = None
     return Question(
         classifier.module, inputs, target, classifier.output, region, arguments.steps, arguments.removed
     )

@@ -311,7 +311,7 @@ def test_resume_leaves_no_picture_of_a_class_that_a_changed_photograph_has_no_mo
     assert all(after[name] == before[name] for name in before if name.startswith("b"))
 
 
-def test_a_record_that_names_files_outside_of_its_folder_deletes_none_of_them(photos):
+def test_a_record_that_was_changed_is_made_anew_and_deletes_nothing_outside_of_the_folder(photos, capsys):
     arguments = ["--image-path", "photos/a.jpg", "photos/b.jpg", "--output-dir", "out", *BUNDLED]
     main(arguments)
     precious = Path("precious.jpg")
@@ -319,10 +319,67 @@ def test_a_record_that_names_files_outside_of_its_folder_deletes_none_of_them(ph
     lines = Path("out/xgrad-cam.jsonl").read_text().splitlines()
     changed = json.loads(lines[1])
     changed["records"][0]["files"]["grad-cam"] = "../precious.jpg"
-    for line in (changed | {"bytes": 0}, changed | {"records": 3}, changed | {"records": [{}]}):
+    complete = json.loads(lines[1])
+    capsys.readouterr()
+    for line in (
+        changed,
+        changed | {"bytes": 0},
+        *(
+            {**complete, "records": records}
+            for records in (3, [3], [{}], [{"files": 3}], [{"files": {"a": 3}}])
+        ),
+        {**complete, "image": ["photographs"]},
+        {**complete, "image": 3},
+        {key: value for key, value in complete.items() if key != "records"},
+        {},
+    ):
         Path("out/xgrad-cam.jsonl").write_text("\n".join([lines[0], json.dumps(line), lines[2]]) + "\n")
         assert main([*arguments, "--resume"]) == 0
+        assert "1 photograph explained, 0 failed, 1 complete before" in capsys.readouterr().err
         assert precious.exists()
+        assert [json.loads(line)["image"] for line in written()] == ["photos/b.jpg", "photos/a.jpg"]
+
+
+def written():
+    """The lines of the record but its first."""
+    return Path("out/xgrad-cam.jsonl").read_text().splitlines()[1:]
+
+
+def test_a_photograph_that_is_added_never_overwrites_one_that_is_there(photos):
+    """With it the other photograph's pictures get another name."""
+    arguments = ["--target-index", "285", "--output-dir", "out", *BUNDLED]
+    main(["--image-path", "photos/b.jpg", "photos/a.jpg", *arguments])
+    added = ["photos/b.jpg", "photos/a.jpg", "photos/below/a.jpg"]
+    assert main(["--image-path", *added, *arguments, "--resume"]) == 0
+    assert main(["--image-path", *added, *arguments, "--output-dir", "whole"]) == 0
+    pictures = [{n: c for n, c in tree(folder).items() if n.endswith(".jpg")} for folder in ("out", "whole")]
+    assert pictures[0] == pictures[1]
+    assert len(written()) == 3
+
+
+def test_what_is_stale_goes_also_after_the_next_run_was_interrupted(photos, monkeypatch):
+    arguments = ["--image-path", "photos/b.jpg", "photos/a.jpg", "--output-dir", "out", "--batch-size", "1"]
+    main([*arguments, *BUNDLED])
+    stale = {f"{name}_{kind}.jpg" for name in ("a_285", "b_967") for kind in ("cam", "X_cam")}
+    assert stale < tree("out").keys()
+    shutil.copy(EXAMPLES / "cat.jpg", "photos/b.jpg")
+    shutil.copy(EXAMPLES / "coffee.jpg", "photos/a.jpg")
+    write, calls = Results.write, []
+
+    def interrupted(self, source, *rest):
+        calls.append(source)
+        if source.path == "photos/a.jpg":
+            raise KeyboardInterrupt
+        return write(self, source, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Results, "write", interrupted)
+        assert main([*arguments, *BUNDLED, "--resume"]) == 130
+    assert len(calls) == 2
+    assert stale & tree("out").keys() == {"a_285_cam.jpg", "a_285_X_cam.jpg"}
+    assert main([*arguments, *BUNDLED, "--resume"]) == 0
+    assert not stale & tree("out").keys()
+    assert len(written()) == 2
 
 
 def test_resume_takes_photographs_that_have_been_added(photos, capsys):
@@ -334,8 +391,9 @@ def test_resume_takes_photographs_that_have_been_added(photos, capsys):
     added = ["photos/below/a.jpg", "photos/a.jpg", "photos/b.jpg"]
     assert main(["--image-path", *added, *arguments, "--resume"]) == 0
     out, err = capsys.readouterr()
-    assert out.count("class 285") == 1
-    assert "1 photograph explained, 0 failed, 2 complete before" in err
+    # The two of one name are told apart from now on.
+    assert out.count("class 285") == 2
+    assert "2 photographs explained, 0 failed, 1 complete before" in err
     assert len(list(Path("out").rglob("*X_cam.jpg"))) == 3
 
 

@@ -1,3 +1,5 @@
+from collections import namedtuple
+
 import pytest
 import torch
 from conftest import TinyNet
@@ -20,6 +22,16 @@ def test_an_entry_may_be_a_number(batch):
     model = Both()
     found = explain(model, batch, "net.features.4", output=1)
     assert torch.equal(found.logits, explain(model, batch, "net.features.4", output="1").logits)
+
+
+def test_an_entry_of_a_named_tuple_has_a_name_and_a_position():
+    both = namedtuple("Both", ("logits", "features"))(torch.zeros(2, 3), torch.ones(2, 5))
+    for entry in (0, "0", "logits"):
+        assert logits_of(both, entry) is both.logits
+    assert logits_of(both, 1) is both.features
+    for entry in (2, "2", -1, "score"):
+        with pytest.raises(XGradCamError, match=f"no output {entry!r}: .* a Both with logits, features"):
+            logits_of(both, entry)
 
 
 def test_targets():

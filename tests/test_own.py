@@ -1,4 +1,5 @@
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from xgradcam.cli.proof_verify import main as proof_verify
+from xgradcam.cli.xgrad_cam import WORTH_PREPARING
 from xgradcam.cli.xgrad_cam import main as xgrad_cam
 from xgradcam.errors import XGradCamError
 from xgradcam.models import load_classifier
@@ -173,12 +175,32 @@ def test_code_that_breaks_on_this_photograph_alone_is_no_verdict(both, capsys):
     assert re.search(r"(?s)Traceback.*late\.py.*NameError.*error: unforeseen", error)
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_an_own_model_of_another_number_type(dtype, both):
-    Path("typed.py").write_text(f"import torch\nfrom own_net import Net\nmodel = Net().to({dtype})\n")
-    arguments = ["--image-path", str(both), "--model", "typed.py:model", "--input-size", "32"]
-    assert xgrad_cam(arguments) == 0
-    assert Path("X_cam.jpg").exists()
+AVERAGING = """
+import torch
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(3, 8, 3, 2, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+        )
+        self.to({dtype})
+"""
+
+
+@pytest.mark.parametrize("count", [1, WORTH_PREPARING])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_an_own_model_of_another_number_type(dtype, count, both):
+    Path("typed.py").write_text(AVERAGING.format(dtype=dtype))
+    photographs = [f"{index}.jpg" for index in range(count)]
+    for path in photographs:
+        shutil.copy(both, path)
+    arguments = ["--model", "typed.py:Net", "--input-size", "32", "--method", "all", "--axioms"]
+    assert xgrad_cam(["--image-path", *photographs, "--output-dir", "out", *arguments]) == 0
+    # CAM applies to a network that averages, in every number type.
+    for kind in ("X_cam", "linear-cam", "score-cam"):
+        assert len(list(Path("out").rglob(f"*{kind}.jpg"))) == count
 
 
 def test_another_number_of_classes_for_a_known_model(tmp_path):

@@ -1,39 +1,56 @@
 """The record of a run, a line of JSON for each photograph, by which an interrupted run goes on."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 from xgradcam.errors import CannotWriteError, XGradCamError
-from xgradcam.photographs import STDIN, state_of
+from xgradcam.photographs import STDIN, Source, state_of
 from xgradcam.results import files_of
 
 NAME = "xgrad-cam.jsonl"
+# What a line of another's making may raise where it is looked into.
+MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
 
 
 class Journal:
     """The file `xgrad-cam.jsonl` of a run's folder; a context that is written to photograph by photograph.
 
-    Its first line is the run's settings. Raises XGradCamError where it cannot be written, or where a run is
-    to go on that had other settings.
+    Its first line is the run's settings. sources: the photographs of the run. Raises XGradCamError where it
+    cannot be written, or where a run is to go on that had other settings.
     """
 
-    def __init__(self, folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
+    def __init__(
+        self, folder: Path, settings: Mapping[str, Any], sources: Sequence[Source], resume: bool
+    ) -> None:
         self.path = folder / NAME
         self.folder = folder
-        lines = self._read() if resume else []
-        if lines:
-            _require_same(lines[0], settings, self.path)
-        complete = [line for line in lines[1:] if self._is_complete(line)]
-        self._begin = [dict(settings), *complete]
-        # The files of the photographs to come, of which some may be of classes that are no more the highest.
-        self._stale = {line.get("image"): _files_in(line) for line in lines[1:] if line not in complete}
-        self._named = {name for line in complete for name in _files_in(line)}
+        before = self._read() if resume else []
+        if before:
+            _require_same(before[0], settings, self.path)
+        stems = {source.path: source.stem.as_posix() for source in sources if source.path != STDIN}
+        lines = _of_photographs(before)
+        latest = {line["image"]: line for line in lines}
+        complete = {image: line for image, line in latest.items() if self._is_complete(line, stems)}
         self.done: dict[str, list[dict[str, Any]]] = {
-            line["image"]: line["records"] for line in self._begin[1:]
+            image: line["records"] for image, line in complete.items()
         }
+        # The files that photographs have of their own now, and those that they had: of a class that is no
+        # more the highest, of another stem. What is another's now must stay, so they go when all is written.
+        self._named = {name for line in complete.values() for name in _files_in(line)}
+        self._stale: defaultdict[str, set[str]] = defaultdict(set)
+        self._begin = [dict(settings)]
+        for line in lines:
+            left = {name for name in _files_in(line) - self._named if self._has(name)}
+            if left and line is not complete.get(line["image"]):
+                self._stale[line["image"]] |= left
+                self._begin.append(line)
+        self._begin += complete.values()
+        self._added: set[str] = set()
         self._file: TextIO | None = None
 
     def __enter__(self) -> "Journal":
@@ -44,10 +61,17 @@ class Journal:
     ) -> None:
         if self._file is not None:
             self._file.close()
+        replaced = self._added & self._stale.keys()
+        if replaced:
+            # What cannot be deleted stays in the record, to be tried again.
+            with suppress(OSError, XGradCamError):
+                for name in set().union(*map(self._stale.__getitem__, replaced)) - self._named:
+                    (self.folder / name).unlink(missing_ok=True)
+                self._write(self._latest(replaced))
 
-    def add(self, image: str, state: Mapping[str, int], records: Sequence[Mapping[str, Any]]) -> None:
+    def add(self, source: Source, state: Mapping[str, int], records: Sequence[Mapping[str, Any]]) -> None:
         """Note that all files of a photograph, which was in this state when it was read, are there."""
-        line = {"image": image, **state, "records": records}
+        line = {"image": source.path, "stem": source.stem.as_posix(), **state, "records": records}
         if self._file is not None and not self.path.exists():
             raise CannotWriteError(f"{self.path} has gone during the run: was the folder moved or emptied?")
         try:
@@ -55,25 +79,36 @@ class Journal:
                 self._file = self._started()
             self._file.write(json.dumps(line) + "\n")
             self._file.flush()
-            self._named |= _files_in(line)
-            for name in self._stale.pop(image, set()) - self._named:
-                if (self.folder / name).resolve().is_relative_to(self.folder.resolve()):
-                    (self.folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise CannotWriteError(f"cannot write {self.path}: {error.strerror}") from None
+        self._added.add(source.path)
+        self._named |= _files_in(line)
 
     def _started(self) -> TextIO:
         """The file, anew: a line that was cut off, or whose files have gone, is not left in it."""
+        self._write(self._begin)
+        return self.path.open("a", encoding="utf-8")
+
+    def _write(self, lines: Iterable[Mapping[str, Any]]) -> None:
         aside = self.path.with_name(f".{NAME}.part")
         with aside.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in self._begin)
+            file.writelines(json.dumps(line) + "\n" for line in lines)
         aside.replace(self.path)
-        return self.path.open("a", encoding="utf-8")
+
+    def _latest(self, images: Container[str]) -> Iterator[Mapping[str, Any]]:
+        """All lines but the earlier ones of these images."""
+        settings, *lines = self._read()
+        latest = {line["image"]: line for line in lines}
+        yield settings
+        for line in lines:
+            if line["image"] not in images or line is latest[line["image"]]:
+                yield line
 
     def records(self) -> list[dict[str, Any]]:
         """All records of the run so far, those of photographs that were complete before first."""
-        lines = {line["image"]: line["records"] for line in self._read()[1:]}
-        return [record for records in lines.values() for record in records]
+        there = self._added | self.done.keys()
+        lines = {line["image"]: line["records"] for line in _of_photographs(self._read())}
+        return [record for image, records in lines.items() if image in there for record in records]
 
     def _read(self) -> list[dict[str, Any]]:
         try:
@@ -90,25 +125,32 @@ class Journal:
                 continue
         return [line for line in lines if isinstance(line, dict)]
 
-    def _is_complete(self, line: Mapping[str, Any]) -> bool:
-        files = _files_in(line)
+    def _is_complete(self, line: Mapping[str, Any], stems: Mapping[str, str]) -> bool:
+        image = line["image"]
         try:
-            same = all(line[key] == value for key, value in state_of(line["image"]).items())
-        except (KeyError, TypeError):
+            same = all(line[key] == value for key, value in state_of(image).items())
+            files = [name for record in line["records"] for name in files_of(record)]
+            named = bool(files) and all(map(self._has, files))
+            return same and named and line["stem"] == stems.get(image)
+        except MALFORMED:
             return False
-        return (
-            same
-            and "records" in line
-            and line["image"] != STDIN
-            and all((self.folder / name).is_file() for name in files)
-        )
+
+    def _has(self, name: str) -> bool:
+        """Whether there is a file of this name, in the folder."""
+        path = self.folder / name
+        return path.is_file() and path.resolve().is_relative_to(self.folder.resolve())
+
+
+def _of_photographs(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines without the settings, and without what no photograph wrote."""
+    return [line for line in lines[1:] if isinstance(line.get("image"), str)]
 
 
 def _files_in(line: Mapping[str, Any]) -> set[str]:
     """The files that a line of the record names; none where it is no such line."""
     try:
-        return {name for record in line["records"] for name in files_of(record)}
-    except (AttributeError, KeyError, TypeError):
+        return {name for record in line["records"] for name in files_of(record) if isinstance(name, str)}
+    except MALFORMED:
         return set()
 
 

@@ -44,6 +44,7 @@ def _reads_averages(evidence: Evidence) -> bool:
         return False
     for sample, maps in enumerate(evidence.activation):
         far = torch.stack([torch.zeros_like(maps), 2 * maps, -maps, maps.roll(1, 0), -2 * maps.roll(2, 0)])
+        far = far.to(probe.recording.activation.dtype)
         found, score = probe.scores_of_maps(sample, far), probe.score[sample].detach()
         change = (gradient[sample] * (far - maps)).sum(dim=(1, 2, 3))
         size = score.abs() + found.abs() + (gradient[sample] * far).abs().sum(dim=(1, 2, 3))

@@ -94,7 +94,7 @@ def _explain(arguments: argparse.Namespace) -> int:
             methods.remove(ABLATION_CAM)
             if not arguments.quiet:
                 note(PROG, f"note: left out: {ABLATION_CAM}: {BF16} rounds differences of scores away")
-    with nullcontext() if plain else _journal(arguments, results, methods) as journal:
+    with nullcontext() if plain else _journal(arguments, results, methods, sources) as journal:
         for source in sources:
             talk.add_earlier(journal.done.get(source.path) if journal else None)
         job = _job(arguments, talk, results, methods, alone)
@@ -162,7 +162,8 @@ def _prepare(results: "Results") -> None:
     keep_freed_memory()
     classifier = results.classifier
     noise = torch.randn(1, 3, *classifier.size, generator=torch.Generator().manual_seed(0))
-    fold_batch_norms(classifier.module, noise.to(classifier.device()), results.layers)
+    inputs = classifier.like_weights(noise).to(classifier.device())
+    fold_batch_norms(classifier.module, inputs, results.layers)
 
 
 def _work(
@@ -181,7 +182,7 @@ def _work(
         try:
             for outcome in outcomes:
                 if journal is not None and not outcome.problem:
-                    journal.add(outcome.source.path, outcome.state, outcome.records)
+                    journal.add(outcome.source, outcome.state, outcome.records)
                 talk.tell(outcome.source, outcome.records, outcome.problem)
                 bar.update()
         except KeyboardInterrupt:
@@ -294,7 +295,9 @@ def _files_of_the_model(arguments: argparse.Namespace) -> list[str]:
     return [code, arguments.weights, str(arguments.labels)]
 
 
-def _journal(arguments: argparse.Namespace, results: "Results", methods: Sequence[str]) -> "Journal":
+def _journal(
+    arguments: argparse.Namespace, results: "Results", methods: Sequence[str], sources: "Sequence[Source]"
+) -> "Journal":
     from xgradcam.files import make_folder
     from xgradcam.journal import Journal
     from xgradcam.photographs import state_of
@@ -331,4 +334,4 @@ def _journal(arguments: argparse.Namespace, results: "Results", methods: Sequenc
             )
         },
     }
-    return Journal(arguments.output_dir, settings, arguments.resume)
+    return Journal(arguments.output_dir, settings, sources, arguments.resume)
