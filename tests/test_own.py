@@ -161,18 +161,20 @@ def test_what_the_users_code_raises_is_one_line_of_the_commands(name, message, c
     assert re.search(f"error: .*{message}$", line)
 
 
-def test_code_that_breaks_on_this_photograph_alone_is_no_verdict(both, capsys):
-    """Exit code 1 of proof-verify would say that Eq. 5 does not hold."""
+@pytest.mark.parametrize("breaking", ["undefined", "exit(0)"])
+def test_code_that_breaks_on_this_photograph_alone_is_no_verdict(breaking, both, capsys):
+    """Exit code 1 of proof-verify would say that Eq. 5 does not hold, and 0 that it does."""
     Path("late.py").write_text(
         "from own_net import Net\n"
         "class Late(Net):\n"
         "    def forward(self, images):\n"
-        "        return super().forward(images) if images.std() == 0 else undefined\n"
+        "        return super().forward(images) if images.std() == 0 else "
+        f"{breaking}\n"
     )
     grey = ("--mean", "0", "0", "0", "--std", "1", "1", "1", "--input-size", "32")
     assert proof_verify(["--image-path", str(both), "--model", "late.py:Late", *grey]) == 2
     error = capsys.readouterr().err
-    assert re.search(r"(?s)Traceback.*late\.py.*NameError.*error: unforeseen", error)
+    assert re.search(r"(?s)Traceback.*late\.py.*(NameError|SystemExit).*error: unforeseen", error)
 
 
 AVERAGING = """

@@ -61,6 +61,48 @@ def test_what_cannot_reset_itself_is_drawn_as_it_is_spread():
     assert changed.alone.item() == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize(
+    "normed",
+    [nn.utils.weight_norm, nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm],
+)
+def test_weights_that_are_computed_from_others_are_randomised_too(normed):
+    torch.manual_seed(0)
+    net = (
+        nn.Sequential(normed(nn.Conv2d(3, 8, 3)), nn.ReLU(), normed(nn.Linear(6, 4)))
+        .eval()
+        .requires_grad_(False)
+    )
+    inputs = torch.rand(2, 3, 8, 8)
+    net(inputs)  # as the old way computes weights when the module is called
+    before = [net[0](inputs), net[2].weight.clone()]
+    found = [(name, changed) for name, changed in randomised(net, inputs)]
+    assert [name for name, _ in found] == with_parameters(net)[::-1] == ["2", "0"]
+    changed = found[-1][1]
+    with torch.no_grad():
+        after = [changed[0](inputs), changed[2].weight]
+    for old, new in zip(before, after, strict=True):
+        assert abs(torch.corrcoef(torch.stack([old.flatten(), new.flatten()]))[0, 1]) < 0.9
+        assert 0.1 < new.norm() / old.norm() < 10
+
+
+def test_batch_norms_without_parameters_have_the_statistics_of_what_they_are_given(batch):
+    net = nn.Sequential(
+        nn.BatchNorm2d(3, affine=False), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False), nn.Flatten()
+    )
+    net = net.double().eval()
+    ((_, changed),) = randomised(net, batch)
+    given = changed[:2](batch)
+    torch.testing.assert_close(changed[2].running_var, given.var((0, 2, 3), correction=0))
+    assert changed[0].running_mean.tolist() == [0, 0, 0]
+
+
+def test_one_value_has_no_variance():
+    net = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).eval()
+    for _, changed in randomised(net, torch.rand(1, 3)):
+        assert changed[1].running_var.tolist() == [1, 1, 1, 1]
+
+
 def test_only_the_counts_asked_for_are_stopped_at(net, batch):
     stopped = {
         name: changed.state_dict()["features.3.weight"].clone() for name, changed in randomised(net, batch)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from xgradcam.capture import borrowed
 
@@ -21,61 +22,76 @@ def randomised(
 
     Cascading: what was randomised stays so. The modules' order is that of their definition, which is that of
     the computation in the networks of torchvision and timm. The weights of convolutions and linear layers are
-    drawn as He et al. 2015 do, others as the module draws them, or, where it does not know how, from a normal
-    distribution of their own mean and deviation. A batch norm that was randomised has the statistics of
-    `inputs` (N, ...), so that values keep their size however deep the network is: with those of nothing, as
-    it begins its training, they would vanish. counts: of random modules, at which to stop by; None: all.
+    drawn as He et al. 2015 do, also those computed by a parametrisation, others as the module draws them, or,
+    where it does not know how, from a normal distribution of their own mean and deviation. A batch norm from
+    there on has the statistics of `inputs` (N, ...), so that values keep their size however deep the network
+    is: with those of nothing, as it begins its training, they would vanish. counts: of random modules, at
+    which to stop by; None: all.
     The same copy each time: use it before the next. The model itself is left alone.
     """
     changed = copy.deepcopy(model)
+    _unparametrise(changed)
     modules = dict(changed.named_modules())
-    drawn: list[nn.Module] = []
+    order = list(modules)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         state = torch.get_rng_state()
-    for name in reversed(with_parameters(model)):
+    for count, name in enumerate(reversed(with_parameters(changed)), 1):
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.set_rng_state(state)
             _draw(modules[name])
             state = torch.get_rng_state()
-        drawn.append(modules[name])
-        if counts is None or len(drawn) in counts:
-            _estimate_statistics(changed, drawn, inputs)
+        if counts is None or count in counts:
+            _estimate_statistics(changed, [modules[later] for later in order[order.index(name) :]], inputs)
             yield name, changed
 
 
 def with_parameters(model: nn.Module) -> list[str]:
     """The names of the modules that have parameters of their own, in the order of their definition."""
     return [
-        name for name, module in model.named_modules() if next(module.parameters(False), None) is not None
+        name
+        for name, module in model.named_modules()
+        if (next(module.parameters(False), None) is not None or is_parametrized(module))
+        and "parametrizations" not in name.split(".")
     ]
 
 
+def _unparametrise(model: nn.Module) -> None:
+    """Make parameters of the weights that parametrisations compute."""
+    for module in list(model.modules()):
+        for name in list(getattr(module, "parametrizations", ())):
+            module.requires_grad_(True)  # else what several tensors make becomes no parameter
+            remove_parametrizations(module, name)
+            module.requires_grad_(False)
+
+
 def _draw(module: nn.Module) -> None:
-    if isinstance(module, (nn.Linear, _ConvNd)):
-        nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-        return
+    has_kernel = isinstance(module, (nn.Linear, _ConvNd))
     reset = getattr(module, "reset_parameters", None)
-    if reset is not None:
+    if reset is not None and not has_kernel:
         reset()
         return
-    for parameter in module.parameters(recurse=False):
-        drawn = torch.randn(parameter.shape, dtype=torch.float64)
-        parameter.copy_(parameter.mean() + parameter.std(correction=0) * drawn.to(parameter))
+    for name, parameter in module.named_parameters(recurse=False):
+        if has_kernel and name == "weight":
+            nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+        elif has_kernel and name == "bias":
+            nn.init.zeros_(parameter)
+        else:
+            drawn = torch.randn(parameter.shape, dtype=torch.float64)
+            parameter.copy_(parameter.mean() + parameter.std(correction=0) * drawn.to(parameter))
 
 
-def _estimate_statistics(model: nn.Module, drawn: Sequence[nn.Module], inputs: Tensor) -> None:
-    """Give the batch norms among `drawn` the means and variances of what they are given for these inputs."""
+def _estimate_statistics(model: nn.Module, modules: Sequence[nn.Module], inputs: Tensor) -> None:
+    """Give the batch norms among these modules the means and variances of what they get for `inputs`."""
 
     def estimate(norm: nn.Module, given: tuple[Tensor]) -> None:
         if isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None:
             places = [0, *range(2, given[0].ndim)]
-            norm.running_mean.copy_(given[0].mean(places))
-            norm.running_var.copy_(given[0].var(places, correction=0))
+            if given[0].numel() > given[0].shape[1]:  # else of each channel there is but one value
+                norm.running_mean.copy_(given[0].mean(places))
+                norm.running_var.copy_(given[0].var(places, correction=0))
 
-    handles = [module.register_forward_pre_hook(estimate) for module in drawn]
+    handles = [module.register_forward_pre_hook(estimate) for module in modules]
     try:
         with borrowed(model):
             model(inputs)

@@ -109,7 +109,7 @@ def add_model_arguments(parser: Parser, layer_help: str, many: dict[str, Any]) -
     model.add_argument("--model", metavar="NAME", help=MODEL_HELP)
     model.add_argument(
         "--weights", metavar="FILE|default|none", default="default",
-        help="a state dict (.pth, .safetensors), the model's ImageNet weights (default), or none (random)",
+        help="a checkpoint (.pth, .safetensors), the model's ImageNet weights (default), or none (random)",
     )  # fmt: skip
     model.add_argument("--target-layer", metavar="NAME", **many, help=layer_help)
     model.add_argument("--list-layers", action="store_true", help="show the model's layers and end")
@@ -171,7 +171,8 @@ def run(prog: str, work: Callable[[], int]) -> int:
         # Who read our output has gone; Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
-    except Exception as error:
+    # A model's code may end the program, and would with an exit code of its own.
+    except (Exception, SystemExit) as error:
         if isinstance(error, OSError) and error.filename is None and error.errno in NO_OUTPUT:
             print(f"{prog}: error: cannot write the output: {error.strerror}", file=sys.stderr)
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
