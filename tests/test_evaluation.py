@@ -160,6 +160,22 @@ def test_a_photograph_that_cannot_be_read_is_passed_over_and_named(script, folde
     assert "none of the photographs can be read" in capsys.readouterr().err
 
 
+def test_a_box_that_the_crop_leaves_out_is_not_asked_for(script, folder):
+    boxes = json.loads(Path("boxes.json").read_text())
+    boxes["annotations"][0]["bbox"] = [0, 0, 2, 2]
+    Path("boxes.json").write_text(json.dumps(boxes))
+    arguments = [
+        *("photos", "--steps", "4", "--removed", "0.5", "--boxes", "boxes.json", "--randomise", "0"),
+        *("--method", "grad-cam", "--target-layer", "bn2"),
+    ]
+    energy = ("bn2", "grad-cam", "energy")
+    assert script.main(arguments) == 0
+    assert rows()[energy]["photographs"] == "1"
+    assert script.main([*arguments, "--crop"]) == 0
+    assert rows()["bn2", "grad-cam", "drop"]["photographs"] == "2"
+    assert energy not in rows()
+
+
 def test_the_class_is_that_of_the_folder_or_what_the_network_says(script, folder):
     arguments = script._parser().parse_args(RUN)
     classifier = load_classifier("pooled.py:Pooled", size=(32, 32), labels=["ant", "big dog", "cup", "d"])
