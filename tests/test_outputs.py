@@ -29,7 +29,7 @@ def test_an_entry_of_a_named_tuple_has_a_name_and_a_position():
     for entry in (0, "0", "logits"):
         assert logits_of(both, entry) is both.logits
     assert logits_of(both, 1) is both.features
-    for entry in (2, "2", -1, "score"):
+    for entry in (2, "2", -1, "²", "score"):
         with pytest.raises(XGradCamError, match=f"no output {entry!r}: .* a Both with logits, features"):
             logits_of(both, entry)
 

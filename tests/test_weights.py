@@ -149,6 +149,21 @@ class Within(nn.Module):
         self.add_module(name, nn.Linear(3, 2))
 
 
+def test_what_was_saved_beside_the_model_is_left_out():
+    model = nn.Linear(3, 2)
+    averaged = torch.optim.swa_utils.AveragedModel(model)
+    averaged.module.weight.data.fill_(5)
+    fit(model, averaged.state_dict(), "a")
+    assert torch.equal(model.weight, torch.full((2, 3), 5.0))
+    other = nn.Linear(3, 2)
+    lightning = {f"model.{key}": value for key, value in other.state_dict().items()}
+    fit(model, {**lightning, "criterion.weight": torch.ones(2)}, "a")
+    assert torch.equal(model.weight, other.weight)
+    # Which of two is meant nobody says.
+    with pytest.raises(XGradCamError, match=r"missing: weight, bias; unknown: model\.weight"):
+        fit(model, {**lightning, **{f"ema.{key}": value for key, value in other.state_dict().items()}}, "a")
+
+
 @pytest.mark.parametrize(
     "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "net.model."]
 )

@@ -5,13 +5,13 @@ import re
 import warnings
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
+from torch.serialization import safe_globals
 
 from xgradcam.errors import XGradCamError
 
@@ -24,7 +24,7 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
 
     A state dict nested under `state_dict`, `model_state_dict`, `model`, or any other name if it is the only
     one, is found, and so are the tensors of a pickled model. Only tensors are read, and no code that a pickle
-    may hold is run. Raises XGradCamError for what is no checkpoint, or has no state dict.
+    may hold is run. Raises XGradCamError for what is no checkpoint, or has no state dict, or several.
     """
     try:
         with path.open("rb"):
@@ -32,27 +32,38 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
     except OSError as error:
         raise XGradCamError(f"cannot read weights {path}: {error.strerror}") from None
     loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    for key in NESTED_UNDER:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping | _Unread):
-            loaded = loaded[key]
-    entries = loaded if isinstance(loaded, Mapping) else {}
-    # What modules keep beside their tensors may hold more of them.
-    nested = [
-        value
-        for key, value in entries.items()
-        if _tensors_in(value) and not str(key).endswith("_extra_state")
-    ]
-    # Beside a state dict a tensor is something else, as the best accuracy so far.
-    if len(nested) == 1:
-        (loaded,) = nested
-    tensors = _tensors_in(loaded)
-    if not tensors or len(nested) > 1:
-        names = f"; there is: {', '.join(map(str, entries))}" if entries else ""
+    try:
+        found = _state_dicts_in(loaded)
+        states = [(name, holder, _tensors_in(holder)) for name, holder in found]
+    except (AttributeError, RecursionError, TypeError):
+        raise XGradCamError(f"no state dict in {path}, but a malformed object: {REMEDY}") from None
+    if not states:
+        names = f"; there is: {', '.join(map(str, loaded))}" if isinstance(loaded, Mapping) and loaded else ""
         raise XGradCamError(f"no state dict in {path}{names}: {REMEDY}")
+    if len(states) > 1:
+        several = ", ".join(str(name) or "the whole" for name, _, _ in states)
+        raise XGradCamError(f"several state dicts in {path}: {several}; {REMEDY}")
+    ((_, holder, tensors),) = states
     state = OrderedDict(tensors)
     # Keeps the versions by which modules read checkpoints of older layouts.
-    state._metadata = getattr(loaded, "_metadata", None)  # type: ignore[attr-defined]
+    state._metadata = getattr(holder, "_metadata", None)  # type: ignore[attr-defined]
     return state
+
+
+def _state_dicts_in(loaded: Any) -> list[tuple[Any, Any]]:
+    """Names and values of what may be the state dict: this itself, nameless, or what it has under a name.
+
+    That is what holds the most tensors, be they beside it or it beside them, as the best accuracy so far, a
+    loss's weights, a history. Several if another holds more than half as many.
+    """
+    entries = loaded if isinstance(loaded, Mapping) else {}
+    for key in NESTED_UNDER:
+        found = _state_dicts_in(entries[key]) if key in entries else []
+        if found:
+            return found
+    counts = [(len(_tensors_in(value)), name, value) for name, value in (("", loaded), *entries.items())]
+    most = max(count for count, _, _ in counts)
+    return [(name, value) for count, name, value in counts if count and 2 * count > most]
 
 
 class _Unread:
@@ -64,6 +75,26 @@ class _Unread:
     def __setstate__(self, state: Any) -> None:
         if isinstance(state, dict):
             vars(self).update(state)
+
+
+class _UnreadDictionary:
+    """Stands for a class of dictionaries: what it makes are plain ones."""
+
+    def __new__(cls, *_arguments: Any) -> Any:
+        return OrderedDict()
+
+
+class _UnreadList(list[Any]):
+    """Stands for a class of lists or queues."""
+
+    def __init__(self, *_arguments: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+FILLED = (_UnreadDictionary, _UnreadList)
 
 
 def _tensors_in(loaded: Any) -> dict[str, Tensor]:
@@ -97,41 +128,62 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _read_pickle(path: Path) -> Any:
-    try:
-        with warnings.catch_warnings():
-            # torch warns of other pickle protocols; what it cannot read, it refuses.
-            warnings.simplefilter("ignore")
+    with warnings.catch_warnings(record=True) as warned:
+        # torch warns of other pickle protocols; what it cannot read, it refuses.
+        warnings.simplefilter("always")
+        try:
             return _load(path)
-    except pickle.UnpicklingError as error:
-        if re.search("Unsupported (global|class)|GLOBAL |Can only ", str(error)):
-            raise XGradCamError(
-                f"refused to read {path}: it holds more than tensors, which could run code; {REMEDY}"
-            ) from None
-        raise XGradCamError(f"cannot read weights {path}: not a checkpoint, or a damaged one") from None
-    # A damaged file makes torch raise many kinds of error.
-    except Exception as error:
-        first_line = (str(error) or type(error).__name__).splitlines()[0]
-        if "TorchScript" in first_line:
-            raise XGradCamError(
-                f"refused to read {path}: a TorchScript archive, which holds code; {REMEDY}"
-            ) from None
-        raise XGradCamError(f"cannot read weights {path}: damaged? ({first_line})") from None
+        # A damaged file makes torch raise many kinds of error.
+        except Exception as error:
+            raise XGradCamError(_reason(path, error, [str(warning.message) for warning in warned])) from None
+
+
+def _reason(path: Path, error: Exception, warned: Sequence[str]) -> str:
+    """Why torch could not read the file, and what helps."""
+    text = str(error)
+    if "TorchScript" in text:
+        return f"refused to read {path}: a TorchScript archive, which holds code; {REMEDY}"
+    if "Creating a Tensor subclass" in text:
+        return f"cannot read weights {path}: it holds tensors of a class that torch does not know; {REMEDY}"
+    if not isinstance(error, pickle.UnpicklingError):
+        first_line = (text or type(error).__name__).splitlines()[0]
+        return f"cannot read weights {path}: damaged? ({first_line})"
+    if re.search("Unsupported (global|class)|GLOBAL |Can only |Only persistent_load", text):
+        return f"refused to read {path}: it holds more than tensors, which could run code; {REMEDY}"
+    protocol = re.search(r"pickle protocol (\d+)", " ".join(warned))
+    if "Unsupported operand" in text and protocol:
+        return (
+            f"cannot read weights {path}: of pickle protocol {protocol[1]}, where 2 can be read without "
+            f"running code; {REMEDY} without pickle_protocol"
+        )
+    return f"cannot read weights {path}: not a checkpoint, or a damaged one"
 
 
 def _load(path: Path) -> Any:
     """What is in the file, with a stand-in for every object that torch does not know to be harmless."""
-    zipped = zipfile.is_zipfile(path)
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError:
-        if not zipped:
-            raise
-    # Of the unknown, torch fills only plain dictionaries with items.
-    known = {"collections.defaultdict": _plain_dictionary}
-    names = get_unsafe_globals_in_checkpoint(path)
-    with safe_globals([(known.get(name, _Unread), name) for name in names]):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    mapped = zipfile.is_zipfile(path)
+    stand_ins: dict[str, type] = {}
+    while True:
+        try:
+            with safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()]):
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        except pickle.UnpicklingError as error:
+            found = _stand_in(str(error))
+            # Of each name there are two attempts: as any object, and as what it turned out to be.
+            known = found is not None and stand_ins.get(found[0])
+            if found is None or (known and not (issubclass(known, _Unread) and found[1] in FILLED)):
+                raise
+            stand_ins.update([found])
 
 
-def _plain_dictionary(*_factory: Any) -> dict[Any, Any]:
-    return {}
+def _stand_in(refusal: str) -> tuple[str, type] | None:
+    """For what torch refused to read: its name, and what can be read for it."""
+    unknown = re.search(r"Unsupported global: GLOBAL (\S+) was not", refusal)
+    if unknown:
+        # torch leaves out the first name of what is built in.
+        name = unknown[1] if "." in unknown[1] else f"builtins.{unknown[1]}"
+        return name, type(name, (_Unread,), {})
+    filled = re.search(rf"Can only (SETITEM|append).* got <class '{re.escape(__name__)}\.(\S+)'>", refusal)
+    if filled:
+        return filled[2], _UnreadDictionary if filled[1] == "SETITEM" else _UnreadList
+    return None

@@ -32,6 +32,7 @@ class Journal:
         before = self._read() if resume else []
         if before:
             _require_same(before[0], settings, self.path)
+        self._order = [source.path for source in sources]
         stems = {source.path: source.stem.as_posix() for source in sources if source.path != STDIN}
         lines = _of_photographs(before)
         latest = {line["image"]: line for line in lines}
@@ -61,10 +62,13 @@ class Journal:
     ) -> None:
         if self._file is not None:
             self._file.close()
-        replaced = self._added & self._stale.keys()
+        # Those of an earlier run that was killed before it came here, too.
+        replaced = (self._added | self.done.keys()) & self._stale.keys()
         if replaced:
             # What cannot be deleted stays in the record, to be tried again.
             with suppress(OSError, XGradCamError):
+                if self._file is None:
+                    self._write(self._begin)
                 for name in set().union(*map(self._stale.__getitem__, replaced)) - self._named:
                     (self.folder / name).unlink(missing_ok=True)
                 self._write(self._latest(replaced))
@@ -105,10 +109,10 @@ class Journal:
                 yield line
 
     def records(self) -> list[dict[str, Any]]:
-        """All records of the run so far, those of photographs that were complete before first."""
+        """All records of the run so far, in the order of its photographs."""
         there = self._added | self.done.keys()
         lines = {line["image"]: line["records"] for line in _of_photographs(self._read())}
-        return [record for image, records in lines.items() if image in there for record in records]
+        return [record for image in self._order if image in there for record in lines.get(image, ())]
 
     def _read(self) -> list[dict[str, Any]]:
         try:

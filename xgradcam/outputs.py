@@ -43,7 +43,7 @@ def finite_logits_of(output: Any, entry: str | int | None = None) -> Tensor:
 
 def entry_of(output: Any, entry: str | int) -> Any:
     """What a model returned under this key, attribute or position."""
-    if isinstance(output, (tuple, list)) and str(entry).isdigit() and int(entry) < len(output):
+    if isinstance(output, (tuple, list)) and str(entry).isdecimal() and int(entry) < len(output):
         return output[int(entry)]
     for name, value in _entries(output):
         if name == str(entry):

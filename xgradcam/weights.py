@@ -6,7 +6,7 @@ import socket
 import threading
 import urllib.error
 import urllib.request
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,7 +30,8 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Give the tensors of `state` to the model, without a copy where the number type is the model's.
 
     First names that all of them share and the model does not have are left out, as where the model was a
-    part of what was saved: `module.` of DataParallel, `_orig_mod.` of torch.compile, `model.` of Lightning.
+    part of what was saved: `module.` of DataParallel, `_orig_mod.` of torch.compile, `model.` of Lightning;
+    and so is what else was saved there, as the weights of a loss, if but one part has all that is wanted.
     Raises XGradCamError that names the keys which are missing, unknown, or of another shape.
     """
     wanted = model.state_dict()
@@ -112,14 +113,24 @@ def require_reachable(url: str) -> None:
 
 
 def _unwrapped(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The state without the first names, shared by all of its tensors, that keep them from the model's."""
-    unwrapped = state
-    while not unwrapped.keys() & wanted.keys():
-        first, dot, _ = next(iter(unwrapped), "").partition(".")
-        if not dot or not all(key.startswith(first + dot) for key in unwrapped):
-            return state
-        unwrapped = {key.removeprefix(first + dot): value for key, value in unwrapped.items()}
-    return unwrapped
+    """The part of the state that is the model's, without the first names that its tensors share there.
+
+    It is all of the state, or the only part of it that has all that is wanted; else the state as it is.
+    """
+    if state.keys() & wanted.keys():
+        return state
+    parts: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, value in state.items():
+        first, _, rest = key.partition(".")
+        if rest:
+            parts[first][rest] = value
+    whole = any(len(part) == len(state) for part in parts.values())
+    found = [
+        part
+        for part in (_unwrapped(part, wanted) for part in parts.values())
+        if (part.keys() & wanted.keys() if whole else part.keys() >= wanted.keys())
+    ]
+    return found[0] if len(found) == 1 else state
 
 
 def _in_the_models_terms(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
