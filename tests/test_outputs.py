@@ -34,6 +34,12 @@ def test_an_entry_of_a_named_tuple_has_a_name_and_a_position():
             logits_of(both, entry)
 
 
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4), (2, 0)])
+def test_what_is_no_score_for_each_class_is_refused(shape):
+    with pytest.raises(XGradCamError, match=r"returns shape \(.*\), not class scores \(N, classes\)"):
+        logits_of(torch.zeros(shape))
+
+
 def test_targets():
     logits = torch.tensor([[1.0, 3.0, 2.0], [5.0, 4.0, 6.0]])
     assert choose_targets(logits, None).tolist() == [1, 2]

@@ -23,7 +23,7 @@ def logits_of(output: Any, entry: str | int | None = None) -> Tensor:
         raise XGradCamError(
             f"the model returns a {type(output).__name__}, not class scores (N, classes){hint}"
         )
-    if output.ndim != 2:
+    if output.ndim != 2 or output.shape[1] == 0:
         raise XGradCamError(f"the model returns shape {tuple(output.shape)}, not class scores (N, classes)")
     return output
 
