@@ -112,7 +112,6 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, zipped):
         {"best": np.float64(0.9), "epoch": np.int64(3), "losses": np.zeros(3)},
         {"history": defaultdict(list, {"loss": [1.0]}), "count": Counter("ab")},
         {"losses": deque([1.0, 2.0], maxlen=20), "config": Config(lr=0.1, sizes=Sizes([1, 2]))},
-        {"criterion": {"weight": torch.ones(10)}, "history": {"loss": torch.ones(3)}},
         {"date": datetime.date(2026, 1, 1), "mode": Optimizer.SGD, "device": torch.device("cpu")},
         {
             "optimizer": torch.optim.Adam([nn.Parameter(torch.ones(2))]).state_dict(),
@@ -212,11 +211,36 @@ def test_what_has_no_tensors_is_no_state_dict_whatever_its_name(tmp_path):
 
 
 def test_a_few_tensors_beside_the_weights_are_no_state_dict(tmp_path):
-    torch.save({**STATE, "meta": {"mean": torch.ones(3)}}, tmp_path / "a.pth")
+    path = tmp_path / "a.pth"
+    torch.save({**STATE, "meta": {"mean": torch.ones(3)}}, path)
+    assert_same(read_state_dict(path), STATE)
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(4)))
+    numbers = {f"loss{epoch}": torch.tensor(0.1) for epoch in range(20)}
+    for beside in (
+        {"history": numbers},
+        numbers,
+        {"history": {"loss": torch.ones(3)}},
+        {"criterion": nn.CrossEntropyLoss(torch.ones(2))},
+    ):
+        for net in (model, model.state_dict()):
+            torch.save({**beside, "net": net}, path)
+            assert_same(read_state_dict(path), model.state_dict())
+    torch.save({"generator": model, "discriminator": nn.Linear(2, 2)}, path)
+    with pytest.raises(XGradCamError, match=r"several state dicts in .*: generator, discriminator; save a"):
+        read_state_dict(path)
+
+
+def test_a_file_of_many_unknown_classes_is_read_soon_or_refused(tmp_path):
+    classes = [type(f"Class{number}", (), {"__module__": __name__}) for number in range(200)]
+    with pytest.MonkeyPatch.context() as patch:
+        for own in classes:
+            patch.setitem(globals(), own.__name__, own)
+        content = {"net": STATE, "objects": [own() for own in classes]}
+        torch.save(content, tmp_path / "a.pth")
+        torch.save(content, tmp_path / "b.pth", _use_new_zipfile_serialization=False)
     assert_same(read_state_dict(tmp_path / "a.pth"), STATE)
-    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
-    torch.save({"net": model, "criterion": nn.CrossEntropyLoss(torch.ones(2))}, tmp_path / "a.pth")
-    assert_same(read_state_dict(tmp_path / "a.pth"), model.state_dict())
+    with pytest.raises(XGradCamError, match="holds more than tensors"):
+        read_state_dict(tmp_path / "b.pth")
 
 
 def test_what_is_sound_but_not_read_is_not_called_damaged(tmp_path):

@@ -23,6 +23,7 @@ from xgradcam import explain, folding, heatmap, pipeline
 from xgradcam.cli.xgrad_cam import main
 from xgradcam.images import read_image
 from xgradcam.journal import Journal
+from xgradcam.photographs import Source, state_of
 from xgradcam.results import Results
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -405,6 +406,42 @@ def test_what_is_stale_goes_also_after_the_next_run_was_killed(photos, monkeypat
         f"{name}_{kind}.jpg" for name in ("a_967", "b_285") for kind in ("cam", "X_cam")
     }
     assert len(written()) == 2
+
+
+def test_what_is_stale_stays_where_it_is_a_photograph_of_the_run(photos, monkeypatch):
+    arguments = ["--target-index", "top1", "--output-dir", ".", *BUNDLED]
+    main(["--image-path", "photos/a.jpg", *arguments])
+    shutil.copy(EXAMPLES / "coffee.jpg", "photos/a.jpg")
+    again = ["--image-path", "photos/a.jpg", "a_285_cam.jpg", *arguments, "--resume"]
+    assert main(again) == 0
+    assert Path("a_285_cam.jpg").exists()
+    assert not Path("a_285_X_cam.jpg").exists()
+
+
+def test_what_another_photograph_is_said_to_have_stays(photos):
+    sources = [Source("photos/a.jpg", Path("a")), Source("photos/b.jpg", Path("cat"))]
+    record = {"files": {"grad-cam": "cat_1.jpg"}}
+    for name in ("a_1.jpg", "cat_1.jpg"):
+        Path(name).touch()
+    lines = [
+        {},
+        {"image": "photos/a.jpg", "stem": "cat", **state_of("photos/a.jpg"), "records": [record]},
+        {"image": "photos/b.jpg", "stem": "cat", "bytes": 0, "modified": 0, "records": [record]},
+        {
+            "image": "photos/a.jpg", "stem": "a", **state_of("photos/a.jpg"),
+            "records": [{"files": {"grad-cam": "a_1.jpg"}}],
+        },
+    ]  # fmt: skip
+    Path("xgrad-cam.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with Journal(Path(), {}, sources, resume=True) as journal:
+        assert journal.done.keys() == {"photos/a.jpg"}
+    assert Path("cat_1.jpg").exists()
+    assert [
+        line["image"] for line in map(json.loads, Path("xgrad-cam.jsonl").read_text().splitlines()[1:])
+    ] == [
+        "photos/b.jpg",
+        "photos/a.jpg",
+    ]
 
 
 def test_resume_takes_photographs_that_have_been_added(photos, capsys):

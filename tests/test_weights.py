@@ -149,6 +149,11 @@ class Within(nn.Module):
         self.add_module(name, nn.Linear(3, 2))
 
 
+def test_names_of_any_depth_are_one_line():
+    with pytest.raises(XGradCamError, match="missing: weight, bias"):
+        fit(nn.Linear(3, 2), {"a." * 3000 + "weight": torch.ones(2, 3)}, "a")
+
+
 def test_what_was_saved_beside_the_model_is_left_out():
     model = nn.Linear(3, 2)
     averaged = torch.optim.swa_utils.AveragedModel(model)
@@ -159,7 +164,12 @@ def test_what_was_saved_beside_the_model_is_left_out():
     lightning = {f"model.{key}": value for key, value in other.state_dict().items()}
     fit(model, {**lightning, "criterion.weight": torch.ones(2)}, "a")
     assert torch.equal(model.weight, other.weight)
-    # Which of two is meant nobody says.
+    norm, teacher = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    old = {f"model.{key}": value for key, value in norm.state_dict().items() if "num_" not in key}
+    fit(norm, {**old, "criterion.weight": torch.ones(2)}, "a")
+    # Which of two is meant nobody says, also where one lacks the counters.
+    with pytest.raises(XGradCamError, match=r"unknown: model\.weight"):
+        fit(norm, {**old, **{f"teacher.{key}": value for key, value in teacher.state_dict().items()}}, "a")
     with pytest.raises(XGradCamError, match=r"missing: weight, bias; unknown: model\.weight"):
         fit(model, {**lightning, **{f"ema.{key}": value for key, value in other.state_dict().items()}}, "a")
 

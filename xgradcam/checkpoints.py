@@ -11,11 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.serialization import safe_globals
+from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
 from xgradcam.errors import XGradCamError
 
 NESTED_UNDER = ("state_dict", "model_state_dict", "model")
+# To read a file that holds objects of unknown classes.
+ATTEMPTS = 100
 REMEDY = "save a state dict: torch.save(model.state_dict(), ...)"
 
 
@@ -53,17 +55,25 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
 def _state_dicts_in(loaded: Any) -> list[tuple[Any, Any]]:
     """Names and values of what may be the state dict: this itself, nameless, or what it has under a name.
 
-    That is what holds the most tensors, be they beside it or it beside them, as the best accuracy so far, a
-    loss's weights, a history. Several if another holds more than half as many.
+    That is what holds the most tensors, be they beside it or it beside them, as a loss's weights or a history
+    of numbers. Several where it and what is in it hold much the same, or another has a fifth as many.
     """
     entries = loaded if isinstance(loaded, Mapping) else {}
     for key in NESTED_UNDER:
         found = _state_dicts_in(entries[key]) if key in entries else []
         if found:
             return found
-    counts = [(len(_tensors_in(value)), name, value) for name, value in (("", loaded), *entries.items())]
-    most = max(count for count, _, _ in counts)
-    return [(name, value) for count, name, value in counts if count and 2 * count > most]
+    own = _weights_in(loaded)
+    counts = [(_weights_in(value), name, value) for name, value in entries.items()]
+    most = max((count for count, _, _ in counts), default=0)
+    whole = [("", loaded)] if 2 * own > most else []
+    nested = [(name, value) for count, name, value in counts if count and 5 * count >= most]
+    return whole + (nested if 2 * most > own else [])
+
+
+def _weights_in(loaded: Any) -> int:
+    """How many tensors of more than one number there are."""
+    return sum(tensor.ndim > 0 for tensor in _tensors_in(loaded).values())
 
 
 class _Unread:
@@ -163,17 +173,26 @@ def _load(path: Path) -> Any:
     """What is in the file, with a stand-in for every object that torch does not know to be harmless."""
     mapped = zipfile.is_zipfile(path)
     stand_ins: dict[str, type] = {}
-    while True:
+    for _ in range(ATTEMPTS):
         try:
             with safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()]):
                 return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
         except pickle.UnpicklingError as error:
             found = _stand_in(str(error))
-            # Of each name there are two attempts: as any object, and as what it turned out to be.
-            known = found is not None and stand_ins.get(found[0])
-            if found is None or (known and not (issubclass(known, _Unread) and found[1] in FILLED)):
+            if found is None:
                 raise
-            stand_ins.update([found])
+            name, stand_in = found
+            # Of each name there are two attempts: as any object, and as what it turned out to be.
+            if name in stand_ins and (stand_ins[name] in FILLED or stand_in not in FILLED):
+                raise
+            if mapped and not stand_ins:
+                stand_ins = {other: _any_object(other) for other in get_unsafe_globals_in_checkpoint(path)}
+            stand_ins[name] = stand_in
+    raise pickle.UnpicklingError("Unsupported global: too many")
+
+
+def _any_object(name: str) -> type:
+    return type(name, (_Unread,), {})
 
 
 def _stand_in(refusal: str) -> tuple[str, type] | None:
@@ -182,7 +201,7 @@ def _stand_in(refusal: str) -> tuple[str, type] | None:
     if unknown:
         # torch leaves out the first name of what is built in.
         name = unknown[1] if "." in unknown[1] else f"builtins.{unknown[1]}"
-        return name, type(name, (_Unread,), {})
+        return name, _any_object(name)
     filled = re.search(rf"Can only (SETITEM|append).* got <class '{re.escape(__name__)}\.(\S+)'>", refusal)
     if filled:
         return filled[2], _UnreadDictionary if filled[1] == "SETITEM" else _UnreadList

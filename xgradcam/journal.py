@@ -1,6 +1,7 @@
 """The record of a run, a line of JSON for each photograph, by which an interrupted run goes on."""
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -33,9 +34,11 @@ class Journal:
         if before:
             _require_same(before[0], settings, self.path)
         self._order = [source.path for source in sources]
+        self._photographs = {os.path.realpath(path) for path in self._order}
         stems = {source.path: source.stem.as_posix() for source in sources if source.path != STDIN}
         lines = _of_photographs(before)
         latest = {line["image"]: line for line in lines}
+        self._last = {image: _files_in(line) for image, line in latest.items()}
         complete = {image: line for image, line in latest.items() if self._is_complete(line, stems)}
         self.done: dict[str, list[dict[str, Any]]] = {
             image: line["records"] for image, line in complete.items()
@@ -62,15 +65,19 @@ class Journal:
     ) -> None:
         if self._file is not None:
             self._file.close()
-        # Those of an earlier run that was killed before it came here, too.
-        replaced = (self._added | self.done.keys()) & self._stale.keys()
+        there = self._added | self.done.keys()
+        # Also of a photograph that an earlier run wrote before it was killed.
+        replaced = there & self._stale.keys()
         if replaced:
+            kept = self._named.union(*(files for image, files in self._last.items() if image not in there))
+            stale = set().union(*map(self._stale.__getitem__, replaced)) - kept
             # What cannot be deleted stays in the record, to be tried again.
             with suppress(OSError, XGradCamError):
                 if self._file is None:
                     self._write(self._begin)
-                for name in set().union(*map(self._stale.__getitem__, replaced)) - self._named:
-                    (self.folder / name).unlink(missing_ok=True)
+                for path in map(self.folder.joinpath, stale):
+                    if os.path.realpath(path) not in self._photographs:
+                        path.unlink(missing_ok=True)
                 self._write(self._latest(replaced))
 
     def add(self, source: Source, state: Mapping[str, int], records: Sequence[Mapping[str, Any]]) -> None:

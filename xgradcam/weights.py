@@ -18,6 +18,9 @@ from torch import Tensor, nn
 from xgradcam.errors import XGradCamError
 
 CONNECT_SECONDS = 6.0
+COUNTER = "num_batches_tracked"
+# Names around the model's that are looked behind.
+DEEPEST = 16
 
 Report = Callable[[str], None]
 
@@ -31,7 +34,7 @@ def fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
 
     First names that all of them share and the model does not have are left out, as where the model was a
     part of what was saved: `module.` of DataParallel, `_orig_mod.` of torch.compile, `model.` of Lightning;
-    and so is what else was saved there, as the weights of a loss, if but one part has all that is wanted.
+    and so is what else was saved there, as the weights of a loss, if but one part may be the model.
     Raises XGradCamError that names the keys which are missing, unknown, or of another shape.
     """
     wanted = model.state_dict()
@@ -112,25 +115,28 @@ def require_reachable(url: str) -> None:
         raise WeightsUnavailableError(f"{host}: {_reason(outcome[0])}")
 
 
-def _unwrapped(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+def _unwrapped(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], depth: int = DEEPEST
+) -> Mapping[str, Tensor]:
     """The part of the state that is the model's, without the first names that its tensors share there.
 
-    It is all of the state, or the only part of it that has all that is wanted; else the state as it is.
+    It is all of the state, or a part that has all that is wanted where no other has half of that; else the
+    state as it is.
     """
-    if state.keys() & wanted.keys():
+    if state.keys() & wanted.keys() or not depth:
         return state
     parts: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, value in state.items():
         first, _, rest = key.partition(".")
         if rest:
             parts[first][rest] = value
-    whole = any(len(part) == len(state) for part in parts.values())
-    found = [
-        part
-        for part in (_unwrapped(part, wanted) for part in parts.values())
-        if (part.keys() & wanted.keys() if whole else part.keys() >= wanted.keys())
-    ]
-    return found[0] if len(found) == 1 else state
+    found = [_unwrapped(part, wanted, depth - 1) for part in parts.values()]
+    if any(len(part) == len(state) for part in parts.values()):
+        return found[0] if found[0].keys() & wanted.keys() else state
+    # Counters are filled in where they are missing.
+    needed = {key for key in wanted if not key.endswith(COUNTER)}
+    most = [part for part in found if 2 * len(part.keys() & needed) > len(needed)]
+    return most[0] if len(most) == 1 and most[0].keys() >= needed else state
 
 
 def _in_the_models_terms(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -141,7 +147,7 @@ def _in_the_models_terms(state: Mapping[str, Tensor], wanted: Mapping[str, Tenso
         key = re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key)
         fitted[key] = value.to(wanted[key].dtype) if key in wanted else value
     for key in wanted:
-        if key.endswith("num_batches_tracked"):
+        if key.endswith(COUNTER):
             fitted.setdefault(key, torch.tensor(0))
     fitted._metadata = getattr(state, "_metadata", None) or getattr(wanted, "_metadata", None)  # type: ignore[attr-defined]
     return fitted
