@@ -16,7 +16,8 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from xgradcam.errors import XGradCamError
 
 NESTED_UNDER = ("state_dict", "model_state_dict", "model")
-# To read a file that holds objects of unknown classes.
+# To read a file that holds objects of unknown classes: each is taken for any object first, and then, where it
+# turns out to be one, for a dictionary or a list.
 ATTEMPTS = 100
 REMEDY = "save a state dict: torch.save(model.state_dict(), ...)"
 
@@ -36,17 +37,16 @@ def read_state_dict(path: Path) -> Mapping[str, Tensor]:
     loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     try:
         found = _state_dicts_in(loaded)
-        states = [(name, holder, _tensors_in(holder)) for name, holder in found]
     except (AttributeError, RecursionError, TypeError):
         raise XGradCamError(f"no state dict in {path}, but a malformed object: {REMEDY}") from None
-    if not states:
+    if not found:
         names = f"; there is: {', '.join(map(str, loaded))}" if isinstance(loaded, Mapping) and loaded else ""
         raise XGradCamError(f"no state dict in {path}{names}: {REMEDY}")
-    if len(states) > 1:
-        several = ", ".join(str(name) or "the whole" for name, _, _ in states)
+    if len(found) > 1:
+        several = ", ".join(str(name) or "the whole" for name, _ in found)
         raise XGradCamError(f"several state dicts in {path}: {several}; {REMEDY}")
-    ((_, holder, tensors),) = states
-    state = OrderedDict(tensors)
+    ((_, holder),) = found
+    state = OrderedDict(_tensors_in(holder))
     # Keeps the versions by which modules read checkpoints of older layouts.
     state._metadata = getattr(holder, "_metadata", None)  # type: ignore[attr-defined]
     return state
@@ -102,9 +102,6 @@ class _UnreadList(list[Any]):
 
     def __setstate__(self, state: Any) -> None:
         pass
-
-
-FILLED = (_UnreadDictionary, _UnreadList)
 
 
 def _tensors_in(loaded: Any) -> dict[str, Tensor]:
@@ -182,9 +179,6 @@ def _load(path: Path) -> Any:
             if found is None:
                 raise
             name, stand_in = found
-            # Of each name there are two attempts: as any object, and as what it turned out to be.
-            if name in stand_ins and (stand_ins[name] in FILLED or stand_in not in FILLED):
-                raise
             if mapped and not stand_ins:
                 stand_ins = {other: _any_object(other) for other in get_unsafe_globals_in_checkpoint(path)}
             stand_ins[name] = stand_in

@@ -34,7 +34,6 @@ class Journal:
         if before:
             _require_same(before[0], settings, self.path)
         self._order = [source.path for source in sources]
-        self._photographs = {os.path.realpath(path) for path in self._order}
         stems = {source.path: source.stem.as_posix() for source in sources if source.path != STDIN}
         lines = _of_photographs(before)
         latest = {line["image"]: line for line in lines}
@@ -65,20 +64,32 @@ class Journal:
     ) -> None:
         if self._file is not None:
             self._file.close()
-        there = self._added | self.done.keys()
-        # Also of a photograph that an earlier run wrote before it was killed.
+        with suppress(OSError, XGradCamError):
+            self._clear_up()
+
+    def _clear_up(self) -> None:
+        """Delete what photographs that are written no longer have; what cannot be stays in the record.
+
+        Not what is another's, or a photograph of the run. Those that an earlier run wrote count, too: it may
+        have been killed before it came here.
+        """
+        there = self._there()
         replaced = there & self._stale.keys()
-        if replaced:
-            kept = self._named.union(*(files for image, files in self._last.items() if image not in there))
-            stale = set().union(*map(self._stale.__getitem__, replaced)) - kept
-            # What cannot be deleted stays in the record, to be tried again.
-            with suppress(OSError, XGradCamError):
-                if self._file is None:
-                    self._write(self._begin)
-                for path in map(self.folder.joinpath, stale):
-                    if os.path.realpath(path) not in self._photographs:
-                        path.unlink(missing_ok=True)
-                self._write(self._latest(replaced))
+        if not replaced:
+            return
+        if self._file is None:
+            self._write(self._begin)
+        kept = self._named.union(*(files for image, files in self._last.items() if image not in there))
+        photographs = {os.path.realpath(path) for path in self._order}
+        for name in set().union(*map(self._stale.__getitem__, replaced)) - kept:
+            path = self.folder / name
+            if os.path.realpath(path) not in photographs:
+                path.unlink(missing_ok=True)
+        self._write(self._latest(replaced))
+
+    def _there(self) -> set[str]:
+        """The photographs whose files are all written, by this run or an earlier one."""
+        return self._added | self.done.keys()
 
     def add(self, source: Source, state: Mapping[str, int], records: Sequence[Mapping[str, Any]]) -> None:
         """Note that all files of a photograph, which was in this state when it was read, are there."""
@@ -117,7 +128,7 @@ class Journal:
 
     def records(self) -> list[dict[str, Any]]:
         """All records of the run so far, in the order of its photographs."""
-        there = self._added | self.done.keys()
+        there = self._there()
         lines = {line["image"]: line["records"] for line in _of_photographs(self._read())}
         return [record for image in self._order if image in there for record in lines.get(image, ())]
 
