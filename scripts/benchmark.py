@@ -25,7 +25,7 @@ import torch
 from measuring import PEAK, setting, spread
 
 from xgradcam import explain, explain_classes, load_classifier, read_image
-from xgradcam.vgg import WEIGHTS_URL
+from xgradcam.models.vgg16 import WEIGHTS_URL
 
 PHOTOGRAPH = Path(__file__).resolve().parents[1] / "examples" / "cat-and-coffee.jpg"
 COMMAND = """

@@ -27,7 +27,7 @@ from measuring import PEAK, setting, spread, wait_for
 from torch import Tensor, nn
 
 from xgradcam import explain, load_classifier
-from xgradcam.folding import fold_batch_norms
+from xgradcam.models.folding import fold_batch_norms
 
 NETWORKS = {
     "vgg16": "features.30",

@@ -10,8 +10,8 @@ model is the bundled efficientnet-lite0 if none is named; `xgrad-cam --help` say
 
 For each photograph, layer and method: the axioms' errors, average drop and increase in confidence, deletion
 and insertion, ROAD, and with `--boxes` the pointing game and the energy inside; and the likeness of the map
-to that of the network with random weights (rank correlation, mean over stages). See `xgradcam.metrics`,
-`xgradcam.axioms` and `xgradcam.sanity` for what they are and where they are from.
+to that of the network with random weights (rank correlation, mean over stages). See `xgradcam.evaluation.metrics`,
+`xgradcam.cam.axioms` and `xgradcam.evaluation.randomisation` for what they are and where they are from.
 
 Written to the output folder: evaluation.md and evaluation.csv, means with bootstrap 95% intervals;
 evaluation.png, the means and the curves; evaluation.jsonl, every number, by which `--resume` goes on.
@@ -32,10 +32,11 @@ import torch
 from tqdm import tqdm
 
 from xgradcam import XGradCamError, read_image
-from xgradcam.boxes import Box, read_boxes, region_of
-from xgradcam.cam import known_methods
-from xgradcam.classifier import Classifier
-from xgradcam.cli.arguments import (
+from xgradcam.cam.explain import known_methods
+from xgradcam.cam.methods import METHODS
+from xgradcam.capture.outputs import finite_logits_of
+from xgradcam.cli.layer_names import print_layers
+from xgradcam.cli.setup import (
     DONE,
     FAILED,
     Parser,
@@ -45,13 +46,12 @@ from xgradcam.cli.arguments import (
     open_classifier,
     run,
 )
-from xgradcam.cli.layer_names import print_layers
-from xgradcam.evaluation import MEASURES, Mean, Question, likeness_when_randomised, mean_of, measure
+from xgradcam.evaluation.boxes import Box, read_boxes, region_of
+from xgradcam.evaluation.measures import MEASURES, Mean, Question, likeness_when_randomised, mean_of, measure
 from xgradcam.files import make_folder, write_files
-from xgradcam.labels import class_named
-from xgradcam.methods import METHODS
-from xgradcam.outputs import finite_logits_of
-from xgradcam.photographs import find_photographs
+from xgradcam.models.classifier import Classifier
+from xgradcam.models.labels import class_named
+from xgradcam.runs.sources import find_photographs
 
 PROG = "evaluate.py"
 STAGES = (0.0, 0.25, 0.5, 1.0)

@@ -16,9 +16,9 @@ from skimage import data
 import xgradcam
 from xgradcam.cli.proof_verify import main as proof_verify
 from xgradcam.files import encode_jpeg
-from xgradcam.images import Photograph, read_image
-from xgradcam.panel import draw_panel, score_line
-from xgradcam.pictures import heatmap_of
+from xgradcam.pictures.paint import heatmap_of
+from xgradcam.pictures.panel import draw_panel, score_line
+from xgradcam.pictures.photograph import Photograph, read_image
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 DEFAULT_LAYER, EARLIER_LAYER = "bn2", "blocks.6.0.bn2"

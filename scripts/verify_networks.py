@@ -16,8 +16,7 @@ from torchvision import models
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from test_identity_networks import evenly, layers_of, randomised
-
+from tests.proof.test_networks import evenly, layers_of, randomised
 from xgradcam import verify
 
 FAMILIES = (

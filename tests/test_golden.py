@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from conftest import MEASURED_COMMAND
-from golden_vgg16 import vgg16_state_dict
 from PIL import Image
 from skimage import data
 
+from tests.golden_vgg16 import vgg16_state_dict
+from tests.support import MEASURED_COMMAND
 from xgradcam import explain, overlay_heatmap
 from xgradcam.files import encode_jpeg
-from xgradcam.images import read_image, stretch
+from xgradcam.pictures.photograph import read_image, stretch
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = ("vgg16_seed0_chelsea_282", "vgg16_seed0_chelsea_argmax")

@@ -4,66 +4,66 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xgradcam.cam import ClassExplanation as ClassExplanation
-    from xgradcam.cam import Explanation as Explanation
-    from xgradcam.cam import explain as explain
-    from xgradcam.cam import explain_classes as explain_classes
-    from xgradcam.cam import explain_score as explain_score
-    from xgradcam.cam import fuse as fuse
-    from xgradcam.cam import heatmap as heatmap
-    from xgradcam.capture import Recording as Recording
-    from xgradcam.capture import record as record
-    from xgradcam.classifier import Classifier as Classifier
+    from xgradcam.cam.explain import ClassExplanation as ClassExplanation
+    from xgradcam.cam.explain import Explanation as Explanation
+    from xgradcam.cam.explain import explain as explain
+    from xgradcam.cam.explain import explain_classes as explain_classes
+    from xgradcam.cam.explain import explain_score as explain_score
+    from xgradcam.cam.explain import fuse as fuse
+    from xgradcam.cam.explain import heatmap as heatmap
+    from xgradcam.cam.gradient_methods import Evidence as Evidence
+    from xgradcam.cam.methods import METHODS as METHODS
+    from xgradcam.capture.layers import default_layer as default_layer
+    from xgradcam.capture.layers import list_layers as list_layers
+    from xgradcam.capture.recording import Recording as Recording
+    from xgradcam.capture.recording import record as record
+    from xgradcam.capture.scores import Contrast as Contrast
+    from xgradcam.capture.scores import RegionMean as RegionMean
+    from xgradcam.capture.scores import Similarity as Similarity
     from xgradcam.errors import XGradCamError as XGradCamError
-    from xgradcam.folding import fold_batch_norms as fold_batch_norms
-    from xgradcam.identity import Contribution as Contribution
-    from xgradcam.identity import Verification as Verification
-    from xgradcam.identity import verify as verify
-    from xgradcam.identity import verify_layers as verify_layers
-    from xgradcam.images import read_image as read_image
-    from xgradcam.images import to_input as to_input
-    from xgradcam.labels import imagenet_labels as imagenet_labels
-    from xgradcam.layers import default_layer as default_layer
-    from xgradcam.layers import list_layers as list_layers
-    from xgradcam.methods import METHODS as METHODS
-    from xgradcam.models import load_classifier as load_classifier
-    from xgradcam.overlay import overlay_heatmap as overlay_heatmap
-    from xgradcam.scores import Contrast as Contrast
-    from xgradcam.scores import RegionMean as RegionMean
-    from xgradcam.scores import Similarity as Similarity
-    from xgradcam.weightings import Evidence as Evidence
+    from xgradcam.models.classifier import Classifier as Classifier
+    from xgradcam.models.folding import fold_batch_norms as fold_batch_norms
+    from xgradcam.models.labels import imagenet_labels as imagenet_labels
+    from xgradcam.models.load import load_classifier as load_classifier
+    from xgradcam.pictures.overlay import overlay_heatmap as overlay_heatmap
+    from xgradcam.pictures.photograph import read_image as read_image
+    from xgradcam.pictures.photograph import to_input as to_input
+    from xgradcam.proof.verify import Contribution as Contribution
+    from xgradcam.proof.verify import Verification as Verification
+    from xgradcam.proof.verify import verify as verify
+    from xgradcam.proof.verify import verify_layers as verify_layers
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "METHODS": "methods",
-    "Classifier": "classifier",
-    "ClassExplanation": "cam",
-    "Contrast": "scores",
-    "Contribution": "identity",
-    "Evidence": "weightings",
-    "Explanation": "cam",
-    "Recording": "capture",
-    "RegionMean": "scores",
-    "Similarity": "scores",
-    "Verification": "identity",
+    "METHODS": "cam.methods",
+    "Classifier": "models.classifier",
+    "ClassExplanation": "cam.explain",
+    "Contrast": "capture.scores",
+    "Contribution": "proof.verify",
+    "Evidence": "cam.gradient_methods",
+    "Explanation": "cam.explain",
+    "Recording": "capture.recording",
+    "RegionMean": "capture.scores",
+    "Similarity": "capture.scores",
+    "Verification": "proof.verify",
     "XGradCamError": "errors",
-    "default_layer": "layers",
-    "explain": "cam",
-    "explain_classes": "cam",
-    "explain_score": "cam",
-    "fold_batch_norms": "folding",
-    "fuse": "cam",
-    "heatmap": "cam",
-    "imagenet_labels": "labels",
-    "list_layers": "layers",
-    "load_classifier": "models",
-    "overlay_heatmap": "overlay",
-    "read_image": "images",
-    "record": "capture",
-    "to_input": "images",
-    "verify": "identity",
-    "verify_layers": "identity",
+    "default_layer": "capture.layers",
+    "explain": "cam.explain",
+    "explain_classes": "cam.explain",
+    "explain_score": "cam.explain",
+    "fold_batch_norms": "models.folding",
+    "fuse": "cam.explain",
+    "heatmap": "cam.explain",
+    "imagenet_labels": "models.labels",
+    "list_layers": "capture.layers",
+    "load_classifier": "models.load",
+    "overlay_heatmap": "pictures.overlay",
+    "read_image": "pictures.photograph",
+    "record": "capture.recording",
+    "to_input": "pictures.photograph",
+    "verify": "proof.verify",
+    "verify_layers": "proof.verify",
 }
 __all__ = list(_HOME)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import cv2
 
 from xgradcam.errors import CannotWriteError, XGradCamError
-from xgradcam.images import Photograph
+from xgradcam.pictures.photograph import Photograph
 
 JPEG_QUALITY = 95
 # Of a side, in OpenCV and libjpeg.

@@ -1,1 +1,1 @@
-"""The command lines: parse, call, print."""
+"""The two command lines: parse the arguments, call the package, print. Only this folder prints."""

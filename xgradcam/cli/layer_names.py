@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
-from xgradcam.cli.arguments import ALL, note, open_classifier
+from xgradcam.cli.setup import ALL, note, open_classifier
 from xgradcam.errors import XGradCamError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from xgradcam.classifier import Classifier
+    from xgradcam.models.classifier import Classifier
 
 
 def is_pattern(layer: str) -> bool:
@@ -29,7 +29,7 @@ def layers_named(
     """
     from torch import nn
 
-    from xgradcam.layers import list_layers
+    from xgradcam.capture.layers import list_layers
 
     layers = [layer for layer in list_layers(classifier.module, inputs) if layer.name]
     # A sequence gives what its last module gave; the others hand on what they are given.
@@ -55,7 +55,7 @@ def _near(pattern: str, names: Sequence[str]) -> str:
 
 def print_layers(prog: str, arguments: argparse.Namespace) -> None:
     """Print name, type and output shape of every layer, in the order of execution, and mark the default."""
-    from xgradcam.models import DEFAULT_WEIGHTS, NO_WEIGHTS
+    from xgradcam.models.load import DEFAULT_WEIGHTS, NO_WEIGHTS
 
     if arguments.model is not None and arguments.weights == DEFAULT_WEIGHTS:
         # The layers are the same without weights, which may have to be downloaded.

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from xgradcam.cli.arguments import Parser, common_parser
+from xgradcam.cli.setup import Parser, common_parser
 
 BATCH_SIZE = 8
 BF16 = "bf16"
 PRECISIONS = ("float32", BF16)
-# As `xgradcam.cam` has it, which would import torch for the help text.
+# As `xgradcam.cam.explain` has it, which would import torch for the help text.
 BOTH = ("grad-cam", "xgrad-cam")
 
 

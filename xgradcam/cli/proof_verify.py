@@ -9,7 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xgradcam.cli.arguments import (
+from xgradcam.cli.layer_names import is_pattern, layers_named, print_layers
+from xgradcam.cli.proof_report import Row, as_json, contributions_as_json, proof_lines, table_lines
+from xgradcam.cli.setup import (
     ALL,
     DONE,
     FAILED,
@@ -22,14 +24,12 @@ from xgradcam.cli.arguments import (
     parse,
     run,
 )
-from xgradcam.cli.layer_names import is_pattern, layers_named, print_layers
-from xgradcam.cli.proof_report import Row, as_json, contributions_as_json, proof_lines, table_lines
 from xgradcam.errors import XGradCamError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from xgradcam.classifier import Classifier
+    from xgradcam.models.classifier import Classifier
 
 PROG = "proof-verify"
 LAYER_HELP = (
@@ -99,7 +99,7 @@ def _prove(arguments: argparse.Namespace) -> int:
 def _require_drawable(path: Path) -> None:
     """Stop before any work where the picture could not be written in the end."""
     from xgradcam.files import make_folder
-    from xgradcam.plot import METADATA
+    from xgradcam.proof.plot import METADATA
 
     if path.suffix.lower() not in METADATA:
         raise XGradCamError(f"cannot draw {path}: its name must end in {', '.join(METADATA)}")
@@ -110,8 +110,8 @@ def _require_drawable(path: Path) -> None:
 
 def _target(classifier: "Classifier", inputs: "Tensor", index: int | None) -> int:
     """The class of interest; for None the one of the highest score."""
-    from xgradcam.capture import borrowed
-    from xgradcam.outputs import choose_targets, finite_logits_of
+    from xgradcam.capture.outputs import choose_targets, finite_logits_of
+    from xgradcam.capture.recording import borrowed
 
     with borrowed(classifier.module):
         logits = finite_logits_of(classifier.module(inputs), classifier.output)
@@ -120,13 +120,13 @@ def _target(classifier: "Classifier", inputs: "Tensor", index: int | None) -> in
 
 def _default_layer(classifier: "Classifier", inputs: "Tensor") -> str:
     # Not `classifier.default_layer()`, whose blank photograph is float32.
-    from xgradcam.layers import default_layer, list_layers
+    from xgradcam.capture.layers import default_layer, list_layers
 
     return classifier.layer or default_layer(list_layers(classifier.module, inputs))
 
 
 def _verify(classifier: "Classifier", inputs: "Tensor", layer: str, target: int) -> Row:
-    from xgradcam.identity import verify
+    from xgradcam.proof.verify import verify
 
     return Row(layer, verify(classifier.module, inputs, layer, target, classifier.output))
 
@@ -135,7 +135,7 @@ def _verify_all(classifier: "Classifier", inputs: "Tensor", layers: Sequence[str
     """A row for each layer; XGradCamError where none of them can be verified."""
     from tqdm import tqdm
 
-    from xgradcam.identity import verify_layers
+    from xgradcam.proof.verify import verify_layers
 
     results = verify_layers(classifier.module, inputs, layers, target, classifier.output)
     found = dict(tqdm(results, total=len(layers), unit="layer", leave=False, delay=1, disable=None))
@@ -159,7 +159,7 @@ def _report(
     several: bool,
 ) -> int:
     """Print, draw and judge; the exit code."""
-    from xgradcam.labels import label_of
+    from xgradcam.models.labels import label_of
 
     found = {row.layer: row.verification for row in rows if row.verification is not None}
     first = next(iter(found.values()))
@@ -181,7 +181,7 @@ def _report(
     say("\n".join([setting, f"class of interest:  {name}", *lines]))
     if arguments.plot is not None:
         from xgradcam.files import write_files
-        from xgradcam.plot import plot_split
+        from xgradcam.proof.plot import plot_split
 
         title = f"{name}: how Eq. 5 splits its score\n{classifier.name}, {dtype}"
         write_files({arguments.plot: plot_split(found, title, arguments.plot.suffix.lower())})

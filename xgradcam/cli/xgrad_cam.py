@@ -8,7 +8,10 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xgradcam.cli.arguments import (
+from xgradcam.cli.layer_names import is_pattern, layers_named, print_layers
+from xgradcam.cli.options import BF16, xgrad_cam_parser
+from xgradcam.cli.progress import Talk
+from xgradcam.cli.setup import (
     ALL,
     COULD_NOT_RUN,
     DONE,
@@ -23,21 +26,18 @@ from xgradcam.cli.arguments import (
     read_photograph,
     run,
 )
-from xgradcam.cli.layer_names import is_pattern, layers_named, print_layers
-from xgradcam.cli.options import BF16, xgrad_cam_parser
-from xgradcam.cli.talk import Talk
 from xgradcam.errors import CannotWriteError, XGradCamError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from xgradcam.classifier import Classifier
-    from xgradcam.images import Photograph
-    from xgradcam.journal import Journal
-    from xgradcam.photographs import Source
-    from xgradcam.pictures import Style
-    from xgradcam.pipeline import Explained, Job
-    from xgradcam.results import Results
+    from xgradcam.models.classifier import Classifier
+    from xgradcam.pictures.paint import Style
+    from xgradcam.pictures.photograph import Photograph
+    from xgradcam.runs.journal import Journal
+    from xgradcam.runs.pipeline import Explained, Job
+    from xgradcam.runs.results import Results
+    from xgradcam.runs.sources import Source
 
 PROG = "xgrad-cam"
 CAM, ABLATION_CAM = "cam", "ablation-cam"
@@ -69,8 +69,8 @@ def _explain(arguments: argparse.Namespace) -> int:
     if arguments.batch_size < 1:
         raise XGradCamError(f"--batch-size is {arguments.batch_size}: take 1 or more")
     from xgradcam.files import require_writable
-    from xgradcam.photographs import find_photographs
-    from xgradcam.pictures import Style
+    from xgradcam.pictures.paint import Style
+    from xgradcam.runs.sources import find_photographs
 
     methods = _methods(arguments.method)
     style = Style(arguments.full_resolution, arguments.colormap, arguments.alpha)
@@ -120,7 +120,7 @@ def _results(
     style: "Style",
     plain: bool,
 ) -> "Results":
-    from xgradcam.results import Results
+    from xgradcam.runs.results import Results
 
     return Results(
         classifier,
@@ -156,8 +156,8 @@ def _prepare(results: "Results") -> None:
     """
     import torch
 
-    from xgradcam.allocator import keep_freed_memory
-    from xgradcam.folding import fold_batch_norms
+    from xgradcam.models.folding import fold_batch_norms
+    from xgradcam.runs.memory import keep_freed_memory
 
     keep_freed_memory()
     classifier = results.classifier
@@ -172,7 +172,7 @@ def _work(
     """Explain the photographs and tell of each; the exit code."""
     from tqdm import tqdm
 
-    from xgradcam.pipeline import explain_photographs
+    from xgradcam.runs.pipeline import explain_photographs
 
     silent = True if talk.quiet or talk.total == 1 else None
     with tqdm(total=talk.total, initial=talk.earlier, unit="photo", leave=False, disable=silent) as bar:
@@ -211,9 +211,9 @@ def _job(
 ) -> "Job":
     import torch
 
-    from xgradcam.images import normalise
-    from xgradcam.layered import explain_layers
-    from xgradcam.pipeline import Job
+    from xgradcam.cam.layered import explain_layers
+    from xgradcam.pictures.photograph import normalise
+    from xgradcam.runs.pipeline import Job
 
     classifier = results.classifier
     explain = partial(
@@ -247,8 +247,8 @@ def _job(
 
 def _methods(names: Sequence[str]) -> list[str]:
     """The methods of these names, each once; XGradCamError where there is none of that name."""
-    from xgradcam.cam import known_methods
-    from xgradcam.methods import METHODS
+    from xgradcam.cam.explain import known_methods
+    from xgradcam.cam.methods import METHODS
 
     known_methods([name for name in names if name != ALL])
     return list(METHODS) if ALL in names else list(dict.fromkeys(names))
@@ -258,8 +258,8 @@ def _applicable(results: "Results", methods: Sequence[str], talk: Talk) -> list[
     """The methods without CAM, the only one that needs a certain network, where it does not apply."""
     import numpy as np
 
-    from xgradcam.cam import explain
-    from xgradcam.probe import NotApplicableError
+    from xgradcam.cam.evidence import NotApplicableError
+    from xgradcam.cam.explain import explain
 
     classifier = results.classifier
     blank = classifier.inputs(np.full((1, 1, 3), 127, np.uint8))
@@ -274,7 +274,7 @@ def _applicable(results: "Results", methods: Sequence[str], talk: Talk) -> list[
 
 
 def _print_methods() -> None:
-    from xgradcam.methods import METHODS
+    from xgradcam.cam.methods import METHODS
 
     width, source = (max(map(len, column)) for column in (METHODS, [one.source for one in METHODS.values()]))
     for name, method in METHODS.items():
@@ -282,7 +282,7 @@ def _print_methods() -> None:
 
 
 def _page(journal: "Journal", results: "Results") -> Path:
-    from xgradcam.gallery import write_gallery
+    from xgradcam.runs.gallery import write_gallery
 
     layers = "layer" if len(results.layers) == 1 else "layers"
     title = f"{results.classifier.name}, {layers} {', '.join(results.layers)}"
@@ -299,8 +299,8 @@ def _journal(
     arguments: argparse.Namespace, results: "Results", methods: Sequence[str], sources: "Sequence[Source]"
 ) -> "Journal":
     from xgradcam.files import make_folder
-    from xgradcam.journal import Journal
-    from xgradcam.photographs import state_of
+    from xgradcam.runs.journal import Journal
+    from xgradcam.runs.sources import state_of
 
     make_folder(arguments.output_dir)
     classifier = results.classifier

@@ -1,0 +1,270 @@
+"""Methods that ask the network again, each against the network run anew for each variant, in float64."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from xgradcam import XGradCamError, explain, explain_score
+from xgradcam.cam import network_methods as p
+from xgradcam.cam.evidence import NotApplicableError
+from xgradcam.cam.explain import evidence_of
+from xgradcam.cam.gradient_methods import Evidence
+from xgradcam.cam.methods import METHODS
+from xgradcam.capture.scores import Contrast
+
+
+def network(activation=nn.ReLU, pooled=False, seed=0):
+    """Trunk, and head, of 4 classes from (N, 3, 8, 8); the layer to explain is `0`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        trunk = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), activation(), nn.MaxPool2d(2))
+        if pooled:
+            head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(5, 4))
+        else:
+            head = nn.Sequential(nn.Flatten(), nn.Linear(80, 7), activation(), nn.Linear(7, 4))
+    return nn.Sequential(trunk, head).double().eval()
+
+
+@pytest.fixture
+def images():
+    return torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+TARGETS = [2, 0, 3]
+
+
+def weights_of(method, net, images, targets=TARGETS):
+    evidence = evidence_of(net, images, "0", targets)
+    return METHODS[method](evidence).detach(), evidence
+
+
+def test_ablation_cam_is_the_relative_drop_without_each_channel(images):
+    net = network()
+    weights, evidence = weights_of("ablation-cam", net, images)
+    for n, target in enumerate(TARGETS):
+        score = net(images)[n, target]
+        for k in range(5):
+            maps = net[0](images)[n : n + 1].clone()
+            maps[0, k] = 0
+            drop = (score - net[1](maps)[0, target]) / abs(score)
+            assert float(weights[n, k, 0, 0]) == pytest.approx(float(drop.detach()), abs=1e-12)
+    assert (evidence.probe.score < 0).any(), "the sign of the division is tested too"
+
+
+def test_ablation_of_a_dead_channel_costs_nothing_and_changes_nothing(images):
+    net = network()
+    with torch.no_grad():
+        net[0][0].weight[3], net[0][0].bias[3] = 0, -1
+    told = []
+    explanation = explain(
+        net, images, "0", 1, ["ablation-cam"], progress=lambda done, total: told.append((done, total))
+    )
+    assert told[-1] == (12, 12)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert torch.isfinite(explanation.maps["ablation-cam"]).all()
+    assert (weights_of("ablation-cam", net, images)[0][:, 3] == 0).all()
+
+
+def test_score_cam_is_the_softmax_of_the_scores_seen_through_each_map(images):
+    net = network()
+    with torch.no_grad():
+        net[0][0].weight[3], net[0][0].bias[3] = 0, 1  # constant
+    weights, _ = weights_of("score-cam", net, images)
+    for n, target in enumerate(TARGETS):
+        scores = []
+        for k in range(5):
+            one = net[0](images)[n, k]
+            if one.max() == one.min():
+                scores.append(-np.inf)
+                continue
+            mask = nn.functional.interpolate(
+                ((one - one.min()) / (one.max() - one.min()))[None, None], (8, 8), mode="bilinear"
+            )
+            scores.append(net(images[n : n + 1] * mask[0])[0, target].item())
+        expected = np.exp(scores) / np.exp(scores).sum()
+        np.testing.assert_allclose(weights[n, :, 0, 0], expected, rtol=1e-10)
+        assert scores[3] == -np.inf
+
+
+def test_score_cam_does_not_ask_about_channels_that_are_constant(images):
+    net = network()
+    with torch.no_grad():
+        net[0][0].weight[3], net[0][0].bias[3] = 0, 1
+    told = []
+    explain(net, images, "0", 1, ["score-cam"], progress=lambda *counts: told.append(counts))
+    varying = sum(int((one != one[0, 0]).any()) for one in net[0](images).flatten(0, 1))
+    assert varying <= 4 * len(images)
+    assert told[-1] == (varying, varying)
+    with torch.no_grad():
+        net[0][0].weight.zero_()
+    blank = explain(net, images, "0", 1, ["score-cam"]).maps["score-cam"]
+    assert not blank.any()
+
+
+def test_smooth_grad_cam_plus_plus_averages_over_the_noise(images):
+    net = network(nn.Softplus)
+    weights, evidence = weights_of("smooth-grad-cam++", net, images)
+    generator = torch.Generator().manual_seed(0)
+    gradients = []
+    for _ in range(p.NOISY):
+        noise = torch.randn(3, 8, 8, generator=generator, dtype=torch.float64)
+        scale = torch.stack([p.NOISE * (image.max() - image.min()) for image in images])
+        maps = net[0](images + scale[:, None, None, None] * noise).detach().requires_grad_()
+        score = sum(net[1](maps)[n, target] for n, target in enumerate(TARGETS))
+        gradients.append(torch.autograd.grad(score, maps)[0])
+    stacked = torch.stack(gradients)
+    d1, d2, d3 = stacked.mean(0), (stacked**2).mean(0), (stacked**3).mean(0)
+    for n, k in np.ndindex(3, 5):
+        total = 0.0
+        for y, x in np.ndindex(4, 4):
+            mass = float(evidence.activation[n, k].sum())
+            alpha = float(d2[n, k, y, x]) / (2 * float(d2[n, k, y, x]) + mass * float(d3[n, k, y, x]))
+            total += alpha * max(float(d1[n, k, y, x]), 0.0)
+        assert float(weights[n, k, 0, 0]) == pytest.approx(total, rel=1e-9)
+
+
+def test_shapley_cam_takes_off_half_the_hessian_times_the_activation(images):
+    net = network(nn.Softplus)
+    weights, evidence = weights_of("shapley-cam", net, images)
+    for n, target in enumerate(TARGETS):
+        maps = evidence.activation[n]
+
+        def score(values, target=target):
+            return net[1](values.reshape(1, 5, 4, 4))[0, target]
+
+        hessian = torch.autograd.functional.hessian(score, maps.flatten())
+        second = (hessian @ maps.flatten()).reshape(5, 4, 4)
+        expected = (evidence.gradient[n] - second / 2).mean(dim=(1, 2))
+        torch.testing.assert_close(weights[n, :, 0, 0], expected)
+        assert second.abs().max() > 1e-3 * evidence.gradient[n].abs().max()
+
+
+def test_shapley_cam_goes_through_fused_attention():
+    class Attending(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.patches, self.head = nn.Conv2d(3, 8, 2, stride=2), nn.Linear(8, 3)
+
+        def forward(self, images):
+            tokens = self.patches(images).flatten(2).mT[:, None]
+            mixed = nn.functional.scaled_dot_product_attention(tokens, tokens, tokens)
+            return self.head(mixed[:, 0].mean(dim=1))
+
+    net, inputs = Attending(), torch.randn(1, 3, 8, 8)
+    evidence = evidence_of(net, inputs, "patches", 1)
+
+    def score(maps):
+        tokens = maps.reshape(1, 8, 16).mT
+        mixed = torch.softmax(tokens @ tokens.mT / 8**0.5, dim=-1) @ tokens
+        return net.head(mixed.mean(dim=1))[0, 1]
+
+    maps = evidence.activation[0]
+    hessian = torch.autograd.functional.hessian(score, maps.flatten())
+    second = (hessian @ maps.flatten()).reshape(8, 4, 4)
+    expected = (evidence.gradient[0] - second / 2).mean(dim=(1, 2))
+    found = METHODS["shapley-cam"](evidence)[0, :, 0, 0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert second.abs().max() > 0.1 * evidence.gradient.abs().max()
+
+
+def test_shapley_cam_of_an_operation_without_second_derivative_is_refused(images, monkeypatch):
+    def refused(self, score, direction):
+        raise NotImplementedError("derivative for aten::odd_backward is not implemented")
+
+    monkeypatch.setattr("xgradcam.capture.recording.Recording.hessian_product", refused)
+    with pytest.raises(NotApplicableError, match="needs second derivatives: derivative for aten::odd"):
+        explain(network(), images, "0", 1, ["shapley-cam"])
+
+
+def test_shapley_cam_of_a_piecewise_linear_network_is_grad_cam(images):
+    net = network()
+    torch.testing.assert_close(
+        weights_of("shapley-cam", net, images)[0], weights_of("grad-cam", net, images)[0]
+    )
+
+
+def test_finer_cam_is_grad_cam_against_the_nearest_classes(images):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        net = nn.Sequential(network()[0], nn.Sequential(nn.Flatten(), nn.Linear(80, 9))).double()
+    weights, evidence = weights_of("finer-cam", net, images)
+    logits = net(images).detach()
+    for n, target in enumerate(TARGETS):
+        order = sorted(set(range(9)) - {target}, key=lambda d: abs(float(logits[n, d] - logits[n, target])))
+        shares = np.exp([float(logits[n, d]) for d in order[:3]])
+        shares /= shares.sum()
+        maps = evidence.activation[n : n + 1].clone().requires_grad_()
+        found = net[1](maps)[0]
+        score = found[target] - sum(share * found[d] for share, d in zip(shares, order, strict=False))
+        (gradient,) = torch.autograd.grad(score, maps)
+        torch.testing.assert_close(weights[n, :, 0, 0], gradient[0].mean(dim=(1, 2)))
+
+
+def test_finer_cam_needs_classes_and_takes_as_many_as_there_are(images):
+    net = network()
+    with pytest.raises(NotApplicableError, match="compares classes"):
+        explain_score(net, images, "0", Contrast(1, (0,)), ["finer-cam"])
+    two = nn.Sequential(net, nn.Linear(4, 2).double())
+    assert explain(two, images, "0.0", 1, ["finer-cam"]).maps["finer-cam"].shape == (3, 4, 4)
+
+
+def test_cam_is_the_linear_layers_weights(images):
+    net = network(pooled=True)
+    weights, _ = weights_of("cam", net, images)
+    torch.testing.assert_close(weights[..., 0, 0], net[1][3].weight[TARGETS])
+
+
+@pytest.mark.parametrize("head", ["two layers", "spatial", "maximum", "no bias"])
+def test_cam_is_refused_where_the_score_is_no_function_of_averages(images, head):
+    net = network(pooled=True)
+    torch.manual_seed(0)
+    pool = nn.AdaptiveAvgPool2d(1)
+    net[1] = {
+        "two layers": nn.Sequential(pool, nn.Flatten(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 4)),
+        "spatial": network()[1],
+        "maximum": nn.Sequential(nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Linear(5, 4)),
+        "no bias": nn.Sequential(pool, nn.Flatten(), nn.Linear(5, 5), nn.Softplus(), nn.Linear(5, 4, False)),
+    }[head].double()
+    with pytest.raises(NotApplicableError, match="cam needs a network whose score is a linear function"):
+        explain(net, images, "0", 1, ["cam"])
+
+
+def test_score_cam_is_of_photographs_only():
+    net = nn.Sequential(nn.Unflatten(1, (3, 2, 2)), nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(8, 2))
+    with pytest.raises(NotApplicableError, match="masks photographs"):
+        explain(net, torch.randn(1, 12), "1", 0, ["score-cam"])
+
+
+def test_without_a_network_there_is_nothing_to_ask():
+    alone = Evidence(torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3))
+    for method in (name for name, method in METHODS.items() if method.asks_again):
+        with pytest.raises(XGradCamError, match="asks the network again"):
+            METHODS[method](alone)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_batch_is_its_samples_one_at_a_time(method, images):
+    net = network(pooled=True)
+    together = explain(net, images, "0", TARGETS, [method]).maps[method]
+    for n, target in enumerate(TARGETS):
+        alone = explain(net, images[n : n + 1], "0", target, [method]).maps[method]
+        torch.testing.assert_close(together[n : n + 1], alone, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_model_is_left_as_it_was(method, images):
+    net = network(pooled=True).train()
+    net[0][0].weight.grad = torch.ones_like(net[0][0].weight)
+    net[0][0].bias.requires_grad_(False)
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    before = images.clone()
+    with torch.inference_mode():
+        explain(net, images, "0", 1, [method], axioms=True)
+    assert all(module.training and not module._forward_hooks for module in net.modules())
+    assert (net[0][0].weight.grad == 1).all()
+    assert net[1][3].weight.grad is None
+    assert not net[0][0].bias.requires_grad
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+    assert torch.equal(images, before)

@@ -1,0 +1,117 @@
+import pytest
+import torch
+from torch import nn
+
+from xgradcam import Contrast, RegionMean, Similarity, XGradCamError, explain, explain_score
+from xgradcam.capture.scores import ClassScore, of_sample
+
+
+@pytest.fixture
+def segmenter():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 4, 1)).double()
+
+
+@pytest.fixture
+def half():
+    region = torch.zeros(8, 8, dtype=torch.bool)
+    region[:, :3] = True
+    return region
+
+
+def test_a_contrast_is_the_difference_of_logits(net, batch):
+    logits = net(batch)
+    expected = logits[:, 2] - 0.5 * (logits[:, 0] + logits[:, 4]) / 2
+    torch.testing.assert_close(Contrast(2, (0, 4), 0.5)(logits), expected)
+    found = explain_score(net, batch, "features.4", Contrast(2, (0,)), ["xgrad-cam"])
+    one, other = (explain(net, batch, "features.4", target, ["xgrad-cam"]) for target in (2, 0))
+    torch.testing.assert_close(found.maps["xgrad-cam"], one.maps["xgrad-cam"] - other.maps["xgrad-cam"])
+    torch.testing.assert_close(found.score, one.score - other.score)
+
+
+def test_the_mean_over_a_region_looks_there_and_nowhere_else(segmenter, batch, half):
+    score = RegionMean(1, half)
+    torch.testing.assert_close(score(segmenter(batch)), segmenter(batch)[:, 1, :, :3].mean(dim=(1, 2)))
+    found = explain_score(segmenter, batch, "1", score, ["hires-cam", "ablation-cam"])
+    assert (found.maps["hires-cam"][:, :, 3:] == 0).all()
+    assert found.maps["hires-cam"][:, :, :3].any()
+    each = torch.stack([half, ~half, half])
+    separate = explain_score(segmenter, batch, "1", RegionMean(1, each), ["ablation-cam"])
+    for n, region in enumerate(each):
+        alone = explain_score(segmenter, batch[n : n + 1], "1", RegionMean(1, region), ["ablation-cam"])
+        torch.testing.assert_close(separate.maps["ablation-cam"][n : n + 1], alone.maps["ablation-cam"])
+
+
+def test_the_similarity_of_embeddings_is_their_cosine(net, batch):
+    goal = torch.randn(3, 5, dtype=torch.float64)
+    expected = nn.functional.cosine_similarity(net(batch), goal)
+    torch.testing.assert_close(Similarity(goal)(net(batch)), expected)
+    together = explain_score(net, batch, "features.4", Similarity(goal), ["score-cam", "shapley-cam"])
+    for n in range(3):
+        alone = explain_score(
+            net, batch[n : n + 1], "features.4", Similarity(goal[n]), ["score-cam", "shapley-cam"]
+        )
+        for method, maps in alone.maps.items():
+            torch.testing.assert_close(together.maps[method][n : n + 1], maps)
+
+
+def test_any_function_of_the_output_is_a_score(net, batch):
+    found = explain_score(net, batch, "features.4", lambda logits: logits[:, 1] ** 2, ["grad-cam"])
+    one = explain(net, batch, "features.4", 1, ["grad-cam"])
+    expected = 2 * one.score[:, None, None] * one.maps["grad-cam"]
+    torch.testing.assert_close(found.maps["grad-cam"], expected)
+
+
+def test_the_entry_of_an_output_is_found_by_name(net, batch, half, segmenter):
+    class Several(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.segmenter = net, segmenter
+
+        def forward(self, images):
+            return {"logits": self.net(images), "planes": self.segmenter(images)}
+
+    model = Several()
+    found = explain_score(model, batch, "segmenter.1", RegionMean(0, half, "planes"), ["grad-cam"])
+    expected = explain_score(segmenter, batch, "1", RegionMean(0, half), ["grad-cam"])
+    torch.testing.assert_close(found.maps["grad-cam"], expected.maps["grad-cam"])
+    contrast = explain_score(model, batch, "net.features.4", Contrast(0, (1,), entry="logits"), ["grad-cam"])
+    assert contrast.score.shape == (3,)
+    similar = explain_score(model, batch, "net.features.4", Similarity(torch.ones(5), "logits"), ["grad-cam"])
+    assert (similar.score.abs() <= 1).all()
+
+
+@pytest.mark.parametrize(
+    ("score", "message"),
+    [
+        (lambda logits: logits, r"the score is \(3, 5\): it must be a number for each sample"),
+        (lambda logits: 3.0, "the score is float"),
+        (lambda logits: logits[:, 0].detach(), "does not depend on the layer"),
+        (Contrast(7, (0,)), "no class 7"),
+        (Contrast(0, (9,)), "no class 9"),
+        (Contrast(0, ()), "at least one other class"),
+        (RegionMean(0, torch.ones(8, 8)), r"needs an output \(N, classes, H, W\)"),
+        (Similarity(torch.ones(4)), r"needs an output \(N, 4\)"),
+    ],
+)
+def test_a_wrong_score_is_told(net, batch, score, message):
+    with pytest.raises(XGradCamError, match=message):
+        explain_score(net, batch, "features.4", score)
+
+
+def test_a_wrong_region_is_told(segmenter, batch, half):
+    planes = segmenter(batch)
+    with pytest.raises(XGradCamError, match="the region is empty"):
+        RegionMean(0, torch.zeros(8, 8, dtype=torch.bool))(planes)
+    with pytest.raises(XGradCamError, match=r"the region is \(4, 8\)"):
+        RegionMean(0, half[:4])(planes)
+    with pytest.raises(XGradCamError, match="no class 4"):
+        RegionMean(4, half)(planes)
+
+
+def test_the_score_of_one_sample_takes_any_number_of_rows():
+    logits = torch.arange(12.0).reshape(3, 4)
+    score = ClassScore(torch.tensor([3, 0, 2]))
+    assert score(logits).tolist() == [3, 4, 10]
+    assert of_sample(score, 2)(logits[:2]).tolist() == [2, 6]
+    assert of_sample(len, 2) is len

@@ -1,0 +1,173 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from skimage import data
+
+from xgradcam.cam.explain import Explanation
+from xgradcam.errors import XGradCamError
+from xgradcam.pictures import paint as pictures
+from xgradcam.pictures.framing import Framing
+from xgradcam.pictures.overlay import overlay_heatmap
+from xgradcam.pictures.paint import DIMMED, Style, draw, heatmap_of
+
+ROOT = Path(__file__).resolve().parents[2]
+CAT = data.chelsea()
+FULL = Style(full_resolution=True)
+CROP = Framing((80, 80), 100)
+
+# Draws a photograph of 100 megapixels and prints the peak memory in bytes.
+MEASURED = """
+import re, sys
+from pathlib import Path
+import numpy as np, torch
+from xgradcam.cam.explain import Explanation
+from xgradcam.files import encode_jpeg
+from xgradcam.pictures.framing import Framing
+from xgradcam.pictures.paint import Style, draw, heatmap_of
+tile = np.random.default_rng(0).integers(0, 256, (200, 250, 3), dtype=np.uint8)
+photograph = np.tile(tile, (50, 40, 1))
+maps = torch.randn(4, 7, 7, generator=torch.Generator().manual_seed(0))
+explanation = Explanation({"grad-cam": maps}, torch.zeros(4), ((),) * 4)
+framing = Framing((224, 224), 256 if sys.argv[1] == "crop" else None)
+alpha = 0.5 if sys.argv[2] == "alpha" else None
+style = Style(full_resolution=True, alpha=alpha)
+picture = draw(photograph, heatmap_of(explanation, "grad-cam", 2), framing, style)
+assert picture.shape == photograph.shape and len(encode_jpeg(picture)) > 1e7
+print(1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text()).group(1)))
+"""
+
+
+def explained(signed):
+    """An explanation of samples with these maps (N, h, w)."""
+    count = len(signed)
+    return Explanation({"grad-cam": torch.as_tensor(signed)}, torch.zeros(count), ((),) * count)
+
+
+@pytest.fixture
+def found():
+    """One map of positive and negative evidence."""
+    generator = torch.Generator().manual_seed(3)
+    return heatmap_of(explained(torch.randn(1, 5, 5, generator=generator)), "grad-cam")
+
+
+def test_by_default_it_is_the_originals_picture(found):
+    framing = Framing((224, 224))
+    expected = overlay_heatmap(framing.pixels(CAT), found((224, 224)))
+    assert np.array_equal(draw(CAT, found, framing), expected)
+
+
+def test_at_full_resolution_the_map_is_upsampled_once_to_the_photographs_size(found):
+    expected = overlay_heatmap(CAT, found(CAT.shape[:2]), "magma", 0.4)
+    picture = draw(CAT, found, Framing((224, 224)), Style(True, "magma", 0.4))
+    assert np.array_equal(picture, expected)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("style", [Style(), FULL, Style(alpha=0.5)])
+def test_of_a_crop_the_rest_is_shown_dimmed(found, turned, style):
+    """200 x 400 becomes 100 x 200, of which rows 10 to 90 and columns 60 to 140 are seen."""
+    photograph = np.ascontiguousarray(CAT[:200, :400].swapaxes(0, 1) if turned else CAT[:200, :400])
+    whole = photograph if style.full_resolution else CROP.scene(photograph)
+    factor = 2 if style.full_resolution else 1
+    rows, columns = slice(10 * factor, 90 * factor), slice(60 * factor, 140 * factor)
+    seen = (columns, rows) if turned else (rows, columns)
+    picture = draw(photograph, found, CROP, style)
+    expected = overlay_heatmap(whole[seen], found((80 * factor, 80 * factor)), alpha=style.alpha)
+    assert np.array_equal(picture[seen], expected)
+    outside = np.ones(whole.shape[:2], bool)
+    outside[seen] = False
+    assert np.abs(picture[outside] - DIMMED * whole[outside]).max() <= 0.5 + 1e-4
+
+
+def test_at_the_inputs_scale_a_crop_shows_the_networks_pixels(found):
+    picture = draw(CAT, found, CROP)
+    expected = overlay_heatmap(CROP.pixels(CAT), found((80, 80)))
+    assert np.array_equal(picture[10:90, 35:115], expected)
+
+
+@pytest.mark.parametrize("framing", [Framing((32, 32)), Framing((32, 32), 40)])
+@pytest.mark.parametrize("shape", [(300, 451), (451, 300)])
+@pytest.mark.parametrize("cell", [(0, 0), (1, 3), (3, 2)])
+def test_a_bright_point_is_red_at_its_place_of_the_photograph(framing, shape, cell):
+    photograph = np.full((*shape, 3), 90, np.uint8)
+    signed = torch.zeros(1, 4, 4)
+    signed[0, cell[0], cell[1]] = 1
+    picture = draw(photograph, heatmap_of(explained(signed), "grad-cam"), framing, FULL).astype(int)
+    redness = picture[..., 0] - picture[..., 2]
+    rows, columns = np.nonzero(redness > 0.95 * redness.max())
+    top, left, bottom, right = framing.box(shape)
+    expected = top + (cell[0] + 0.5) / 4 * (bottom - top), left + (cell[1] + 0.5) / 4 * (right - left)
+    slack = max(shape) / 16
+    assert abs(np.median(rows) - expected[0]) < slack
+    assert abs(np.median(columns) - expected[1]) < slack
+
+
+@pytest.mark.parametrize("style", [Style(), FULL, Style(alpha=1)])
+@pytest.mark.parametrize("framing", [Framing((80, 80)), CROP])
+def test_a_blank_map_gives_the_photograph_itself(style, framing):
+    blank = heatmap_of(explained(-torch.ones(1, 5, 5)), "grad-cam")
+    whole = CAT if style.full_resolution else framing.scene(CAT)
+    picture = draw(CAT, blank, framing, style)
+    assert np.array_equal(picture, whole)
+    assert not np.shares_memory(picture, CAT)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (2, 3)])
+@pytest.mark.parametrize("framing", [Framing((80, 80)), CROP, Framing((30, 20), 20)])
+def test_photographs_smaller_than_the_input(found, shape, framing):
+    photograph = np.full((*shape, 3), 200, np.uint8)
+    assert draw(photograph, found, framing, FULL).shape == (*shape, 3)
+    assert draw(photograph, found, framing).shape == framing.scene(photograph).shape
+
+
+def test_photograph_and_map_are_not_written_to(found):
+    photograph = CAT.copy()
+    photograph.flags.writeable = False
+    for framing in (Framing((80, 80)), CROP):
+        for style in (Style(), FULL, Style(True, "hot", 0.2)):
+            draw(photograph, found, framing, style)
+
+
+def test_beyond_a_size_the_map_is_enlarged_from_8_bits_and_looks_the_same(found, monkeypatch):
+    expected = (255 * found(CAT.shape[:2])).astype(np.uint8).astype(int)
+    monkeypatch.setattr(pictures, "LARGEST", 280)
+    sizes = []
+
+    def remembered(size):
+        sizes.append(size)
+        return found(size)
+
+    # Of a black photograph the picture at alpha 1 is the levels, in a colour map that is linear.
+    picture = draw(np.zeros_like(CAT), remembered, Framing((50, 50)), Style(True, "autumn", 1))
+    assert sizes == [(280, 280)]
+    # 56 pixels to a place of the map; 4096 pixels are that for a map of 73 x 73 places.
+    difference = np.abs(picture[..., 1] - expected)
+    assert difference.max() <= 3
+    assert difference.mean() < 0.5
+
+
+def test_the_sample_of_a_batch_is_the_one_asked_for():
+    signed = torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(1))
+    explanation = explained(signed)
+    for sample in range(3):
+        expected = explanation.heatmap("grad-cam", (9, 7))[sample].numpy()
+        assert np.array_equal(heatmap_of(explanation, "grad-cam", sample)((9, 7)), expected)
+
+
+def test_a_wrong_style_is_refused_before_anything_is_drawn():
+    with pytest.raises(XGradCamError, match="did you mean turbo"):
+        Style(colormap="trubo")
+    with pytest.raises(XGradCamError, match=r"alpha 2 is not between 0 .* and 1"):
+        Style(alpha=2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [("stretch", "sum"), ("crop", "alpha")])
+def test_a_hundred_megapixels_take_less_than_two_gigabytes(arguments):
+    command = [sys.executable, "-c", MEASURED, *arguments]
+    result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert int(result.stdout) < 2e9

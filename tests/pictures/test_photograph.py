@@ -1,0 +1,209 @@
+import io
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+from xgradcam.errors import XGradCamError
+from xgradcam.pictures import photograph as images
+from xgradcam.pictures.photograph import decode_image, read_image, stretch, to_input
+
+CAT = data.chelsea()
+
+
+def saved(tmp_path, picture, name, **options):
+    path = tmp_path / name
+    picture.save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tiff", "a.webp", "a.ppm"])
+def test_lossless_formats_give_the_pixels(tmp_path, name):
+    options = {"lossless": True} if name.endswith("webp") else {}
+    path = saved(tmp_path, Image.fromarray(CAT), name, **options)
+    assert np.array_equal(read_image(path), CAT)
+    assert np.array_equal(read_image(str(path)), CAT)
+
+
+def test_jpeg_gives_nearly_the_pixels(tmp_path):
+    path = saved(tmp_path, Image.fromarray(CAT), "a.jpg", quality=98)
+    assert np.abs(read_image(path).astype(int) - CAT).mean() < 2
+
+
+def test_the_content_counts_not_the_name(tmp_path):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(CAT).save(path, format="PNG")
+    assert np.array_equal(read_image(path), CAT)
+
+
+def test_grey_palette_alpha_and_two_colours_become_rgb(tmp_path):
+    grey = Image.fromarray(CAT).convert("L")
+    expected = np.repeat(np.asarray(grey)[..., None], 3, axis=2)
+    assert np.array_equal(read_image(saved(tmp_path, grey, "grey.png")), expected)
+    assert np.array_equal(read_image(saved(tmp_path, grey.convert("LA"), "grey-alpha.png")), expected)
+    palette = Image.fromarray(CAT).quantize(64)
+    assert np.array_equal(
+        read_image(saved(tmp_path, palette, "palette.png")), np.asarray(palette.convert("RGB"))
+    )
+    transparent = Image.fromarray(CAT)
+    transparent.putalpha(0)
+    assert np.array_equal(read_image(saved(tmp_path, transparent, "alpha.png")), CAT)
+    bits = Image.fromarray(CAT).convert("1")
+    assert set(np.unique(read_image(saved(tmp_path, bits, "bits.png")))) == {0, 255}
+
+
+def test_sixteen_bits_become_eight(tmp_path):
+    deep = (CAT[..., 0].astype(np.uint16) << 8) + 77
+    for name in ("deep.png", "deep.tiff"):
+        photograph = read_image(saved(tmp_path, Image.fromarray(deep), name))
+        assert np.array_equal(photograph, np.repeat(CAT[..., :1], 3, axis=2))
+
+
+def test_sixteen_bit_colour_becomes_eight(tmp_path):
+    import cv2
+
+    path = tmp_path / "deep.png"
+    cv2.imwrite(str(path), (CAT[:, :, ::-1].astype(np.uint16) << 8) + 9)
+    assert np.array_equal(read_image(path), CAT)
+
+
+def test_cmyk_keeps_its_colours(tmp_path):
+    path = saved(tmp_path, Image.fromarray(CAT).convert("CMYK"), "a.jpg", quality=98)
+    assert np.abs(read_image(path).astype(int) - CAT).mean() < 3
+
+
+@pytest.mark.parametrize(("orientation", "turn"), [(1, None), (3, 2), (6, 1), (8, 3)])
+def test_exif_rotation_is_undone(tmp_path, orientation, turn):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = CAT if turn is None else np.rot90(CAT, turn)
+    path = saved(tmp_path, Image.fromarray(np.ascontiguousarray(turned)), "a.png", exif=exif)
+    assert np.array_equal(read_image(path), CAT)
+
+
+def test_the_first_frame_of_an_animation(tmp_path):
+    frames = [Image.fromarray(np.full((4, 4, 3), value, np.uint8)) for value in (10, 200)]
+    path = saved(tmp_path, frames[0], "a.gif", save_all=True, append_images=frames[1:])
+    assert (read_image(path) == 10).all()
+
+
+def test_one_pixel(tmp_path):
+    path = saved(tmp_path, Image.fromarray(CAT[:1, :1]), "a.png")
+    assert np.array_equal(read_image(path), CAT[:1, :1])
+
+
+def test_names_beyond_ascii(tmp_path):
+    path = saved(tmp_path, Image.fromarray(CAT), "Katze – 猫 🐈.png")
+    assert np.array_equal(read_image(path), CAT)
+
+
+def test_what_is_no_image_is_named_with_the_reason(tmp_path):
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "text.jpg").write_text("not a picture")
+    (tmp_path / "drawing.eps").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n")
+    for name, reason in (
+        ("missing.jpg", "no such image"),
+        ("", "a folder, not an image"),
+        ("empty.jpg", "the file is empty"),
+        ("text.jpg", "its content is no whole JPEG"),
+        ("drawing.eps", "its content is no whole JPEG"),
+        ("x" * 5000 + ".jpg", "cannot read image"),
+        ("zero\0.jpg", "cannot read image"),
+    ):
+        with pytest.raises(XGradCamError, match=reason):
+            read_image(f"{tmp_path}/{name}")
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "bmp", "tiff", "gif"])
+@pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
+def test_truncated_files_are_refused(tmp_path, kind, share):
+    buffer = io.BytesIO()
+    Image.fromarray(CAT).save(buffer, format=kind)
+    path = tmp_path / f"a.{kind}"
+    path.write_bytes(buffer.getvalue()[: int(len(buffer.getvalue()) * share)])
+    with pytest.raises(XGradCamError, match=r"(cannot decode|not an) image"):
+        read_image(path)
+
+
+def test_too_many_pixels_are_refused_before_they_are_decoded(tmp_path, monkeypatch):
+    path = saved(tmp_path, Image.fromarray(CAT), "a.png")
+    monkeypatch.setattr(images, "MAX_PIXELS", CAT.shape[0] * CAT.shape[1] - 1)
+    with pytest.raises(XGradCamError, match="451 x 300 pixels are over the limit"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32])
+def test_32_bits_are_taken_for_8_or_16_where_the_values_are(tmp_path, dtype):
+    grey = CAT[..., 0]
+    expected = np.repeat(grey[..., None], 3, axis=2)
+    for scale in (1, 256):
+        path = saved(tmp_path, Image.fromarray(grey.astype(dtype) * dtype(scale)), "a.tiff")
+        assert np.array_equal(read_image(path), expected)
+    assert not read_image(saved(tmp_path, Image.fromarray(np.zeros((4, 4), dtype)), "black.tiff")).any()
+
+
+@pytest.mark.parametrize(
+    "pixels", [CAT[..., 0].astype(np.float32) / 255, CAT[..., 0].astype(np.int32) * 70_000]
+)
+def test_32_bits_of_another_range_are_refused(tmp_path, pixels):
+    with pytest.raises(XGradCamError, match="32-bit pixels"):
+        read_image(saved(tmp_path, Image.fromarray(pixels), "a.tiff"))
+
+
+@pytest.mark.parametrize(
+    "wrong", [CAT / 255, CAT[..., 0], np.zeros((4, 4, 4), np.uint8), CAT[:0], CAT.tolist()[:2]]
+)
+def test_what_is_no_photograph_is_told_what_one_is(wrong):
+    with pytest.raises(XGradCamError, match=r"a photograph is \(H, W, 3\) uint8"):
+        to_input(wrong, (4, 4), (0, 0, 0), (1, 1, 1))
+
+
+def damaged():
+    """2,000 files of five formats, by their index and ending, with bits flipped, and some of them cut."""
+    random = np.random.default_rng(0)
+    kinds = ("jpeg", "png", "webp", "bmp", "tiff")
+    whole = {}
+    for kind in kinds:
+        buffer = io.BytesIO()
+        Image.fromarray(CAT[::3, ::3]).save(buffer, format=kind)
+        whole[kind] = np.frombuffer(buffer.getvalue(), np.uint8)
+    for index in range(2000):
+        kind = kinds[index % len(kinds)]
+        content = whole[kind].copy()
+        # Half of the flips in the header, where they do the most harm.
+        reach = len(content) if index % 2 else 200
+        places = random.integers(0, reach, random.integers(1, 12))
+        content[places] ^= (1 << random.integers(0, 8, len(places))).astype(np.uint8)
+        if index % 3 == 0:
+            content = content[: random.integers(0, len(content))]
+        yield f"{index:04}.{kind}", content.tobytes()
+
+
+@pytest.mark.slow
+def test_2000_damaged_files_end_in_a_picture_or_one_line():
+    refused, slowest, messages = 0, 0.0, []
+    for name, content in damaged():
+        started = time.monotonic()
+        try:
+            photograph = decode_image(io.BytesIO(content), name)
+            assert photograph.dtype == np.uint8
+            assert photograph.shape[2] == 3
+        except XGradCamError as error:
+            refused += 1
+            messages.append(str(error))
+        slowest = max(slowest, time.monotonic() - started)
+    assert 200 < refused < 1900
+    assert not any("\n" in message for message in messages)
+    assert slowest < 10
+
+
+def test_input_is_the_stretched_photograph_normalised():
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    inputs = to_input(CAT, (20, 30), mean, std)
+    assert inputs.shape == (1, 3, 20, 30)
+    small = stretch(CAT, (20, 30))
+    for channel in range(3):
+        expected = (small[5, 7, channel] / 255 - mean[channel]) / std[channel]
+        assert inputs[0, channel, 5, 7].item() == pytest.approx(expected, abs=1e-6)

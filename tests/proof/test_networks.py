@@ -1,0 +1,190 @@
+"""Eq. 5 closes at every layer of one small member of every family of networks, with random constants."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import pytest
+import skimage.data
+import torch
+import torchvision.models as tv
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.models.swin_transformer import SwinTransformer
+from torchvision.models.vision_transformer import VisionTransformer
+
+from xgradcam import load_classifier
+from xgradcam.proof.verify import Verification, verify, verify_layers
+
+CLASSES = 10
+
+RELU_NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "alexnet": (lambda: tv.alexnet(num_classes=CLASSES), 64),
+    "vgg11": (lambda: tv.vgg11(num_classes=CLASSES), 32),
+    "vgg11_bn": (lambda: tv.vgg11_bn(num_classes=CLASSES), 32),
+    "resnet18": (lambda: tv.resnet18(num_classes=CLASSES), 32),
+    "resnext": (lambda: ResNet(Bottleneck, [1, 2, 1, 1], CLASSES, groups=8, width_per_group=4), 32),
+    "wide_resnet": (lambda: ResNet(Bottleneck, [1, 1, 2, 1], CLASSES, width_per_group=128), 32),
+    "squeezenet1_1": (lambda: tv.squeezenet1_1(num_classes=CLASSES), 32),
+    "densenet": (lambda: tv.DenseNet(16, (3, 4, 3), 32, num_classes=CLASSES), 32),
+    "googlenet": (lambda: tv.googlenet(num_classes=CLASSES, init_weights=False), 32),
+    "inception_v3": (lambda: tv.inception_v3(num_classes=CLASSES, init_weights=False), 75),
+    "mobilenet_v2": (lambda: tv.mobilenet_v2(num_classes=CLASSES), 32),
+    "mnasnet0_5": (lambda: tv.mnasnet0_5(num_classes=CLASSES), 32),
+    "shufflenet_v2_x0_5": (lambda: tv.shufflenet_v2_x0_5(num_classes=CLASSES), 32),
+    "regnet_x_400mf": (lambda: tv.regnet_x_400mf(num_classes=CLASSES), 32),
+}
+CURVED_NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "efficientnet_b0": (lambda: tv.efficientnet_b0(num_classes=CLASSES), 32),
+    "mobilenet_v3_small": (lambda: tv.mobilenet_v3_small(num_classes=CLASSES), 32),
+    "regnet_y_400mf": (lambda: tv.regnet_y_400mf(num_classes=CLASSES), 32),
+    "convnext": (
+        lambda: ConvNeXt([CNBlockConfig(16, 32, 2), CNBlockConfig(32, None, 2)], num_classes=CLASSES),
+        32,
+    ),
+    "vit": (lambda: VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=CLASSES), 32),
+    "swin": (lambda: SwinTransformer([4, 4], 16, [2, 2], [2, 4], [4, 4], num_classes=CLASSES), 32),
+}
+SIZES = {name: size for name, (_, size) in (RELU_NETWORKS | CURVED_NETWORKS).items()}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Small networks are faster without threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def built(name: str, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
+    """The network with random constants, and an image for it."""
+    generator = torch.Generator().manual_seed(len(name))
+    model = randomised((RELU_NETWORKS | CURVED_NETWORKS)[name][0](), generator)
+    image = torch.randn(1, 3, SIZES[name], SIZES[name], generator=generator)
+    return model.to(dtype), image.to(dtype)
+
+
+def randomised(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """The network with He weights, and constants that are far from their defaults."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            deviation = (2 / parameter[0].numel()) ** 0.5 if parameter.dim() in (2, 4) else 0.3
+            parameter.normal_(0, deviation, generator=generator)
+        for module in model.modules():
+            if isinstance(module, (_BatchNorm, nn.LayerNorm)):
+                module.weight.uniform_(0.5, 1.5, generator=generator)
+            if isinstance(module, _BatchNorm):
+                module.running_mean.normal_(0, 0.3, generator=generator)
+                module.running_var.uniform_(0.5, 1.5, generator=generator)
+    return model.eval()
+
+
+def layers_of(model: nn.Module, image: Tensor, dims: tuple[int, ...] = (4,)) -> list[str]:
+    """Every module that runs exactly once and returns a feature map."""
+    runs: Counter[str] = Counter()
+    maps: set[str] = set()
+
+    def note(name: str, output: object) -> None:
+        runs[name] += 1
+        if isinstance(output, Tensor) and output.dim() in dims:
+            maps.add(name)
+
+    hooks = [
+        module.register_forward_hook(lambda _m, _i, output, name=name: note(name, output))
+        for name, module in model.named_modules()
+    ]
+    with torch.no_grad():
+        model(image)
+    for hook in hooks:
+        hook.remove()
+    return [name for name in runs if runs[name] == 1 and name in maps]
+
+
+def evenly(layers: list[str], count: int) -> list[str]:
+    return [layers[round(index * (len(layers) - 1) / (count - 1))] for index in range(count)]
+
+
+def closing(model: nn.Module, image: Tensor, layer: str, target: int | None = None) -> Verification:
+    found = verify(model, image, layer, target)
+    assert found.closes.item(), (layer, found.residual / found.tolerance, found.magnitude / found.score)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "target"), [(torch.float32, 3), (torch.float64, None)])
+@pytest.mark.parametrize("name", RELU_NETWORKS)
+def test_it_holds_at_every_layer_of_a_relu_network(name: str, dtype: torch.dtype, target: int | None) -> None:
+    model, image = built(name, dtype)
+    layers = layers_of(model, image)
+    assert len(layers) >= 13
+    biases = []
+    for layer in layers:
+        found = closing(model, image, layer, target)
+        assert found.holds.item()
+        assert found.curvature.item() == 0
+        biases.append(found.bias.item())
+    assert all(biases[: len(biases) // 2])  # behind the last layers there may be none
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", CURVED_NETWORKS)
+def test_it_closes_with_curvature_at_ten_layers_of_a_curved_network(name: str, dtype: torch.dtype) -> None:
+    model, image = built(name, dtype)
+    shown = 0
+    for layer in evenly(layers_of(model, image, dims=(3, 4)), 10):
+        found = closing(model, image, layer)
+        shown += (found.curvature.abs() > 1e-3 * found.magnitude).item()
+        assert found.holds.item() == (found.curvature == 0).item()
+    assert shown >= 5
+
+
+@pytest.mark.parametrize("name", ["alexnet", "resnet18", "densenet", "shufflenet_v2_x0_5", "swin"])
+def test_all_layers_at_once_give_the_terms_of_each(name: str) -> None:
+    model, image = built(name, torch.float64)
+    layers = evenly(layers_of(model, image, dims=(3, 4)), 13)
+    found = dict(verify_layers(model, image, layers, 3))
+    assert found.keys() == set(layers)
+    for layer in layers:
+        together, alone = found[layer], verify(model, image, layer, 3)
+        assert isinstance(together, Verification)
+        assert together.score == alone.score
+        torch.testing.assert_close(together.feature, alone.feature, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(together.feature_magnitude, alone.feature_magnitude)
+        # What does not reach the score is a term of 0 of the one, and none of the other.
+        terms, expected = (
+            [
+                (term.module, term.operation, term.kind, term.value.item())
+                for term in each.contributions
+                if term.value
+            ]
+            for each in (together, alone)
+        )
+        assert [term[:3] for term in terms] == [term[:3] for term in expected]
+        assert [term[3] for term in terms] == pytest.approx(
+            [term[3] for term in expected], rel=1e-8, abs=1e-11
+        )
+
+
+@pytest.mark.parametrize("name", ["vgg11_bn", "resnet18", "densenet", "mobilenet_v2"])
+def test_no_term_can_be_left_out(name: str) -> None:
+    model, image = built(name, torch.float64)
+    found = closing(model, image, evenly(layers_of(model, image), 3)[1])
+    for index, term in enumerate(found.contributions):
+        fewer = found.contributions[:index] + found.contributions[index + 1 :]
+        without = replace(found, contributions=fewer)
+        assert without.closes.item() == (term.value.abs() <= found.tolerance).item()
+    assert sum((term.value.abs() > found.tolerance).item() for term in found.contributions) >= 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["chelsea", "coffee", "rocket"])
+def test_it_holds_for_the_bundled_network_on_a_photograph(name: str) -> None:
+    classifier = load_classifier("efficientnet-lite0")
+    image = classifier.inputs(getattr(skimage.data, name)())
+    for layer in ["bn2", *evenly(layers_of(classifier.module, image), 10)]:
+        found = closing(classifier.module, image, layer)
+        assert found.holds.item()
+        assert found.curvature.item() == 0

@@ -1,0 +1,365 @@
+"""From a model, a batch and a layer to signed maps, and from those to heatmaps."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any, Generic, TypeAlias, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from xgradcam.cam.axioms import conservation_error, sensitivity_error
+from xgradcam.cam.evidence import Probe, Progress
+from xgradcam.cam.gradient_methods import Evidence, probe_of
+from xgradcam.cam.methods import METHODS
+from xgradcam.cam.notes import FLAT, notes_on, signs_of
+from xgradcam.capture.layouts import Layout, layout_of
+from xgradcam.capture.outputs import choose_targets, finite_logits_of, logits_of, require_finite
+from xgradcam.capture.recording import find_layer, record
+from xgradcam.capture.scores import ClassScore, Score
+from xgradcam.errors import XGradCamError
+
+# Mirrored or not, and the contrast about the mean colour; the first is the photograph as it is.
+AUGMENTATIONS = tuple(product((False, True), (1.0, 0.9, 1.1)))
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """The maps of a batch of N.
+
+    maps: method -> signed, unscaled map (N, h, w), at the layer's size.
+    score: what is explained, a number for each sample, (N,).
+    notes: for each sample, what one must know to read its maps, a line each.
+    sensitivity: method -> sensitivity error (N,), where it was asked for; see `axioms`.
+    """
+
+    maps: Mapping[str, Tensor]
+    score: Tensor
+    notes: tuple[tuple[str, ...], ...]
+    sensitivity: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
+
+    @property
+    def conservation(self) -> dict[str, Tensor]:
+        """Method -> conservation error (N,); see `axioms`."""
+        return {method: conservation_error(signed, self.score) for method, signed in self.maps.items()}
+
+    def heatmap(self, method: str, size: tuple[int, int]) -> Tensor:
+        """The method's map as `heatmap` makes it, (N, H, W) in [0, 1]; `size` is (H, W)."""
+        if method not in self.maps:
+            raise XGradCamError(f"no map of {method!r} here; there are: {', '.join(self.maps)}")
+        return heatmap(self.maps[method], size)
+
+
+@dataclass(frozen=True, eq=False)
+class ClassExplanation(Explanation):
+    """The maps of a class for each sample of a batch of N; the score is the class's logit.
+
+    logits: (N, classes). targets: the class explained, (N,).
+    guided: of guided backpropagation, as the inputs, where someone put it here; `explain` does not.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    guided: Tensor | None = field(default=None, kw_only=True)
+
+    def to(self, device: torch.device | str) -> "ClassExplanation":
+        """The same explanation with its tensors on another device."""
+        return self._each(lambda tensor: tensor.to(device), self.notes)
+
+    def sample(self, index: int) -> "ClassExplanation":
+        """One sample of the batch, as a batch of its own."""
+        chosen = slice(index, index + 1)
+        return self._each(lambda tensor: tensor[chosen], self.notes[chosen])
+
+    def _each(
+        self, change: Callable[[Tensor], Tensor], notes: tuple[tuple[str, ...], ...]
+    ) -> "ClassExplanation":
+        return ClassExplanation(
+            {method: change(signed) for method, signed in self.maps.items()},
+            change(self.score),
+            notes,
+            change(self.logits),
+            change(self.targets),
+            sensitivity={method: change(errors) for method, errors in self.sensitivity.items()},
+            guided=None if self.guided is None else change(self.guided),
+        )
+
+    @property
+    def probability(self) -> Tensor:
+        """The softmax probability of each sample's target, (N,)."""
+        return self.logits.softmax(dim=1).gather(1, self.targets[:, None])[:, 0]
+
+
+Targets: TypeAlias = int | Sequence[int] | Tensor | None
+BOTH = ("grad-cam", "xgrad-cam")
+
+
+def explain(
+    model: nn.Module,
+    inputs: Tensor,
+    layer: str | nn.Module,
+    targets: Targets = None,
+    methods: Sequence[str] = BOTH,
+    output: str | int | None = None,
+    *,
+    augment: bool = False,
+    axioms: bool = False,
+    progress: Progress = lambda _done, _total: None,
+) -> ClassExplanation:
+    """Explain a class score of each sample by the feature maps of one layer.
+
+    model: any module that returns class scores (N, classes), or has them in a dictionary, a tuple or an
+    object at `output`; it is left as it was found.
+    inputs: (N, ...). layer: a module of the model or its name; it must return maps (N, C, h, w), maps with
+    channels last, or tokens with the image's aspect, of which class and register tokens are left out.
+    targets: None (each sample's highest score), one class index, or N of them.
+    methods: keys of `METHODS`. They share one forward and one backward behind the layer; what those that ask
+    the network again cost beside it their docstrings say.
+    augment: average the maps over `AUGMENTATIONS` of the inputs (N, C, H, W), a forward for each.
+    axioms: measure the sensitivity error too, an evaluation of the network behind the layer a channel.
+    progress: is told of evaluations by what asks the network again.
+    Raises XGradCamError for a wrong layer, class, method or model.
+    """
+    return explain_classes(
+        model, inputs, layer, [targets], methods, output, augment=augment, axioms=axioms, progress=progress
+    )[0]
+
+
+def explain_classes(
+    model: nn.Module,
+    inputs: Tensor,
+    layer: str | nn.Module,
+    classes: Sequence[Targets] | Callable[[Tensor], Sequence[Targets]],
+    methods: Sequence[str] = BOTH,
+    output: str | int | None = None,
+    *,
+    augment: bool = False,
+    axioms: bool = False,
+    progress: Progress = lambda _done, _total: None,
+) -> tuple[ClassExplanation, ...]:
+    """Explain several class scores of each sample: one explanation for each of `classes`.
+
+    classes: what `explain` takes for `targets`, several times; or a function from the class scores
+    (N, classes) to that, such as `top_classes(3)`. All of them cost one forward and, mostly, one backward.
+    The other arguments are those of `explain`.
+    """
+
+    def scores_of(found: Any) -> list[ClassScore]:
+        logits = logits_of(found, output)
+        chosen = classes(logits.detach()) if callable(classes) else classes
+        return [ClassScore(choose_targets(logits, one, trusted=callable(classes)), output) for one in chosen]
+
+    if augment and axioms:
+        raise XGradCamError("the axioms are about one input, not about an average over augmentations")
+    task = _Task(model, layer, known_methods(methods), progress, axioms)
+    returned, found = task.run(inputs, scores_of)
+    if augment:
+        found = task.averaged(inputs, found)
+    logits = _at_least_single(logits_of(returned, output).detach())
+    # Up to here a device has not been waited for.
+    require_finite(logits)
+    return tuple(
+        ClassExplanation(
+            one.maps, one.score, notes, logits, one.score_of.targets, sensitivity=one.sensitivity
+        )
+        for one, notes in zip(found, _notes(found), strict=True)
+    )
+
+
+def explain_score(
+    model: nn.Module,
+    inputs: Tensor,
+    layer: str | nn.Module,
+    score: Score,
+    methods: Sequence[str] = BOTH,
+    progress: Progress = lambda _done, _total: None,
+) -> Explanation:
+    """Explain any number that is computed from what the model returns by the feature maps of one layer.
+
+    score: a function of the model's output that gives a number for each sample, (N,), from its own row, such
+    as `Contrast`, `RegionMean` and `Similarity`. The other arguments are those of `explain`.
+    Raises XGradCamError for a wrong layer, method or model, and for a score that is not finite.
+    """
+    _, found = _Task(model, layer, known_methods(methods), progress).run(inputs, lambda _output: [score])
+    require_finite(found[0].score)
+    return Explanation(found[0].maps, found[0].score, _notes(found)[0], sensitivity=found[0].sensitivity)
+
+
+def evidence_of(
+    model: nn.Module,
+    inputs: Tensor,
+    layer: str | nn.Module,
+    targets: Targets = None,
+    output: str | int | None = None,
+    progress: Progress = lambda _done, _total: None,
+) -> Evidence:
+    """What the methods look at: activation and gradient of a class score, and the network to ask more.
+
+    The arguments are those of `explain`.
+    """
+    with torch.inference_mode(False):
+        recording = record(model, inputs, layer)
+        layout = _layout(model, layer, recording.activation, inputs)
+        logits = finite_logits_of(recording.output, output)
+        score_of = ClassScore(choose_targets(logits, targets), output)
+        score = score_of(recording.output)
+        probe = Probe(recording, inputs, layer, layout, score_of, score, progress)
+        return _evidence(probe, recording.gradient(score))
+
+
+def known_methods(methods: Sequence[str]) -> Sequence[str]:
+    """The methods, or the one; XGradCamError for a name that is not in `METHODS`."""
+    methods = (methods,) if isinstance(methods, str) else methods
+    for method in methods:
+        if method not in METHODS:
+            near = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise XGradCamError(f"no method {method!r}; {hint}there are: {', '.join(METHODS)}")
+    return methods
+
+
+ScoreOf = TypeVar("ScoreOf", bound=Score)
+
+
+@dataclass(frozen=True)
+class _Found(Generic[ScoreOf]):
+    """What was computed of a score; no number of it has been looked at.
+
+    score: (N,), in float32 at least. signs: see `signs_of`. channels: of the layer.
+    """
+
+    score_of: ScoreOf
+    score: Tensor
+    maps: Mapping[str, Tensor]
+    sensitivity: Mapping[str, Tensor]
+    signs: Tensor
+    channels: int
+
+
+def _notes(found: Sequence[_Found[Any]]) -> list[tuple[tuple[str, ...], ...]]:
+    """For each score the notes on its samples."""
+    if not found:
+        return []
+    return notes_on([one.signs for one in found], [one.maps for one in found], found[0].channels)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is to be computed of any inputs."""
+
+    model: nn.Module
+    layer: str | nn.Module
+    methods: Sequence[str]
+    progress: Progress
+    axioms: bool = False
+
+    def run(
+        self, inputs: Tensor, scores_of: Callable[[Any], Sequence[ScoreOf]]
+    ) -> tuple[Any, list[_Found[ScoreOf]]]:
+        """What the model returned, and what was found of each of the scores."""
+        with torch.inference_mode(False):
+            recording = record(self.model, inputs, self.layer)
+            layout = _layout(self.model, self.layer, recording.activation, inputs)
+            asked = scores_of(recording.output)
+            scores = [_checked(score_of(recording.output), len(inputs)) for score_of in asked]
+            if self.axioms or any(METHODS[method].asks_again for method in self.methods):
+                # Before a network is asked thousands of times in vain.
+                for score in scores:
+                    require_finite(score)
+            found = []
+            for score_of, score, gradient in zip(asked, scores, recording.gradient_each(scores), strict=True):
+                probe = Probe(recording, inputs, self.layer, layout, score_of, score, self.progress)
+                found.append(self._found(score_of, _evidence(probe, gradient)))
+        return recording.output, found
+
+    def _found(self, score_of: ScoreOf, evidence: Evidence) -> _Found[ScoreOf]:
+        probe = probe_of(evidence)
+        maps: dict[str, Tensor] = {}
+        sensitivity: dict[str, Tensor] = {}
+        score = _at_least_single(probe.score.detach())
+        for method in self.methods:
+            weights = METHODS[method](evidence)
+            maps[method] = weighted_map(weights, evidence.activation)
+            if self.axioms:
+                contributions = (weights * evidence.activation).sum(dim=(2, 3))
+                drops = score[:, None] - probe.without_channels
+                sensitivity[method] = sensitivity_error(contributions, drops)
+        channels = evidence.activation.shape[1]
+        return _Found(score_of, score, maps, sensitivity, signs_of(evidence), channels)
+
+    def averaged(self, inputs: Tensor, found: Sequence[_Found[ScoreOf]]) -> list[_Found[ScoreOf]]:
+        """The same with maps that are averages over the augmentations of the inputs."""
+        if inputs.ndim != 4:
+            raise XGradCamError(f"augmentation is of inputs (N, C, H, W), not {tuple(inputs.shape)}")
+        sums = [dict(one.maps) for one in found]
+        scores = [one.score_of for one in found]
+        for flipped, contrast in AUGMENTATIONS[1:]:
+            _, varied = self.run(contrast * (inputs.flip(3) if flipped else inputs), lambda _: scores)
+            for total, one in zip(sums, varied, strict=True):
+                for method, signed in one.maps.items():
+                    total[method] = total[method] + (signed.flip(2) if flipped else signed)
+        means = [{method: total / len(AUGMENTATIONS) for method, total in maps.items()} for maps in sums]
+        return [replace(one, maps=maps) for one, maps in zip(found, means, strict=True)]
+
+
+def _evidence(probe: Probe, gradient: Tensor) -> Evidence:
+    maps, gradients = probe.maps(), probe.layout.to_maps(gradient)
+    return Evidence(_at_least_single(maps), _at_least_single(gradients), probe)
+
+
+def _at_least_single(values: Tensor) -> Tensor:
+    """The values in float32 at least: what a network computes in half precision is summed in more."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+
+
+def _checked(score: Tensor, samples: int) -> Tensor:
+    if not isinstance(score, Tensor) or score.shape != (samples,):
+        what = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+        raise XGradCamError(f"the score is {what}: it must be a number for each sample, ({samples},)")
+    return score
+
+
+def top_classes(count: int) -> Callable[[Tensor], Sequence[Tensor]]:
+    """The `count` classes of the highest scores, best first, for `explain_classes`."""
+    return lambda logits: logits.topk(min(count, logits.shape[1]), dim=1).indices.unbind(dim=1)
+
+
+def _layout(model: nn.Module, layer: str | nn.Module, activation: Tensor, inputs: Tensor) -> Layout:
+    shape = tuple(activation.shape)
+    if len(activation) != len(inputs):
+        name, _ = find_layer(model, layer)
+        raise XGradCamError(
+            f"layer {name!r} gives shape {shape} for {len(inputs)} samples: take one outside of it"
+        )
+    if inputs.ndim != 4 and activation.ndim == 4:
+        return Layout("maps", shape[2], shape[3])
+    try:
+        return layout_of(shape, (inputs.shape[-2], inputs.shape[-1]))
+    except XGradCamError as error:
+        name, _ = find_layer(model, layer)
+        raise XGradCamError(f"layer {name!r}: {error}; --list-layers shows the shapes of all") from None
+
+
+def fuse(heatmaps: Sequence[Tensor]) -> Tensor:
+    """Heatmaps (N, H, W) of several layers as one: the maximum at each place. As Jiang et al. 2021 fuse."""
+    return torch.stack(list(heatmaps)).amax(dim=0)
+
+
+def weighted_map(weights: Tensor, activation: Tensor) -> Tensor:
+    """Σ_k w_k F^k, signed: (N, h, w). `weights` broadcast against the activation (N, C, h, w)."""
+    return (weights * activation).sum(dim=1)
+
+
+def heatmap(signed: Tensor, size: tuple[int, int]) -> Tensor:
+    """ReLU, bilinear upsampling to `size` (H, W), minus minimum, over maximum: (N, H, W) in [0, 1].
+
+    The original scripts' order of steps. A map with no positive value, the same value everywhere, or a value
+    that is not finite gives 0.
+    """
+    positive = signed.clamp(min=0)[:, None]
+    grown = nn.functional.interpolate(positive, size=size, mode="bilinear", align_corners=False)[:, 0]
+    raised = grown - grown.amin(dim=(1, 2), keepdim=True)
+    highest = raised.amax(dim=(1, 2), keepdim=True)
+    contrast = highest > FLAT * grown.amax(dim=(1, 2), keepdim=True)
+    return torch.where(contrast, raised / torch.where(contrast, highest, 1), 0)

@@ -1,0 +1,127 @@
+"""The table of the methods: their names, what they weigh by, and where they are from."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from torch import Tensor
+
+from xgradcam.cam import gradient_methods as weightings
+from xgradcam.cam import network_methods as perturbations
+from xgradcam.cam.gradient_methods import Evidence
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to weigh a layer's values.
+
+    title: as the field writes it. weigh: from the evidence to weights that broadcast against the activation.
+    says: what they are, in a line. source: authors and year. asks_again: whether it runs the network more
+    often than once.
+    """
+
+    title: str
+    weigh: Callable[[Evidence], Tensor]
+    says: str
+    source: str
+    asks_again: bool = False
+
+    def __call__(self, evidence: Evidence) -> Tensor:
+        """The weights, (N, C, 1, 1) or (N, C, h, w)."""
+        return self.weigh(evidence)
+
+
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "grad-cam": Method(
+            "Grad-CAM", weightings.grad_cam, "mean gradient of each channel", "Selvaraju et al. 2017"
+        ),
+        "xgrad-cam": Method(
+            "XGrad-CAM", weightings.xgrad_cam, "mean gradient, weighted by the activation", "Fu et al. 2020"
+        ),
+        "cam": Method(
+            "CAM",
+            perturbations.cam,
+            "weights of a linear layer on global averages; nowhere else",
+            "Zhou et al. 2016",
+            asks_again=True,
+        ),
+        "grad-cam++": Method(
+            "Grad-CAM++",
+            weightings.grad_cam_plus_plus,
+            "positive gradients, weighted by higher derivatives",
+            "Chattopadhay et al. 2018",
+        ),
+        "smooth-grad-cam++": Method(
+            "Smooth Grad-CAM++",
+            perturbations.smooth_grad_cam_plus_plus,
+            "grad-cam++ averaged over 8 noisy inputs",
+            "Omeiza et al. 2019",
+            asks_again=True,
+        ),
+        "hires-cam": Method(
+            "HiResCAM",
+            weightings.hires_cam,
+            "the gradient itself, place by place",
+            "Draelos and Carin 2020",
+        ),
+        "grad-cam-elementwise": Method(
+            "Element-wise Grad-CAM",
+            weightings.grad_cam_elementwise,
+            "what of gradient times activation is positive",
+            "Pillai and Pirsiavash 2021",
+        ),
+        "layer-cam": Method(
+            "LayerCAM",
+            weightings.layer_cam,
+            "the positive gradient, place by place",
+            "Jiang et al. 2021",
+        ),
+        "ablation-cam": Method(
+            "Ablation-CAM",
+            perturbations.ablation_cam,
+            "how much the score drops without each channel",
+            "Desai and Ramaswamy 2020",
+            asks_again=True,
+        ),
+        "score-cam": Method(
+            "Score-CAM",
+            perturbations.score_cam,
+            "the score of the photograph seen through each channel",
+            "Wang et al. 2020",
+            asks_again=True,
+        ),
+        "eigen-cam": Method(
+            "Eigen-CAM",
+            weightings.eigen_cam,
+            "first principal component of the activation; the same for every class",
+            "Muhammad and Yeasin 2020",
+        ),
+        "eigen-grad-cam": Method(
+            "Eigen-Grad-CAM",
+            weightings.eigen_grad_cam,
+            "first principal component of gradient times activation",
+            "Gildenblat 2021",
+        ),
+        "shapley-cam": Method(
+            "ShapleyCAM",
+            perturbations.shapley_cam,
+            "mean gradient less a second-order term",
+            "Cai 2025",
+            asks_again=True,
+        ),
+        "finer-cam": Method(
+            "Finer-CAM",
+            perturbations.finer_cam,
+            "grad-cam of the class against the three nearest to it",
+            "Zhang et al. 2025",
+            asks_again=True,
+        ),
+        "random-cam": Method("random", weightings.random_cam, "random weights: the baseline", "-"),
+    }
+)
+
+
+def title_of(method: str) -> str:
+    """A method's name as the field writes it; what is none of `METHODS` keeps its name."""
+    return METHODS[method].title if method in METHODS else method

@@ -1,0 +1,130 @@
+"""What a map explains: a number for each sample, computed from what the model returns.
+
+A score is any function of the model's output that gives (N,), each sample's number from its own row. Those
+here also say what they are for one sample alone, `alone(sample)`: methods ask a network about many variants
+of one sample at a time.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from xgradcam.capture.outputs import entry_of, logits_of
+from xgradcam.errors import XGradCamError
+
+Score: TypeAlias = Callable[[Any], Tensor]
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """The logit of a class: `targets` (N,) of N samples. entry: see `logits_of`."""
+
+    targets: Tensor
+    entry: str | int | None = None
+
+    def __call__(self, output: Any) -> Tensor:
+        """The scores, (N,), in what a model returned; XGradCamError where they are not in it."""
+        logits = logits_of(output, self.entry)
+        return logits.gather(1, self.targets.expand(len(logits))[:, None])[:, 0]
+
+    def alone(self, sample: int) -> "ClassScore":
+        """The score of one sample's class, for any number of rows."""
+        return ClassScore(self.targets[sample : sample + 1], self.entry)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """How much more the model says one class than others: S_target − share · mean of the others' logits.
+
+    What a map of it shows speaks for the one and not for the others.
+    """
+
+    target: int
+    others: tuple[int, ...]
+    share: float = 1.0
+    entry: str | int | None = None
+
+    def __call__(self, output: Any) -> Tensor:
+        """The scores, (N,), in what a model returned; XGradCamError where they are not in it."""
+        logits = logits_of(output, self.entry)
+        for index in (self.target, *self.others):
+            _require_class(index, logits)
+        if not self.others:
+            raise XGradCamError("a contrast needs at least one other class")
+        return logits[:, self.target] - self.share * logits[:, list(self.others)].mean(dim=1)
+
+
+@dataclass(frozen=True)
+class RegionMean:
+    """The mean logit of a class over a region of a segmentation (N, classes, H, W).
+
+    region: True inside, (H, W) for all samples or (N, H, W).
+    """
+
+    target: int
+    region: Tensor
+    entry: str | int | None = None
+
+    def __call__(self, output: Any) -> Tensor:
+        """The scores, (N,), in what a model returned; XGradCamError where they are not in it."""
+        planes = output if self.entry is None else entry_of(output, self.entry)
+        if not isinstance(planes, Tensor) or planes.ndim != 4:
+            raise XGradCamError("the mean over a region needs an output (N, classes, H, W)")
+        if not 0 <= self.target < planes.shape[1]:
+            raise XGradCamError(
+                f"no class {self.target}: this model's classes are 0 to {planes.shape[1] - 1}"
+            )
+        if self.region.shape[-2:] != planes.shape[-2:] or len(self._each()) not in (1, len(planes)):
+            raise XGradCamError(
+                f"the region is {tuple(self.region.shape)}, the model's output {tuple(planes.shape)}"
+            )
+        inside = self._each().to(planes)
+        area = inside.sum(dim=(1, 2))
+        if not area.all():
+            raise XGradCamError("the region is empty")
+        return (planes[:, self.target] * inside).sum(dim=(1, 2)) / area
+
+    def alone(self, sample: int) -> "RegionMean":
+        """The score with one sample's region, for any number of rows."""
+        regions = self._each()
+        chosen = regions if len(regions) == 1 else regions[sample : sample + 1]
+        return RegionMean(self.target, chosen, self.entry)
+
+    def _each(self) -> Tensor:
+        return self.region if self.region.ndim == 3 else self.region[None]
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """The cosine of the model's embedding (N, D) with a given one, (D,) for all samples or (N, D)."""
+
+    embedding: Tensor
+    entry: str | int | None = None
+
+    def __call__(self, output: Any) -> Tensor:
+        """The scores, (N,), in what a model returned; XGradCamError where they are not in it."""
+        found = output if self.entry is None else entry_of(output, self.entry)
+        if not isinstance(found, Tensor) or found.ndim != 2 or found.shape[1] != self.embedding.shape[-1]:
+            raise XGradCamError(f"a similarity needs an output (N, {self.embedding.shape[-1]})")
+        return torch.cosine_similarity(found, self.embedding.to(found), dim=-1)
+
+    def alone(self, sample: int) -> "Similarity":
+        """The score with one sample's embedding, for any number of rows."""
+        one = (
+            self.embedding[sample] if self.embedding.ndim == 2 and len(self.embedding) > 1 else self.embedding
+        )
+        return Similarity(one, self.entry)
+
+
+def of_sample(score: Score, sample: int) -> Score:
+    """The score of one sample of a batch, for any number of rows that are variants of it."""
+    alone = getattr(score, "alone", None)
+    return score if alone is None else alone(sample)
+
+
+def _require_class(index: int, scores: Tensor) -> None:
+    if not 0 <= index < scores.shape[1]:
+        raise XGradCamError(f"no class {index}: this model's classes are 0 to {scores.shape[1] - 1}")

@@ -1,0 +1,136 @@
+"""What `xgrad-cam` says during a run."""
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xgradcam.cli.setup import note, one_line
+
+if TYPE_CHECKING:
+    from xgradcam.runs.sources import Source
+
+
+@dataclass
+class Talk:
+    """What is said during a run: text, or JSON with the text on stderr; and the counts of its summary."""
+
+    prog: str
+    json: bool
+    quiet: bool
+    verbose: bool
+    total: int
+    earlier: int = 0
+    explained: int = 0
+    failed: int = 0
+    told: int = 0
+    notes: Counter[str] = field(default_factory=Counter)
+    write: Any = None
+    bar: Any = None
+
+    def say(self, line: str) -> None:
+        """A line of text for the user."""
+        if not self.quiet:
+            self._put(line, sys.stderr if self.json else sys.stdout)
+
+    def add_earlier(self, records: Sequence[Mapping[str, Any]] | None) -> None:
+        """A photograph that an earlier run completed."""
+        if records is not None:
+            self.earlier += 1
+            self._objects(records)
+
+    def tell(self, source: "Source", records: Sequence[Mapping[str, Any]], problem: str) -> None:
+        """A photograph that is done, or failed."""
+        if problem:
+            self.failed += 1
+            self._put(f"{self.prog}: error: {one_line(problem)}", sys.stderr)
+            return
+        self.explained += 1
+        self.told += len(records)
+        self._objects(records)
+        for record in records:
+            for line in _long(record) if self.total == 1 else _short(record):
+                self.say(line)
+            self.notes.update(record["notes"])
+            if self.verbose and not self.quiet:
+                for line in record["notes"]:
+                    self._put(f"{self.prog}: note: {line}", sys.stderr)
+
+    def evaluations(self, done: int, total: int) -> None:
+        """Evaluations of the network that a method has done for a batch, and will do in all."""
+        from tqdm import tqdm
+
+        if self.bar is None:
+            silent = True if self.quiet else None
+            self.bar = tqdm(
+                total=total, unit="run", desc="evaluating", leave=False, position=1, disable=silent
+            )
+        self.bar.update(done - self.bar.n)
+        if done >= total:
+            self.bar.close()
+            self.bar = None
+
+    def sum_up(self, folder: Path, how: str = "") -> None:
+        """The last lines of a run of several photographs, or of one that was interrupted."""
+        if self.total > 1 and not self.verbose and not self.quiet:
+            for line, count in self.notes.most_common():
+                note(self.prog, f"note: {count} of {self.told} explanations: {line}")
+        if self.total > 1 and (how or not self.quiet or self.failed):
+            photographs = "photograph" if self.explained == 1 else "photographs"
+            counts = [f"{self.explained} {photographs} explained", f"{self.failed} failed"]
+            counts += [f"{self.earlier} complete before"] if self.earlier else []
+            left = self.total - self.explained - self.failed - self.earlier
+            counts += [f"{left} not begun or not finished (--resume goes on)"] if left else []
+            note(self.prog, f"{how + ': ' if how else ''}{', '.join(counts)}; in {folder}")
+        elif how:
+            note(self.prog, how)
+
+    def _objects(self, records: Sequence[Mapping[str, Any]]) -> None:
+        if self.json:
+            for record in records:
+                self._put(json.dumps(record, allow_nan=False), sys.stdout)
+
+    def _put(self, line: str, stream: Any) -> None:
+        if self.write is None:
+            print(line, file=stream, flush=True)
+        else:
+            self.write(line, file=stream)
+            stream.flush()
+
+
+def _short(record: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{one_line(record['image'])}: {record['class_name']} (class {record['class_index']}), "
+        f"score {record['score']:.4f}, probability {record['probability']:.1%}",
+        *_axioms(record),
+    ]
+
+
+def _axioms(record: Mapping[str, Any]) -> list[str]:
+    """What `--axioms` asks for, a line for each method."""
+    conservation, sensitivity = record.get("conservation_error", {}), record.get("sensitivity_error", {})
+    return [
+        f"{method}: conservation error {_digits(conservation[method])}, sensitivity error {_digits(error)}"
+        for method, error in sensitivity.items()
+    ]
+
+
+def _digits(value: float | None) -> str:
+    return "infinite" if value is None else f"{value:.4g}"
+
+
+def _long(record: Mapping[str, Any]) -> list[str]:
+    """The original scripts' line first."""
+    *most, last = record["written"]
+    written = f"{', '.join(most)} and {last}" if most else last
+    return [
+        f"class of interest:  {record['class_name']}",
+        f"class {record['class_index']}: score {record['score']:.4f}, "
+        f"probability {record['probability']:.1%}, rank {record['rank']} of {record['classes']}",
+        f"model {record['model']}, layer {record['layer']}",
+        *_axioms(record),
+        f"wrote {written}",
+    ]

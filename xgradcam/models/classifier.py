@@ -1,0 +1,83 @@
+"""A model, and how to show it a photograph."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from xgradcam.capture.layers import Layer, default_layer, list_layers
+from xgradcam.errors import XGradCamError
+from xgradcam.pictures.framing import Framing
+from xgradcam.pictures.photograph import Photograph, normalise
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model with what is needed to show it a photograph and to name its classes.
+
+    size: input height and width. mean, std: of the normalisation, on a scale of [0, 1].
+    labels: the class names in the order of the outputs, or None where they are not known.
+    layer: the last feature map before pooling or flattening, or None where it has to be looked for.
+    output: where the class scores are, if the model returns a dictionary, a tuple or an object.
+    resize, interpolation: of the shorter side, before the weights' own centre crop; None where not known.
+    """
+
+    name: str
+    module: nn.Module
+    size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    labels: Sequence[str] | None
+    layer: str | None = None
+    output: str | int | None = None
+    resize: int | None = None
+    interpolation: str = "bilinear"
+
+    def device(self) -> torch.device:
+        """Where the model's parameters are; the CPU for a model without any."""
+        parameter = next(self.module.parameters(), None)
+        return torch.device("cpu") if parameter is None else parameter.device
+
+    def to(self, device: torch.device) -> "Classifier":
+        """The same classifier on another device."""
+        module = self.module.to(device)
+        if device.type != "cpu":
+            module.to(memory_format=torch.contiguous_format)  # channels last is best on CPUs only
+        return replace(self, module=module)
+
+    def default_layer(self) -> str:
+        """The name of the layer to explain by default; XGradCamError where the model has none."""
+        return self.layer or default_layer(self.layers())
+
+    def layers(self) -> list[Layer]:
+        """The model's layers, as `list_layers` finds them with a blank photograph."""
+        return list_layers(self.module, self.inputs(np.zeros((1, 1, 3), np.uint8)))
+
+    def framing(self, crop: bool = False) -> Framing:
+        """How a photograph gets into the input: stretched, or resized and cropped as for the weights.
+
+        Raises XGradCamError where the crop is asked for and its resize is not known: a guess would be
+        another preprocessing than the model's.
+        """
+        if not crop:
+            return Framing(self.size)
+        if self.resize is None:
+            raise XGradCamError(
+                f"{self.name} has no known resize before a centre crop: have the photograph stretched, "
+                "or give load_classifier the resize"
+            )
+        return Framing(self.size, self.resize, self.interpolation)
+
+    def inputs(self, photograph: Photograph, crop: bool = False) -> Tensor:
+        """The network's input for a photograph (H, W, 3): (1, 3, h, w) on the model's device."""
+        inputs = normalise(self.framing(crop).pixels(photograph), self.mean, self.std)
+        return self.like_weights(inputs).to(self.device())
+
+    def like_weights(self, inputs: Tensor) -> Tensor:
+        """The inputs in the number type of the model's parameters: half precision, say."""
+        parameter = next(self.module.parameters(), None)
+        if parameter is None or not parameter.is_floating_point():
+            return inputs
+        return inputs.to(parameter.dtype)

@@ -1,0 +1,145 @@
+"""How a photograph (H, W, 3) gets into the network's input (h, w), and where that lies on the photograph."""
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from xgradcam.errors import XGradCamError
+from xgradcam.pictures.photograph import MAX_PIXELS, Photograph, stretch
+
+Pixel = TypeVar("Pixel", np.uint8, np.float32)
+
+
+class Box(NamedTuple):
+    """A part of a photograph in its pixels, from its upper left corner; beyond the edges where padded."""
+
+    top: float
+    left: float
+    bottom: float
+    right: float
+
+
+class Region(NamedTuple):
+    """A box in whole pixels of a picture."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.bottom - self.top, self.right - self.left
+
+
+@dataclass(frozen=True)
+class Framing:
+    """The way of a photograph into an input of `size` (h, w).
+
+    resize: None to stretch it, as the original scripts do; or the length that the shorter side is resized to
+    before `size` is cropped from the centre, as most published weights expect it.
+    interpolation: of that resize, a filter of Pillow's: `bilinear`, `bicubic`, ...
+    """
+
+    size: tuple[int, int]
+    resize: int | None = None
+    interpolation: str = "bilinear"
+
+    def pixels(self, photograph: Photograph) -> Photograph:
+        """What the network sees: (h, w, 3); black where the resized photograph is smaller than the crop."""
+        scene = self.scene(photograph)
+        if self.resize is None:
+            return scene
+        region = self._crop(scene.shape[:2])
+        seen = np.zeros((*self.size, 3), np.uint8)
+        rows, columns = visible(region, scene.shape[:2])
+        below, right = max(0, -region.top), max(0, -region.left)
+        part = scene[rows, columns]
+        seen[below : below + part.shape[0], right : right + part.shape[1]] = part
+        return seen
+
+    def scene(self, photograph: Photograph) -> Photograph:
+        """The whole photograph at the scale at which the network sees it."""
+        if self.resize is None:
+            return stretch(photograph, self.size)
+        height, width = self._scene_size(photograph.shape[:2])
+        if height * width > MAX_PIXELS:
+            shape = f"{photograph.shape[1]} x {photograph.shape[0]}"
+            raise XGradCamError(f"too long and narrow for a centre crop: {shape} pixels: have it stretched")
+        if (height, width) == photograph.shape[:2]:
+            return photograph
+        # Pillow's own: its antialiasing is what the weights were trained and evaluated with.
+        resampling = Image.Resampling[self.interpolation.upper()]
+        return np.asarray(Image.fromarray(photograph).resize((width, height), resampling))
+
+    def box(self, shape: tuple[int, int]) -> Box:
+        """The part of a photograph of this shape (H, W) that the network sees."""
+        if self.resize is None:
+            return Box(0, 0, *shape)
+        scene = self._scene_size(shape)
+        vertical, horizontal = shape[0] / scene[0], shape[1] / scene[1]
+        top, left, bottom, right = self._crop(scene)
+        return Box(top * vertical, left * horizontal, bottom * vertical, right * horizontal)
+
+    def region(self, shape: tuple[int, int], resolution: tuple[int, int]) -> Region:
+        """Where the network looked, on a picture of the whole photograph (H, W) at this resolution."""
+        box = self.box(shape)
+        vertical, horizontal = resolution[0] / shape[0], resolution[1] / shape[1]
+        top, bottom = _whole(box.top * vertical, box.bottom * vertical, resolution[0])
+        left, right = _whole(box.left * horizontal, box.right * horizontal, resolution[1])
+        return Region(top, left, bottom, right)
+
+    def place(
+        self, heatmap: NDArray[Pixel], shape: tuple[int, int], resolution: tuple[int, int]
+    ) -> NDArray[Pixel]:
+        """A heatmap of the input on a picture of the whole photograph: resolution (rows, columns), 0 outside.
+
+        heatmap: of the input, at any resolution; interpolated where the region is of another size.
+        shape: of the photograph, (H, W).
+        """
+        region = self.region(shape, resolution)
+        if heatmap.shape != region.size:
+            grown = cv2.resize(heatmap, region.size[::-1], interpolation=cv2.INTER_LINEAR)
+            heatmap = np.asarray(grown, heatmap.dtype)
+        if region == (0, 0, *resolution):
+            return heatmap
+        placed = np.zeros(resolution, heatmap.dtype)
+        rows, columns = visible(region, resolution)
+        inside = heatmap[rows.start - region.top :, columns.start - region.left :]
+        placed[rows, columns] = inside[: rows.stop - rows.start, : columns.stop - columns.start]
+        return placed
+
+    def _scene_size(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """As torchvision rounds it: the longer side down."""
+        if self.resize is None:
+            return self.size
+        height, width = shape
+        if width <= height:
+            return int(self.resize * height / width), self.resize
+        return self.resize, int(self.resize * width / height)
+
+    def _crop(self, scene: tuple[int, int]) -> Region:
+        top, left = (_start(whole, part) for whole, part in zip(scene, self.size, strict=True))
+        return Region(top, left, top + self.size[0], left + self.size[1])
+
+
+def visible(region: Region, resolution: tuple[int, int]) -> tuple[slice, slice]:
+    """The rows and columns of a picture that a region covers."""
+    rows = slice(max(0, region.top), min(resolution[0], region.bottom))
+    return rows, slice(max(0, region.left), min(resolution[1], region.right))
+
+
+def _start(whole: int, part: int) -> int:
+    """Where torchvision's centre crop starts: halves go to the even pixel; padding has its surplus behind."""
+    return round((whole - part) / 2) if whole >= part else -((part - whole) // 2)
+
+
+def _whole(start: float, stop: float, length: int) -> tuple[int, int]:
+    """The nearest whole pixels, at least one of them within `length`."""
+    first = min(round(start), length - 1)
+    return first, max(round(stop), first + 1)

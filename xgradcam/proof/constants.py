@@ -1,0 +1,269 @@
+"""The intercept of one operation: what it adds to the score beside what comes in from the layer.
+
+An operation v = h(p), with p those of its inputs that depend on the layer, is replaced at p by its tangent
+v = J(p)·p + c. The intercept c = h(p) − J(p)·p is a *bias* where h is piecewise affine, *bypass* where it
+is a tensor that enters h beside p (a skip path, a parallel branch, a positional embedding), and
+*curvature* where h is neither. `RULES` holds the short ways; without one the definition itself is computed.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from numbers import Number
+from types import FunctionType
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from xgradcam.capture.calls import Call, depends, outputs_of, tensors_of
+from xgradcam.errors import XGradCamError
+
+Kind: TypeAlias = Literal["bias", "bypass", "curvature"]
+
+make_dual: Callable[[Tensor, Tensor], Tensor] = forward_ad.make_dual
+unpack_dual: Callable[[Tensor], tuple[Tensor, Tensor | None]] = forward_ad.unpack_dual
+
+
+@dataclass(frozen=True)
+class Intercept:
+    """What an operation adds: its kind, and one tensor, that broadcasts, per floating-point output."""
+
+    kind: Kind
+    values: list[Tensor]
+
+
+Rule: TypeAlias = Callable[[Call], "Intercept | None"]
+
+
+def intercept(call: Call) -> Intercept | None:
+    """h(p) − J(p)·p of the call, by the shortest way; None where it is known to be 0."""
+    rule = RULES.get(call.operation) if call.is_of_torch() else None
+    return tangent_intercept(call) if rule is None else rule(call)
+
+
+def is_linear(call: Call) -> bool:
+    """Whether the operation has no intercept whatever its inputs are."""
+    return call.operation in LINEAR and call.is_of_torch()
+
+
+def tangent_intercept(call: Call, kind: Kind = "curvature") -> Intercept:
+    """The definition, h(p) − J(p)·p, by forward-mode differentiation; backward twice where that has no rule.
+
+    Curved operations are evaluated in float64, since the difference cancels; piecewise affine ones in
+    their own precision, in which the kinks lie and the difference is exact.
+    """
+    own = call.dependents[0].dtype
+    failure: Exception | None = None
+    for dtype in dict.fromkeys([torch.float64 if kind == "curvature" else own, own]):
+        for method in (_by_forward_mode, _by_double_backward):
+            try:
+                with sdpa_kernel(SDPBackend.MATH):  # the fused attentions have no second derivatives
+                    return Intercept(kind, method(call, partial(_constant, own=own, dtype=dtype)))
+            except (RuntimeError, TypeError) as error:  # how PyTorch says: no such derivative, no such dtype
+                failure = error
+    raise XGradCamError(f"no tangent of the operation '{call.operation}' can be computed: {failure}")
+
+
+def _by_forward_mode(call: Call, constant: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    def dual(tensor: Tensor) -> Tensor:
+        point = constant(tensor)
+        return make_dual(point, _direction(point)) if depends(tensor) else point
+
+    with torch.no_grad(), forward_ad.dual_level():
+        pairs = [unpack_dual(output) for output in outputs_of(call.run(dual))]
+        return [value if tangent is None else value - tangent for value, tangent in pairs]
+
+
+def _by_double_backward(call: Call, constant: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    points: list[Tensor] = []
+
+    def variable(tensor: Tensor) -> Tensor:
+        if not depends(tensor):
+            return constant(tensor)
+        points.append(constant(tensor).requires_grad_())
+        return points[-1]
+
+    with torch.enable_grad():
+        outputs = outputs_of(call.run(variable))
+        return [output.detach() - _tangent(output, points) for output in outputs]
+
+
+def _tangent(output: Tensor, points: list[Tensor]) -> Tensor:
+    """J·p, as the derivative of u ↦ ⟨Jᵀu, p⟩, which is linear in u."""
+    if not output.requires_grad:
+        return torch.zeros_like(output)
+    seed = torch.zeros_like(output, requires_grad=True)
+    pulled = torch.autograd.grad(output, points, seed, create_graph=True, allow_unused=True)
+    pairs = [(b, p) for b, p in zip(pulled, points, strict=True) if b is not None and b.requires_grad]
+    if not pairs:
+        return torch.zeros_like(output)
+    inner = torch.stack([(back * _direction(point.detach())).sum() for back, point in pairs]).sum()
+    (tangent,) = torch.autograd.grad(inner, seed, retain_graph=True, allow_unused=True)
+    return torch.zeros_like(output) if tangent is None else tangent
+
+
+def _constant(tensor: Tensor, own: torch.dtype, dtype: torch.dtype) -> Tensor:
+    return tensor.detach().to(dtype) if tensor.dtype == own else tensor.detach()
+
+
+def _direction(point: Tensor) -> Tensor:
+    """The point as a direction; nothing flows through an infinite entry, such as that of a mask."""
+    return point.nan_to_num(nan=torch.nan, posinf=0.0, neginf=0.0)
+
+
+def _of_bias_argument(call: Call) -> Intercept | None:
+    """Linear layers and convolutions, (input, weight, bias): the bias, along the channels."""
+    if len(call.dependents) > 1 or not depends(call.argument(0, "input")):
+        return tangent_intercept(call)
+    bias = call.argument(2, "bias")
+    if bias is None:
+        return None
+    spatial = 0 if call.operation == "linear" else call.argument(1, "weight").dim() - 2
+    return Intercept("bias", [bias.detach().reshape(-1, *[1] * spatial)])
+
+
+def _of_batch_norm(call: Call) -> Intercept | None:
+    """Batch normalisation with fixed statistics: β − γ μ / √(σ² + eps)."""
+    statistics, affine = ("running_mean", "running_var"), ("weight", "bias")
+    names = statistics + affine if isinstance(call.function, FunctionType) else affine + statistics
+    values = {name: call.argument(position, name) for position, name in enumerate(names, start=1)}
+    mean, variance, weight, bias = (values[name] for name in statistics + affine)
+    if call.argument(5, "training", False) or mean is None:
+        raise XGradCamError(
+            "a batch normalisation behind the layer uses the statistics of the batch, in evaluation mode too "
+            "(track_running_stats=False or training=True): the score has no fixed bias term"
+        )
+    if len(call.dependents) > 1:
+        return tangent_intercept(call)
+    slope = (variance.detach().double() + call.argument(7, "eps", 1e-5)).rsqrt()
+    if weight is not None:
+        slope = slope * weight.detach()
+    shift = -slope * mean.detach()
+    if bias is not None:
+        shift = shift + bias.detach()
+    return Intercept("bias", [shift.reshape(-1, *[1] * (call.dependents[0].dim() - 2))])
+
+
+def _of_sum(call: Call, kind: Kind = "bypass", terms: int | None = None) -> Intercept | None:
+    """Operations that are linear in all their operands together: what they make of the constant ones."""
+    operands = (*call.args, *call.kwargs.values())[:terms]
+    constants = [tensor for tensor in tensors_of(operands) if not depends(tensor)]
+    numbers = [operand for operand in operands if isinstance(operand, Number)]
+    if not constants and not numbers:
+        return None
+
+    def without(tensor: Tensor) -> Tensor:
+        return tensor.detach().new_zeros(()).expand_as(tensor) if depends(tensor) else tensor.detach()
+
+    with torch.no_grad():
+        outputs = outputs_of(call.run(without))
+    if not any(bool(output.any()) for output in outputs):  # conditions, indices, zeros
+        return None
+    is_beside = any(tensor.dtype != torch.bool for tensor in constants)
+    return Intercept(kind if is_beside else "bias", [_direction(output) for output in outputs])
+
+
+def _of_padding(call: Call) -> Intercept | None:
+    """Padding: its constant, where it is padded with one."""
+    return _of_sum(call) if call.argument(3, "value") else None
+
+
+def _of_product(call: Call) -> Intercept | None:
+    """Operations that are linear in every operand on its own: −(n − 1) h(p) where n of them depend."""
+    others = len(call.dependents) - 1
+    if others == 0:
+        return None
+    with torch.no_grad():
+        return Intercept("curvature", [-others * output for output in outputs_of(call.run(Tensor.detach))])
+
+
+def _of_fused_sum(call: Call, kind: Kind) -> Intercept | None:
+    """A tensor plus the product of two, such as addmm: the summand that is constant, if one is."""
+    factors = [call.argument(1, "mat1"), call.argument(2, "mat2")]
+    dependent = sum(depends(factor) for factor in factors)
+    return tangent_intercept(call) if dependent == 2 else _of_sum(call, kind, terms=1 if dependent else 3)
+
+
+def _in_the_first(call: Call) -> Intercept | None:
+    """Operations that are linear in their first argument: curved as soon as another one depends too."""
+    first = call.argument(0, "input")
+    linear = len(call.dependents) == 1 and isinstance(first, Tensor) and depends(first)
+    return None if linear else tangent_intercept(call)
+
+
+def _of_quotient(call: Call) -> Intercept | None:
+    """Division: linear in the numerator, unless it is rounded."""
+    return _of_choice(call) if call.kwargs.get("rounding_mode") else _in_the_first(call)
+
+
+def _of_choice(call: Call) -> Intercept | None:
+    """Piecewise affine operations: the definition; a tensor that is chosen in place of p is bypass."""
+    tensors = list(tensors_of((call.args, call.kwargs)))
+    if call.operation in ("max", "min") and len(tensors) == 1:
+        return None  # over an axis, not of two tensors
+    beside = any(tensor.is_floating_point() and not depends(tensor) for tensor in tensors)
+    return tangent_intercept(call, "bypass" if beside else "bias")
+
+
+def _of_dropout(call: Call, by_default: bool) -> Intercept | None:
+    training = call.argument(2, "train", call.kwargs.get("training", by_default))
+    if training and call.argument(1, "p", 0.5):
+        raise XGradCamError(
+            f"'{call.operation}' is random here (training=True): the score has no fixed terms"
+        )
+    return None
+
+
+# fmt: off
+LINEAR = frozenset(
+    # Homogeneous of degree one: rectifiers without a cap, pooling, reductions, everything that moves entries.
+    """relu leaky_relu rrelu abs absolute neg negative positive mean sum nansum cumsum trace
+    max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
+    max_unpool1d max_unpool2d max_unpool3d avg_pool1d avg_pool2d avg_pool3d
+    adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d adaptive_max_pool2d
+    adaptive_max_pool3d adaptive_max_pool1d_with_indices adaptive_max_pool2d_with_indices
+    adaptive_max_pool3d_with_indices amax amin aminmax sort topk kthvalue median
+    nanmedian mode cummax cummin interpolate upsample upsample_nearest upsample_bilinear fold unfold
+    pixel_shuffle pixel_unshuffle channel_shuffle affine_grid
+    reshape view view_as reshape_as flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes
+    swapdims t movedim moveaxis adjoint contiguous clone expand expand_as broadcast_to broadcast_tensors
+    repeat repeat_interleave tile roll rot90 flip fliplr flipud getitem select narrow index_select take gather
+    take_along_dim masked_select chunk split tensor_split hsplit vsplit dsplit split_with_sizes unbind iter
+    diagonal diag diag_embed tril triu as_strided meshgrid atleast_1d atleast_2d atleast_3d alias
+    to type type_as double float half bfloat16 cpu cuda requires_grad detach get set
+    fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn
+    fft_irfftn fft_fftshift fft_ifftshift view_as_real view_as_complex real imag""".split()
+)
+# fmt: on
+
+JOINS = "cat concat concatenate stack hstack vstack dstack column_stack row_stack"
+SUMS = """where setitem copy fill zero block_diag index_put index_add index_copy index_fill scatter
+scatter_add masked_fill masked_scatter select_scatter slice_scatter diagonal_scatter"""
+PRODUCTS = """mul multiply matmul mm bmm mv dot vdot inner outer ger kron tensordot einsum chain_matmul
+linalg_multi_dot linalg_matmul linalg_vecdot cross linalg_cross"""
+CHOICES = """hardtanh relu6 clamp clip clamp_min clamp_max maximum minimum fmax fmin max min hardsigmoid
+threshold hardshrink softshrink round floor ceil trunc fix sign sgn heaviside frac fmod remainder
+floor_divide"""
+DROPOUTS = "dropout dropout1d dropout2d dropout3d feature_dropout"
+CONVOLUTIONS = """linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
+_convolution"""
+
+RULES: Mapping[str, Rule] = {
+    **dict.fromkeys(CONVOLUTIONS.split(), _of_bias_argument),
+    **dict.fromkeys(JOINS.split(), partial(_of_sum, terms=1)),
+    **dict.fromkeys(SUMS.split(), _of_sum),
+    **dict.fromkeys(["add", "sub", "subtract", "rsub"], partial(_of_sum, terms=2)),
+    **dict.fromkeys(PRODUCTS.split(), _of_product),
+    **dict.fromkeys(CHOICES.split(), _of_choice),
+    **dict.fromkeys(["div", "divide", "true_divide"], _of_quotient),
+    **dict.fromkeys(["prelu", "grid_sample"], _in_the_first),
+    **dict.fromkeys(["addmm", "addmv", "addbmm", "baddbmm", "addr"], partial(_of_fused_sum, kind="bias")),
+    "addcmul": partial(_of_fused_sum, kind="bypass"),
+    **dict.fromkeys(DROPOUTS.split(), partial(_of_dropout, by_default=True)),
+    **dict.fromkeys(["alpha_dropout", "feature_alpha_dropout"], partial(_of_dropout, by_default=False)),
+    "batch_norm": _of_batch_norm,
+    "pad": _of_padding,
+}

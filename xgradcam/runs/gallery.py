@@ -1,0 +1,69 @@
+"""The page of a run: every map over its photograph, in one HTML file that opens from disk."""
+
+import html
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from pathlib import Path, PurePath
+from string import Template
+from typing import Any
+from urllib.parse import quote
+
+from xgradcam.cam.methods import METHODS
+from xgradcam.files import write_files
+
+PAGE = "index.html"
+
+
+def write_gallery(folder: Path, records: Iterable[Mapping[str, Any]], title: str) -> Path:
+    """Write `index.html` beside the pictures of a run, whole or not at all, and return its path.
+
+    records: one for each photograph and class, as in the run's JSON; `photograph` and `files` are paths
+    relative to the folder. The page holds its style, script and data, and refers to nothing but the
+    pictures. Raises XGradCamError where it cannot be written.
+    """
+    page = folder / PAGE
+    write_files({page: render_page(records, title).encode("utf-8", "replace")})
+    return page
+
+
+def render_page(records: Iterable[Mapping[str, Any]], title: str) -> str:
+    """The page as HTML text."""
+    lines = ",\n".join(_script_json(_with_urls(record)) for record in records)
+    return Template(_part("gallery.html")).substitute(
+        title=html.escape(title),
+        style=_part("gallery.css"),
+        titles=_script_json({name: method.title for name, method in METHODS.items()}),
+        records=f"[\n{lines}\n]",
+        script=_part("gallery.js"),
+    )
+
+
+def relative_url(path: str) -> str:
+    """A path relative to the page as a URL: `50% #1.jpg` -> `50%25%20%231.jpg`, also where it is no UTF-8."""
+    return quote(os.fsencode(PurePath(path).as_posix()))
+
+
+def _with_urls(record: Mapping[str, Any]) -> dict[str, Any]:
+    urls = {method: relative_url(path) for method, path in record["files"].items()}
+    return {**record, "photograph": relative_url(record["photograph"]), "files": urls}
+
+
+def _script_json(value: object) -> str:
+    """JSON that may stand in a <script>: ASCII, no `<` that could begin `</script>`, no NaN."""
+    return json.dumps(_finite(value), allow_nan=False).replace("<", "\\u003c")
+
+
+def _finite(value: Any) -> Any:
+    """The value with null in place of NaN and infinities, for which JSON has no word."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _part(name: str) -> str:
+    return (files("xgradcam.runs") / name).read_text(encoding="utf-8")
