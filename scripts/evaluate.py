@@ -10,8 +10,8 @@ model is the bundled efficientnet-lite0 if none is named; `xgrad-cam --help` say
 
 For each photograph, layer and method: the axioms' errors, average drop and increase in confidence, deletion
 and insertion, ROAD, and with `--boxes` the pointing game and the energy inside; and the likeness of the map
-to that of the network with random weights (rank correlation, mean over stages). See `xgradcam.evaluation.metrics`,
-`xgradcam.cam.axioms` and `xgradcam.evaluation.randomisation` for what they are and where they are from.
+to that of the network with random weights (rank correlation, mean over stages). See
+`xgradcam.evaluation.metrics` and `xgradcam.evaluation.randomisation` for what they are and where from.
 
 Written to the output folder: evaluation.md and evaluation.csv, means with bootstrap 95% intervals;
 evaluation.png, the means and the curves; evaluation.jsonl, every number, by which `--resume` goes on.
@@ -32,9 +32,8 @@ import torch
 from tqdm import tqdm
 
 from xgradcam import XGradCamError, read_image
-from xgradcam.cam.explain import known_methods
-from xgradcam.cam.methods import METHODS
-from xgradcam.capture.outputs import finite_logits_of
+from xgradcam.cam.methods import METHODS, known_methods
+from xgradcam.capture.scores import finite_logits_of
 from xgradcam.cli.layer_names import print_layers
 from xgradcam.cli.setup import (
     DONE,

@@ -14,9 +14,9 @@ import numpy as np
 from skimage import data
 
 import xgradcam
+from xgradcam.cam.explanation import heatmap_of
 from xgradcam.cli.proof_verify import main as proof_verify
 from xgradcam.files import encode_jpeg
-from xgradcam.pictures.paint import heatmap_of
 from xgradcam.pictures.panel import draw_panel, score_line
 from xgradcam.pictures.photograph import Photograph, read_image
 

@@ -4,14 +4,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xgradcam.cam.explain import ClassExplanation as ClassExplanation
-    from xgradcam.cam.explain import Explanation as Explanation
+    from xgradcam.cam.evidence import Evidence as Evidence
     from xgradcam.cam.explain import explain as explain
     from xgradcam.cam.explain import explain_classes as explain_classes
     from xgradcam.cam.explain import explain_score as explain_score
-    from xgradcam.cam.explain import fuse as fuse
-    from xgradcam.cam.explain import heatmap as heatmap
-    from xgradcam.cam.gradient_methods import Evidence as Evidence
+    from xgradcam.cam.explanation import ClassExplanation as ClassExplanation
+    from xgradcam.cam.explanation import Explanation as Explanation
+    from xgradcam.cam.explanation import fuse as fuse
+    from xgradcam.cam.explanation import heatmap as heatmap
     from xgradcam.cam.methods import METHODS as METHODS
     from xgradcam.capture.layers import default_layer as default_layer
     from xgradcam.capture.layers import list_layers as list_layers
@@ -25,40 +25,40 @@ if TYPE_CHECKING:
     from xgradcam.models.folding import fold_batch_norms as fold_batch_norms
     from xgradcam.models.labels import imagenet_labels as imagenet_labels
     from xgradcam.models.load import load_classifier as load_classifier
-    from xgradcam.pictures.overlay import overlay_heatmap as overlay_heatmap
+    from xgradcam.pictures.paint import overlay_heatmap as overlay_heatmap
     from xgradcam.pictures.photograph import read_image as read_image
     from xgradcam.pictures.photograph import to_input as to_input
-    from xgradcam.proof.verify import Contribution as Contribution
-    from xgradcam.proof.verify import Verification as Verification
+    from xgradcam.proof.verification import Contribution as Contribution
+    from xgradcam.proof.verification import Verification as Verification
     from xgradcam.proof.verify import verify as verify
     from xgradcam.proof.verify import verify_layers as verify_layers
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "METHODS": "cam.methods",
+    "ClassExplanation": "cam.explanation",
     "Classifier": "models.classifier",
-    "ClassExplanation": "cam.explain",
     "Contrast": "capture.scores",
-    "Contribution": "proof.verify",
-    "Evidence": "cam.gradient_methods",
-    "Explanation": "cam.explain",
+    "Contribution": "proof.verification",
+    "Evidence": "cam.evidence",
+    "Explanation": "cam.explanation",
+    "METHODS": "cam.methods",
     "Recording": "capture.recording",
     "RegionMean": "capture.scores",
     "Similarity": "capture.scores",
-    "Verification": "proof.verify",
+    "Verification": "proof.verification",
     "XGradCamError": "errors",
     "default_layer": "capture.layers",
     "explain": "cam.explain",
     "explain_classes": "cam.explain",
     "explain_score": "cam.explain",
     "fold_batch_norms": "models.folding",
-    "fuse": "cam.explain",
-    "heatmap": "cam.explain",
+    "fuse": "cam.explanation",
+    "heatmap": "cam.explanation",
     "imagenet_labels": "models.labels",
     "list_layers": "capture.layers",
     "load_classifier": "models.load",
-    "overlay_heatmap": "pictures.overlay",
+    "overlay_heatmap": "pictures.paint",
     "read_image": "pictures.photograph",
     "record": "capture.recording",
     "to_input": "pictures.photograph",
@@ -76,4 +76,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME])
+    return sorted(__all__)

@@ -43,3 +43,11 @@ def _place_of(error: BaseException) -> str:
         if not frame.filename.startswith(installed):
             return f" ({frame.filename}, line {frame.lineno})"
     return ""
+
+
+class NotApplicableError(XGradCamError):
+    """A method that makes no sense at this layer or for this score."""
+
+
+class WeightsUnavailableError(XGradCamError):
+    """Weights that are neither cached nor reachable."""

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from xgradcam import XGradCamError, explain, explain_score
-from xgradcam.cam.axioms import sensitivity_error
 from xgradcam.cam.explain import evidence_of
+from xgradcam.cam.explanation import sensitivity_error
 from xgradcam.cam.methods import METHODS
 
 

@@ -11,9 +11,9 @@ from torch import nn
 from tests.support import TinyNet
 from xgradcam import XGradCamError
 from xgradcam.cam import explain as cam
-from xgradcam.cam.explain import explain, explain_classes, explain_score, heatmap, top_classes
+from xgradcam.cam.explain import explain, explain_classes, explain_layers, explain_score, top_classes
+from xgradcam.cam.explanation import heatmap
 from xgradcam.cam.gradient_methods import EPSILON
-from xgradcam.cam.layered import explain_layers
 from xgradcam.cam.methods import METHODS
 
 

@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 
 from tests.support import TinyNet
 from xgradcam import explain, verify
-from xgradcam.cam.explain import evidence_of, weighted_map
-from xgradcam.cam.gradient_methods import EPSILON, Evidence, grad_cam, xgrad_cam
+from xgradcam.cam.evidence import Evidence
+from xgradcam.cam.explain import evidence_of
+from xgradcam.cam.explanation import weighted_map
+from xgradcam.cam.gradient_methods import EPSILON, grad_cam, xgrad_cam
 from xgradcam.cam.methods import METHODS
 
 PLACES = ("hires-cam", "grad-cam-elementwise", "layer-cam")

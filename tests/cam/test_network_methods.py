@@ -7,11 +7,11 @@ from torch import nn
 
 from xgradcam import XGradCamError, explain, explain_score
 from xgradcam.cam import network_methods as p
-from xgradcam.cam.evidence import NotApplicableError
+from xgradcam.cam.evidence import Evidence
 from xgradcam.cam.explain import evidence_of
-from xgradcam.cam.gradient_methods import Evidence
 from xgradcam.cam.methods import METHODS
 from xgradcam.capture.scores import Contrast
+from xgradcam.errors import NotApplicableError
 
 
 def network(activation=nn.ReLU, pooled=False, seed=0):

@@ -13,7 +13,8 @@ from torch import nn
 from tests.support import EXAMPLES
 from xgradcam import explain, explain_score, load_classifier, read_image
 from xgradcam.cam import network_methods as perturbations
-from xgradcam.cam.explain import evidence_of, weighted_map
+from xgradcam.cam.explain import evidence_of
+from xgradcam.cam.explanation import weighted_map
 from xgradcam.cam.methods import METHODS
 
 package = pytest.importorskip("pytorch_grad_cam")

@@ -6,8 +6,7 @@ from torchvision import models
 from torchvision.models.vision_transformer import VisionTransformer
 
 from xgradcam.cam.explain import explain
-from xgradcam.capture.layers import default_layer, list_layers
-from xgradcam.capture.layouts import Layout
+from xgradcam.capture.layers import Layout, default_layer, list_layers
 from xgradcam.errors import XGradCamError
 
 LAST_MAPS = {

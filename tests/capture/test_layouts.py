@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from xgradcam.cam.explain import explain
-from xgradcam.capture.layouts import Layout, layout_of
+from xgradcam.capture.layers import Layout, layout_of
 from xgradcam.errors import XGradCamError
 
 SQUARE, WIDE = (224, 224), (192, 320)

@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.support import TinyNet
 from xgradcam import explain
-from xgradcam.capture.outputs import choose_targets, finite_logits_of, logits_of, require_finite
+from xgradcam.capture.scores import choose_targets, finite_logits_of, logits_of, require_finite
 from xgradcam.errors import NotFiniteError, XGradCamError
 
 

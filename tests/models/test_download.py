@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import WeightsUnavailableError, XGradCamError
 from xgradcam.models import download as weights
-from xgradcam.models.download import WeightsUnavailableError, fetch, fit
+from xgradcam.models.download import fetch
+from xgradcam.models.fitting import fit
 
 CONTENT = os.urandom(300_000)
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -13,11 +13,10 @@ from PIL import Image
 from torchvision import models as torchvision_models
 
 from xgradcam.capture.layers import default_layer
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import WeightsUnavailableError, XGradCamError
 from xgradcam.models import load as models
 from xgradcam.models import vgg16 as vgg
 from xgradcam.models.checkpoints import read_state_dict
-from xgradcam.models.download import WeightsUnavailableError
 from xgradcam.models.load import load_classifier
 from xgradcam.pictures.photograph import read_image
 

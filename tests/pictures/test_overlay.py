@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from xgradcam.errors import XGradCamError
-from xgradcam.pictures import overlay
-from xgradcam.pictures.overlay import COLORMAPS, overlay_heatmap
+from xgradcam.pictures import paint
+from xgradcam.pictures.paint import COLORMAPS, overlay_heatmap
 
 PHOTOGRAPH = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
 
@@ -60,7 +60,7 @@ def the_originals(photograph, heatmap):
 @pytest.mark.parametrize("shape", [(1, 1), (6, 5), (40, 31), (3, 700)])
 @pytest.mark.parametrize("block", [1, 64, 100, 2**20])
 def test_block_by_block_is_the_originals_formula(monkeypatch, shape, block):
-    monkeypatch.setattr(overlay, "BLOCK", block)
+    monkeypatch.setattr(paint, "BLOCK", block)
     random = np.random.default_rng(block)
     photograph = random.integers(0, 256, (*shape, 3), dtype=np.uint8)
     heatmap = random.random(shape, dtype=np.float32)

@@ -7,12 +7,11 @@ import pytest
 import torch
 from skimage import data
 
-from xgradcam.cam.explain import Explanation
+from xgradcam.cam.explanation import Explanation, heatmap_of
 from xgradcam.errors import XGradCamError
 from xgradcam.pictures import paint as pictures
 from xgradcam.pictures.framing import Framing
-from xgradcam.pictures.overlay import overlay_heatmap
-from xgradcam.pictures.paint import DIMMED, Style, draw, heatmap_of
+from xgradcam.pictures.paint import DIMMED, Style, draw, overlay_heatmap
 
 ROOT = Path(__file__).resolve().parents[2]
 CAT = data.chelsea()

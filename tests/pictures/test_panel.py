@@ -3,8 +3,7 @@ import pytest
 
 from xgradcam.pictures import paint as pictures
 from xgradcam.pictures.framing import Framing
-from xgradcam.pictures.overlay import overlay_heatmap
-from xgradcam.pictures.paint import Style
+from xgradcam.pictures.paint import Style, overlay_heatmap
 from xgradcam.pictures.panel import LARGEST, SMALLEST, USUAL, draw_panel, panel, score_line
 
 FRAMING = Framing((32, 32))

@@ -16,7 +16,8 @@ from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
 from xgradcam import load_classifier
-from xgradcam.proof.verify import Verification, verify, verify_layers
+from xgradcam.proof.verification import Verification
+from xgradcam.proof.verify import verify, verify_layers
 
 CLASSES = 10
 

@@ -21,7 +21,8 @@ from torchvision.models import vgg16
 from tests.golden_vgg16 import vgg16_state_dict
 from xgradcam.capture.recording import record
 from xgradcam.errors import XGradCamError
-from xgradcam.proof.verify import Verification, verify, verify_layers
+from xgradcam.proof.verification import Verification
+from xgradcam.proof.verify import verify, verify_layers
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

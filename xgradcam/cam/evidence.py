@@ -1,7 +1,7 @@
 """A network that is asked more about a batch it has seen: without a channel, at other inputs."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -9,11 +9,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from xgradcam.capture.layouts import Layout
-from xgradcam.capture.outputs import logits_of
-from xgradcam.capture.recording import Recording, borrowed, fastest, record, replay
-from xgradcam.capture.scores import ClassScore, Score, of_sample
-from xgradcam.errors import XGradCamError
+from xgradcam.capture.borrowing import Arrangement, borrowed
+from xgradcam.capture.layers import Layout
+from xgradcam.capture.recording import Recording, record, replay
+from xgradcam.capture.scores import ClassScore, Score, logits_of, of_sample
+from xgradcam.errors import NotApplicableError, XGradCamError
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a method may look at: activation and gradient of the score at one layer, both (N, C, h, w).
+
+    probe: the network itself, for the methods that ask it more; those on this page do not.
+    """
+
+    activation: Tensor
+    gradient: Tensor
+    probe: "Probe | None" = None
+
+
+def probe_of(evidence: Evidence) -> "Probe":
+    """The network to ask; XGradCamError where there is only activation and gradient."""
+    if evidence.probe is None:
+        raise XGradCamError("this method asks the network again: use explain, or give the evidence a probe")
+    return evidence.probe
+
 
 # Called with the evaluations of the network that a method has done for a batch, and those it will do in all.
 Progress: TypeAlias = Callable[[int, int], None]
@@ -22,10 +42,6 @@ Progress: TypeAlias = Callable[[int, int], None]
 LARGEST = 2**24
 # Inputs that go through the whole network at once.
 INPUTS = 16
-
-
-class NotApplicableError(XGradCamError):
-    """A method that makes no sense at this layer or for this score."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +58,7 @@ class Probe:
     score_of: Score
     score: Tensor
     progress: Progress = lambda _done, _total: None
+    arrangement: Arrangement = field(default_factory=Arrangement)
 
     def maps(self) -> Tensor:
         """The layer's maps, (N, C, h, w)."""
@@ -77,7 +94,7 @@ class Probe:
             for sample, numbers in enumerate(wanted):
                 score_of = self.score_of_one(sample)
                 for chosen in _parts(numbers, INPUTS):
-                    output = fastest(model, variants(sample, chosen), model)
+                    output = self.arrangement.run(variants(sample, chosen), model)
                     scores[sample, chosen] = score_of(output)
                     done += len(chosen)
                     self.progress(done, total)
@@ -110,7 +127,7 @@ class Probe:
     def gradients_at(self, inputs: Iterator[Tensor], count: int) -> Iterator[Tensor]:
         """The gradient of the score by the maps at other inputs, each (N, C, h, w); one forward for each."""
         for done, others in enumerate(inputs, 1):
-            recording = record(self.recording.model, others, self.layer)
+            recording = record(self.recording.model, others, self.layer, arrangement=self.arrangement)
             yield self.layout.to_maps(recording.gradient(self.score_of(recording.output)))
             self.progress(done * len(others), count * len(others))
 
@@ -126,7 +143,7 @@ class Probe:
             pass
         # Fused attention has none; its plain form, in another forward, has.
         with sdpa_kernel(SDPBackend.MATH):
-            plain = record(self.recording.model, self.inputs, self.layer)
+            plain = record(self.recording.model, self.inputs, self.layer, arrangement=self.arrangement)
             try:
                 return self._second(plain, direction)
             except NotImplementedError as error:

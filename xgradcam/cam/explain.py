@@ -1,6 +1,5 @@
 """From a model, a batch and a layer to signed maps, and from those to heatmaps."""
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -9,86 +8,26 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
-from xgradcam.cam.axioms import conservation_error, sensitivity_error
-from xgradcam.cam.evidence import Probe, Progress
-from xgradcam.cam.gradient_methods import Evidence, probe_of
-from xgradcam.cam.methods import METHODS
-from xgradcam.cam.notes import FLAT, notes_on, signs_of
-from xgradcam.capture.layouts import Layout, layout_of
-from xgradcam.capture.outputs import choose_targets, finite_logits_of, logits_of, require_finite
-from xgradcam.capture.recording import find_layer, record
-from xgradcam.capture.scores import ClassScore, Score
+from xgradcam.cam.evidence import Evidence, Probe, Progress, probe_of
+from xgradcam.cam.explanation import ClassExplanation, Explanation, sensitivity_error, weighted_map
+from xgradcam.cam.guided import guided_backpropagation
+from xgradcam.cam.methods import METHODS, known_methods
+from xgradcam.cam.notes import notes_on, signs_of
+from xgradcam.capture.borrowing import Arrangement
+from xgradcam.capture.layers import Layout, find_layer, layout_of
+from xgradcam.capture.recording import record
+from xgradcam.capture.scores import (
+    ClassScore,
+    Score,
+    choose_targets,
+    finite_logits_of,
+    logits_of,
+    require_finite,
+)
 from xgradcam.errors import XGradCamError
 
 # Mirrored or not, and the contrast about the mean colour; the first is the photograph as it is.
 AUGMENTATIONS = tuple(product((False, True), (1.0, 0.9, 1.1)))
-
-
-@dataclass(frozen=True, eq=False)
-class Explanation:
-    """The maps of a batch of N.
-
-    maps: method -> signed, unscaled map (N, h, w), at the layer's size.
-    score: what is explained, a number for each sample, (N,).
-    notes: for each sample, what one must know to read its maps, a line each.
-    sensitivity: method -> sensitivity error (N,), where it was asked for; see `axioms`.
-    """
-
-    maps: Mapping[str, Tensor]
-    score: Tensor
-    notes: tuple[tuple[str, ...], ...]
-    sensitivity: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
-
-    @property
-    def conservation(self) -> dict[str, Tensor]:
-        """Method -> conservation error (N,); see `axioms`."""
-        return {method: conservation_error(signed, self.score) for method, signed in self.maps.items()}
-
-    def heatmap(self, method: str, size: tuple[int, int]) -> Tensor:
-        """The method's map as `heatmap` makes it, (N, H, W) in [0, 1]; `size` is (H, W)."""
-        if method not in self.maps:
-            raise XGradCamError(f"no map of {method!r} here; there are: {', '.join(self.maps)}")
-        return heatmap(self.maps[method], size)
-
-
-@dataclass(frozen=True, eq=False)
-class ClassExplanation(Explanation):
-    """The maps of a class for each sample of a batch of N; the score is the class's logit.
-
-    logits: (N, classes). targets: the class explained, (N,).
-    guided: of guided backpropagation, as the inputs, where someone put it here; `explain` does not.
-    """
-
-    logits: Tensor
-    targets: Tensor
-    guided: Tensor | None = field(default=None, kw_only=True)
-
-    def to(self, device: torch.device | str) -> "ClassExplanation":
-        """The same explanation with its tensors on another device."""
-        return self._each(lambda tensor: tensor.to(device), self.notes)
-
-    def sample(self, index: int) -> "ClassExplanation":
-        """One sample of the batch, as a batch of its own."""
-        chosen = slice(index, index + 1)
-        return self._each(lambda tensor: tensor[chosen], self.notes[chosen])
-
-    def _each(
-        self, change: Callable[[Tensor], Tensor], notes: tuple[tuple[str, ...], ...]
-    ) -> "ClassExplanation":
-        return ClassExplanation(
-            {method: change(signed) for method, signed in self.maps.items()},
-            change(self.score),
-            notes,
-            change(self.logits),
-            change(self.targets),
-            sensitivity={method: change(errors) for method, errors in self.sensitivity.items()},
-            guided=None if self.guided is None else change(self.guided),
-        )
-
-    @property
-    def probability(self) -> Tensor:
-        """The softmax probability of each sample's target, (N,)."""
-        return self.logits.softmax(dim=1).gather(1, self.targets[:, None])[:, 0]
 
 
 Targets: TypeAlias = int | Sequence[int] | Tensor | None
@@ -137,12 +76,14 @@ def explain_classes(
     augment: bool = False,
     axioms: bool = False,
     progress: Progress = lambda _done, _total: None,
+    arrangement: Arrangement | None = None,
 ) -> tuple[ClassExplanation, ...]:
     """Explain several class scores of each sample: one explanation for each of `classes`.
 
     classes: what `explain` takes for `targets`, several times; or a function from the class scores
     (N, classes) to that, such as `top_classes(3)`. All of them cost one forward and, mostly, one backward.
-    The other arguments are those of `explain`.
+    arrangement: kept by a caller with many batches, see `Arrangement`. The other arguments are those of
+    `explain`.
     """
 
     def scores_of(found: Any) -> list[ClassScore]:
@@ -152,7 +93,7 @@ def explain_classes(
 
     if augment and axioms:
         raise XGradCamError("the axioms are about one input, not about an average over augmentations")
-    task = _Task(model, layer, known_methods(methods), progress, axioms)
+    task = _Task(model, layer, known_methods(methods), progress, axioms, arrangement or Arrangement())
     returned, found = task.run(inputs, scores_of)
     if augment:
         found = task.averaged(inputs, found)
@@ -208,17 +149,6 @@ def evidence_of(
         return _evidence(probe, recording.gradient(score))
 
 
-def known_methods(methods: Sequence[str]) -> Sequence[str]:
-    """The methods, or the one; XGradCamError for a name that is not in `METHODS`."""
-    methods = (methods,) if isinstance(methods, str) else methods
-    for method in methods:
-        if method not in METHODS:
-            near = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise XGradCamError(f"no method {method!r}; {hint}there are: {', '.join(METHODS)}")
-    return methods
-
-
 ScoreOf = TypeVar("ScoreOf", bound=Score)
 
 
@@ -253,13 +183,14 @@ class _Task:
     methods: Sequence[str]
     progress: Progress
     axioms: bool = False
+    arrangement: Arrangement = field(default_factory=Arrangement)
 
     def run(
         self, inputs: Tensor, scores_of: Callable[[Any], Sequence[ScoreOf]]
     ) -> tuple[Any, list[_Found[ScoreOf]]]:
         """What the model returned, and what was found of each of the scores."""
         with torch.inference_mode(False):
-            recording = record(self.model, inputs, self.layer)
+            recording = record(self.model, inputs, self.layer, arrangement=self.arrangement)
             layout = _layout(self.model, self.layer, recording.activation, inputs)
             asked = scores_of(recording.output)
             scores = [_checked(score_of(recording.output), len(inputs)) for score_of in asked]
@@ -269,7 +200,9 @@ class _Task:
                     require_finite(score)
             found = []
             for score_of, score, gradient in zip(asked, scores, recording.gradient_each(scores), strict=True):
-                probe = Probe(recording, inputs, self.layer, layout, score_of, score, self.progress)
+                probe = Probe(
+                    recording, inputs, self.layer, layout, score_of, score, self.progress, self.arrangement
+                )
                 found.append(self._found(score_of, _evidence(probe, gradient)))
         return recording.output, found
 
@@ -341,25 +274,32 @@ def _layout(model: nn.Module, layer: str | nn.Module, activation: Tensor, inputs
         raise XGradCamError(f"layer {name!r}: {error}; --list-layers shows the shapes of all") from None
 
 
-def fuse(heatmaps: Sequence[Tensor]) -> Tensor:
-    """Heatmaps (N, H, W) of several layers as one: the maximum at each place. As Jiang et al. 2021 fuse."""
-    return torch.stack(list(heatmaps)).amax(dim=0)
+def explain_layers(
+    model: nn.Module,
+    inputs: Tensor,
+    layers: Sequence[str],
+    classes: Sequence[Targets] | Callable[[Tensor], Sequence[Targets]],
+    *,
+    output: str | int | None = None,
+    guided: bool = False,
+    **options: Any,
+) -> list[tuple[ClassExplanation, ...]]:
+    """For each layer an explanation for each class, a forward for each layer.
 
-
-def weighted_map(weights: Tensor, activation: Tensor) -> Tensor:
-    """Σ_k w_k F^k, signed: (N, h, w). `weights` broadcast against the activation (N, C, h, w)."""
-    return (weights * activation).sum(dim=1)
-
-
-def heatmap(signed: Tensor, size: tuple[int, int]) -> Tensor:
-    """ReLU, bilinear upsampling to `size` (H, W), minus minimum, over maximum: (N, H, W) in [0, 1].
-
-    The original scripts' order of steps. A map with no positive value, the same value everywhere, or a value
-    that is not finite gives 0.
+    guided: put guided backpropagation into the explanations, the same at every layer. options, and the other
+    arguments: those of `explain_classes`.
     """
-    positive = signed.clamp(min=0)[:, None]
-    grown = nn.functional.interpolate(positive, size=size, mode="bilinear", align_corners=False)[:, 0]
-    raised = grown - grown.amin(dim=(1, 2), keepdim=True)
-    highest = raised.amax(dim=(1, 2), keepdim=True)
-    contrast = highest > FLAT * grown.amax(dim=(1, 2), keepdim=True)
-    return torch.where(contrast, raised / torch.where(contrast, highest, 1), 0)
+    first = explain_classes(model, inputs, layers[0], classes, output=output, **options)
+    # What a function chose by the scores is chosen once.
+    targets = [one.targets for one in first]
+    others = [
+        explain_classes(model, inputs, layer, lambda _logits: targets, output=output, **options)
+        for layer in layers[1:]
+    ]
+    if not guided:
+        return [first, *others]
+    gradients = [guided_backpropagation(model, inputs, target, output) for target in targets]
+    return [
+        tuple(replace(one, guided=gradient) for one, gradient in zip(explained, gradients, strict=True))
+        for explained in (first, *others)
+    ]

@@ -3,37 +3,17 @@
 Each returns weights that broadcast against the activation; the map is Σ_k w_k F^k.
 """
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from xgradcam.errors import XGradCamError
+from xgradcam.cam.evidence import Evidence
 
 if TYPE_CHECKING:
-    from xgradcam.cam.evidence import Probe
+    pass
 
 EPSILON = 1e-6
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a method may look at: activation and gradient of the score at one layer, both (N, C, h, w).
-
-    probe: the network itself, for the methods that ask it more; those on this page do not.
-    """
-
-    activation: Tensor
-    gradient: Tensor
-    probe: "Probe | None" = None
-
-
-def probe_of(evidence: Evidence) -> "Probe":
-    """The network to ask; XGradCamError where there is only activation and gradient."""
-    if evidence.probe is None:
-        raise XGradCamError("this method asks the network again: use explain, or give the evidence a probe")
-    return evidence.probe
 
 
 def grad_cam(evidence: Evidence) -> Tensor:

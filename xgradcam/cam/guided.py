@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from xgradcam.capture.calls import Call, refuse_compiled
-from xgradcam.capture.outputs import choose_targets, finite_logits_of
 from xgradcam.capture.recording import record
+from xgradcam.capture.scores import choose_targets, finite_logits_of
 from xgradcam.errors import XGradCamError
 from xgradcam.pictures.photograph import Photograph
 

@@ -1,6 +1,7 @@
 """The table of the methods: their names, what they weigh by, and where they are from."""
 
-from collections.abc import Callable, Mapping
+import difflib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -8,7 +9,8 @@ from torch import Tensor
 
 from xgradcam.cam import gradient_methods as weightings
 from xgradcam.cam import network_methods as perturbations
-from xgradcam.cam.gradient_methods import Evidence
+from xgradcam.cam.evidence import Evidence
+from xgradcam.errors import XGradCamError
 
 
 @dataclass(frozen=True)
@@ -125,3 +127,14 @@ METHODS: Mapping[str, Method] = MappingProxyType(
 def title_of(method: str) -> str:
     """A method's name as the field writes it; what is none of `METHODS` keeps its name."""
     return METHODS[method].title if method in METHODS else method
+
+
+def known_methods(methods: Sequence[str]) -> Sequence[str]:
+    """The methods, or the one; XGradCamError for a name that is not in `METHODS`."""
+    methods = (methods,) if isinstance(methods, str) else methods
+    for method in methods:
+        if method not in METHODS:
+            near = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise XGradCamError(f"no method {method!r}; {hint}there are: {', '.join(METHODS)}")
+    return methods

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from xgradcam.cam.evidence import NotApplicableError, Probe
-from xgradcam.cam.gradient_methods import Evidence, plus_plus, probe_of
-from xgradcam.capture.outputs import logits_of
-from xgradcam.capture.scores import Score
+from xgradcam.cam.evidence import Evidence, Probe, probe_of
+from xgradcam.cam.gradient_methods import plus_plus
+from xgradcam.capture.scores import Score, logits_of
+from xgradcam.errors import NotApplicableError
 
 # Smooth Grad-CAM++: noisy inputs, and the noise's deviation as a share of the input's range.
 NOISY, NOISE = 8, 0.15

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from xgradcam.cam.gradient_methods import Evidence
+from xgradcam.cam.evidence import Evidence
+from xgradcam.cam.explanation import FLAT
 
-# A spread this much smaller than the values is none.
-FLAT = 1e-5
 # The methods that may coincide, and the share of the largest value that they may differ by.
 BOTH, CLOSE = ("grad-cam", "xgrad-cam"), 1e-3
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import BackwardCFunction
 
 from xgradcam.errors import XGradCamError
 
@@ -122,20 +121,3 @@ def refuse_compiled(model: nn.Module) -> None:
         if compiled or isinstance(module, torch.jit.ScriptModule):
             where = f"'{name}'" if name else "the model"
             raise XGradCamError(f"{where} is compiled or scripted: verify the module that it was made from")
-
-
-def refuse_custom_functions(score: Tensor) -> None:
-    """Stop at a `torch.autograd.Function`: it calls nothing that could be intercepted."""
-    ahead: list[Any] = [score.grad_fn]
-    seen: set[Any] = {None}
-    while ahead:
-        node = ahead.pop()
-        if node in seen:
-            continue
-        if isinstance(node, BackwardCFunction):
-            name = type(node).__name__.removesuffix("Backward")
-            raise XGradCamError(
-                f"the model runs a torch.autograd.Function, {name}: its constants cannot be found"
-            )
-        seen.add(node)
-        ahead += [following for following, _ in node.next_functions]

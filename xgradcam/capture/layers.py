@@ -1,16 +1,20 @@
 """Which layers a model has, and which of them to explain by default."""
 
+import difflib
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from xgradcam.capture.layouts import Layout, layout_of
-from xgradcam.capture.recording import borrowed
+from xgradcam.capture.borrowing import borrowed
 from xgradcam.errors import XGradCamError
 
+# Class, distillation and register tokens: no network puts more of them before its patches.
+MOST_PREFIX_TOKENS = 16
 # They hand on a map, pooled or as it came: the map itself is the layer before them.
 _BEHIND_THE_MAP = (
     nn.AdaptiveAvgPool2d,
@@ -21,6 +25,89 @@ _BEHIND_THE_MAP = (
     nn.Identity,
 )
 _ATTENTION = re.compile("attention|attn", re.IGNORECASE)
+
+
+def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
+    """The name and the module that `layer`, a name or a module, stands for in `model`."""
+    if not isinstance(model, nn.Module):
+        raise XGradCamError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if isinstance(layer, nn.Module):
+        for name, module in modules.items():
+            if module is layer:
+                return name, module
+        raise XGradCamError(
+            f"the layer, a {type(layer).__name__}, is not a module of this {type(model).__name__}"
+        )
+    if not isinstance(layer, str):
+        raise XGradCamError(f"the layer is {layer!r}: give a module of the model, or its name")
+    if layer in modules:
+        return layer, modules[layer]
+    if hasattr(model, "_orig_mod"):
+        raise XGradCamError(f"no layer {layer!r}: the model is compiled: give the one that it was made from")
+    near = difflib.get_close_matches(layer, modules, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise XGradCamError(
+        f"no layer {layer!r} in this {type(model).__name__}; "
+        f"{hint}(--list-layers, or model.named_modules(), shows all)"
+    )
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the feature maps lie in a layer's output.
+
+    kind: 'maps' (N, C, h, w), 'channels last' (N, h, w, C), or 'tokens' (N, prefix + h w, C), row by row.
+    """
+
+    kind: str
+    height: int
+    width: int
+    prefix: int = 0
+
+    def to_maps(self, output: Tensor) -> Tensor:
+        """The output, or a gradient of its shape, as maps (N, C, h, w); prefix tokens are left out."""
+        if self.kind == "maps":
+            return output
+        if self.kind == "channels last":
+            return output.movedim(-1, 1)
+        return output[:, self.prefix :].transpose(1, 2).reshape(len(output), -1, self.height, self.width)
+
+    def with_maps(self, output: Tensor, maps: Tensor) -> Tensor:
+        """The output (1, ...) with other maps (M, C, h, w) in it: (M, ...); prefix tokens are repeated."""
+        if self.kind == "maps":
+            return maps
+        if self.kind == "channels last":
+            return maps.movedim(1, -1)
+        tokens = maps.flatten(2).transpose(1, 2)
+        return torch.cat([output[:, : self.prefix].expand(len(maps), -1, -1), tokens], dim=1)
+
+
+def layout_of(shape: tuple[int, ...], image: tuple[int, int]) -> Layout:
+    """The layout of a layer's output of this shape, for an image of (H, W) pixels.
+
+    Four axes are maps, unless only the middle two have the image's aspect (Swin). Three are tokens, if a
+    grid of the image's aspect fits behind at most 16 others (class token, registers).
+    Raises XGradCamError for any other shape.
+    """
+    if len(shape) == 4:
+        _, a, b, c = shape
+        if _same_aspect(a, b, image) and not _same_aspect(b, c, image):
+            return Layout("channels last", a, b)
+        return Layout("maps", b, c)
+    if len(shape) == 3:
+        for prefix in range(min(MOST_PREFIX_TOKENS + 1, shape[1])):
+            height = math.isqrt((shape[1] - prefix) * image[0] // image[1])
+            width = (shape[1] - prefix) // max(height, 1)
+            if height * width == shape[1] - prefix and _same_aspect(height, width, image):
+                return Layout("tokens", height, width, prefix)
+    raise XGradCamError(f"shape {shape} is neither feature maps (N, C, h, w) nor tokens (N, tokens, C)")
+
+
+def _same_aspect(height: int, width: int, image: tuple[int, int]) -> bool:
+    """Whether a grid can come from the image by division, with a pixel of rounding."""
+    scale = image[0] / height
+    return abs(image[1] / scale - width) < 1 and height <= image[0]
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,12 @@
 """Run a model once and keep, at one layer, the activation and the graph from there to the output."""
 
-import difflib
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
-from weakref import WeakSet
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,18 +14,12 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_forward_hook
 
+from xgradcam.capture.borrowing import Arrangement, borrowed
+from xgradcam.capture.layers import find_layer
 from xgradcam.errors import XGradCamError
 
 # Numbers in the gradients that are computed at once: 64 MB in float32.
 LARGEST = 2**24
-
-# Fewer inputs gain less from channels last than it costs to bring the weights into that order with them.
-MANY = 4
-
-T = TypeVar("T")
-
-# Models that did not take to channels last in memory.
-_ROWS_ONLY: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass(frozen=True)
@@ -139,51 +131,17 @@ def replay(model: nn.Module, inputs: Tensor, layer: str | nn.Module, activation:
             return model(inputs)
 
 
-def fastest(model: nn.Module, inputs: Tensor, run: Callable[[Tensor], T]) -> T:
-    """What `run(inputs)` returns, with the inputs in the memory layout that convolutions are fastest in.
-
-    For `MANY` on a CPU that is channels last. A model that does not take to it, as it views numbers in
-    another shape, is run once more with the inputs as they are, and from then on so at once.
-    """
-    if inputs.ndim != 4 or len(inputs) < MANY or inputs.device.type != "cpu" or model in _ROWS_ONLY:
-        return run(inputs)
-    try:
-        return run(inputs.contiguous(memory_format=torch.channels_last))
-    except torch.OutOfMemoryError:
-        raise
-    except RuntimeError:
-        result = run(inputs)
-    _ROWS_ONLY.add(model)
-    return result
-
-
-@contextmanager
-def borrowed(model: nn.Module) -> Iterator[None]:
-    """Put the model into evaluation mode without a graph; leave it, and the grad mode, as they were.
-
-    The flags are set one by one: `model.eval()` may be overridden to do more, and cannot be undone.
-    """
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        with torch.inference_mode(False), torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 def record(
     model: nn.Module,
     inputs: Tensor,
     layer: str | nn.Module,
     downstream: AbstractContextManager[Any] | None = None,
+    arrangement: Arrangement | None = None,
 ) -> Recording:
     """Run `model(inputs)` once and record the graph from the output of `layer` on.
 
     inputs: (N, ...). layer: a module of the model, or its name. downstream: a context that is entered
-    behind the layer and left after the forward.
+    behind the layer and left after the forward. arrangement: kept by a caller with many batches.
     What follows is given a copy of the layer's output: of a layer that works in place, its input keeps what
     was written to it, but is no part of the graph. One call at a time for a model: it is not thread-safe.
     Raises XGradCamError where the layer is not the model's, or does not return one tensor exactly once.
@@ -224,7 +182,7 @@ def record(
 
     with borrowed(model):
         inputs = inputs.clone() if inputs.is_inference() else inputs
-        return run(inputs) if downstream is not None else fastest(model, inputs, run)
+        return run(inputs) if downstream is not None else (arrangement or Arrangement()).run(inputs, run)
 
 
 def _rows(output: Tensor) -> Tensor:
@@ -246,32 +204,6 @@ def _autograds_refusals() -> Iterator[None]:
             raise
         reason = str(error).splitlines()[0]
         raise XGradCamError(f"behind the layer the model cannot be differentiated: {reason}") from None
-
-
-def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
-    """The name and the module that `layer`, a name or a module, stands for in `model`."""
-    if not isinstance(model, nn.Module):
-        raise XGradCamError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
-    modules = dict(model.named_modules(remove_duplicate=False))
-    if isinstance(layer, nn.Module):
-        for name, module in modules.items():
-            if module is layer:
-                return name, module
-        raise XGradCamError(
-            f"the layer, a {type(layer).__name__}, is not a module of this {type(model).__name__}"
-        )
-    if not isinstance(layer, str):
-        raise XGradCamError(f"the layer is {layer!r}: give a module of the model, or its name")
-    if layer in modules:
-        return layer, modules[layer]
-    if hasattr(model, "_orig_mod"):
-        raise XGradCamError(f"no layer {layer!r}: the model is compiled: give the one that it was made from")
-    near = difflib.get_close_matches(layer, modules, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    raise XGradCamError(
-        f"no layer {layer!r} in this {type(model).__name__}; "
-        f"{hint}(--list-layers, or model.named_modules(), shows all)"
-    )
 
 
 def _mended_norms() -> AbstractContextManager[Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from xgradcam.proof.verify import Contribution, Verification
+    from xgradcam.proof.verification import Contribution, Verification
 
 VERDICTS = {
     "holds": "Eq. 5 holds",

@@ -110,8 +110,8 @@ def _require_drawable(path: Path) -> None:
 
 def _target(classifier: "Classifier", inputs: "Tensor", index: int | None) -> int:
     """The class of interest; for None the one of the highest score."""
-    from xgradcam.capture.outputs import choose_targets, finite_logits_of
-    from xgradcam.capture.recording import borrowed
+    from xgradcam.capture.borrowing import borrowed
+    from xgradcam.capture.scores import choose_targets, finite_logits_of
 
     with borrowed(classifier.module):
         logits = finite_logits_of(classifier.module(inputs), classifier.output)

@@ -211,7 +211,7 @@ def _job(
 ) -> "Job":
     import torch
 
-    from xgradcam.cam.layered import explain_layers
+    from xgradcam.cam.explain import explain_layers
     from xgradcam.pictures.photograph import normalise
     from xgradcam.runs.pipeline import Job
 
@@ -247,8 +247,7 @@ def _job(
 
 def _methods(names: Sequence[str]) -> list[str]:
     """The methods of these names, each once; XGradCamError where there is none of that name."""
-    from xgradcam.cam.explain import known_methods
-    from xgradcam.cam.methods import METHODS
+    from xgradcam.cam.methods import METHODS, known_methods
 
     known_methods([name for name in names if name != ALL])
     return list(METHODS) if ALL in names else list(dict.fromkeys(names))
@@ -258,8 +257,8 @@ def _applicable(results: "Results", methods: Sequence[str], talk: Talk) -> list[
     """The methods without CAM, the only one that needs a certain network, where it does not apply."""
     import numpy as np
 
-    from xgradcam.cam.evidence import NotApplicableError
     from xgradcam.cam.explain import explain
+    from xgradcam.errors import NotApplicableError
 
     classifier = results.classifier
     blank = classifier.inputs(np.full((1, 1, 3), 127, np.uint8))

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xgradcam.cam.axioms import conservation_error, sensitivity_error
-from xgradcam.cam.evidence import NotApplicableError
-from xgradcam.cam.explain import evidence_of, heatmap, weighted_map
-from xgradcam.cam.gradient_methods import Evidence, probe_of
+from xgradcam.cam.evidence import Evidence, probe_of
+from xgradcam.cam.explain import evidence_of
+from xgradcam.cam.explanation import conservation_error, heatmap, sensitivity_error, weighted_map
 from xgradcam.cam.methods import METHODS
-from xgradcam.capture.outputs import finite_logits_of
-from xgradcam.capture.recording import borrowed
+from xgradcam.capture.borrowing import borrowed
+from xgradcam.capture.scores import finite_logits_of
+from xgradcam.errors import NotApplicableError
 from xgradcam.evaluation import metrics
 from xgradcam.evaluation.randomisation import randomised, rank_correlation, with_parameters
 

@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
-from xgradcam.capture.recording import borrowed
+from xgradcam.capture.borrowing import borrowed
 
 # SSIM: side of the window in pixels, and the constants of Wang et al. 2004 for values in [0, 1].
 WINDOW, C1, C2 = 7, 0.01**2, 0.03**2

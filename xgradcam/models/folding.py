@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
+from xgradcam.capture.borrowing import borrowed
 from xgradcam.capture.calls import tensors_of
-from xgradcam.capture.recording import borrowed, find_layer
+from xgradcam.capture.layers import find_layer
 
 # Of the largest number of an output: more than this is no rounding.
 SAME = 1e-4

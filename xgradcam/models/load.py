@@ -11,17 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import WeightsUnavailableError, XGradCamError
 from xgradcam.models import vgg16 as vgg
 from xgradcam.models.checkpoints import read_state_dict
 from xgradcam.models.classifier import Classifier as Classifier
-from xgradcam.models.download import (
-    Report,
-    WeightsUnavailableError,
-    fetch,
-    fit,
-    require_reachable,
-)
+from xgradcam.models.download import Report, fetch, require_reachable
+from xgradcam.models.fitting import fit
 from xgradcam.models.labels import imagenet_labels
 from xgradcam.models.user_code import build_own, is_own
 

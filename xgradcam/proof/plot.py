@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from xgradcam.proof.verify import Verification
+from xgradcam.proof.verification import Verification
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 COLOURS = {"feature": "#0072B2", "bias": "#E69F00", "bypass": "#009E73", "curvature": "#CC79A7"}

@@ -4,117 +4,36 @@ With the graph starting at the layer's activation A, and ĝ the gradient of the 
 
     S = ⟨ĝ_A, A⟩ + Σ_v ⟨ĝ_v, c_v⟩    feature + (bias + bypass + curvature)
 
-over all operations v behind the layer, c_v the operation's intercept (`xgradcam.proof.constants`). Every term is
-found on its own; none is what is left of the score. Fu et al. 2020, Eq. 5, for a ReLU-CNN: there the
+over all operations v behind the layer, c_v the operation's intercept (`xgradcam.proof.constants`). Every
+term is found on its own; none is what is left of the score. Fu et al. 2020, Eq. 5, for a ReLU-CNN: there the
 curvature is 0, and the bypass too where the layer cuts the network.
 """
 
 import operator
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
-from torch.overrides import TorchFunctionMode
 
-from xgradcam.capture.calls import (
-    Call,
-    outputs_of,
-    refuse_compiled,
-    refuse_custom_functions,
-    substitute,
-    tensors_of,
-)
-from xgradcam.capture.outputs import choose_targets, logits_of, require_finite
-from xgradcam.capture.recording import find_layer, record
+from xgradcam.capture.calls import refuse_compiled
+from xgradcam.capture.layers import find_layer
+from xgradcam.capture.recording import record
+from xgradcam.capture.scores import choose_targets, logits_of, require_finite
 from xgradcam.errors import XGradCamError
-from xgradcam.proof.constants import Intercept, Kind, intercept, is_linear
-
-RELATIVE_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
-ROUNDINGS = 16
-
-
-@dataclass(frozen=True)
-class Contribution:
-    """What one operation adds to the scores: `value` is (N,), float64.
-
-    module: the name of the innermost module that ran it, '' for the model itself. kind: 'bias' of a piecewise
-    affine operation, 'bypass' of a tensor that does not depend on the layer, 'curvature' of any other.
-    """
-
-    module: str
-    operation: str
-    kind: Kind
-    value: Tensor
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Both sides of Eq. 5, one entry per sample: (N,), float64, on the CPU.
-
-    score = feature + bias + bypass + curvature + residual, the four being found independently of the score.
-    feature_magnitude: Σ|ĝ_A A|, entry by entry. dtype: the precision that the network ran in.
-    """
-
-    score: Tensor
-    feature: Tensor
-    feature_magnitude: Tensor
-    contributions: tuple[Contribution, ...]
-    dtype: torch.dtype
-
-    @property
-    def bias(self) -> Tensor:
-        """The constants of the piecewise affine operations behind the layer."""
-        return self._sum("bias")
-
-    @property
-    def bypass(self) -> Tensor:
-        """What reaches the score past the layer: 0 where the layer cuts the network."""
-        return self._sum("bypass")
-
-    @property
-    def curvature(self) -> Tensor:
-        """What operations that are not piecewise affine add: 0 in a ReLU-CNN, the premise of the paper."""
-        return self._sum("curvature")
-
-    @property
-    def residual(self) -> Tensor:
-        """What the identity leaves unexplained."""
-        return self.score - self.feature - self.bias - self.bypass - self.curvature
-
-    @property
-    def magnitude(self) -> Tensor:
-        """The sum of the absolute terms; many times |score| where the score is a cancellation.
-
-        The feature term counts entry by entry: what cancels within it is rounded too.
-        """
-        return self.feature_magnitude + sum(term.value.abs() for term in self.contributions)
-
-    @property
-    def tolerance(self) -> Tensor:
-        """The rounding to expect: a share of the score, or 16 roundings of the terms."""
-        rounding = ROUNDINGS * torch.finfo(self.dtype).eps / 2
-        return torch.maximum(RELATIVE_TOLERANCE[self.dtype] * self.score.abs(), rounding * self.magnitude)
-
-    @property
-    def closes(self) -> Tensor:
-        """Whether the terms sum to the score, (N,) bool: Eq. 5 with its curvature, true of any network."""
-        return self.residual.abs() <= self.tolerance
-
-    @property
-    def holds(self) -> Tensor:
-        """Whether Eq. 5 holds as the paper states it: it closes, and nothing behind the layer is curved."""
-        curved = (term.value.abs() for term in self.contributions if term.kind == "curvature")
-        return self.closes & (sum(curved, torch.zeros_like(self.score)) <= self.tolerance)
-
-    def _sum(self, kind: Kind) -> Tensor:
-        values = (term.value for term in self.contributions if term.kind == kind)
-        return sum(values, torch.zeros_like(self.score))
+from xgradcam.proof.constants import Kind
+from xgradcam.proof.tracing import (
+    Intercepting,
+    Term,
+    current_module,
+    nodes_between,
+    refuse_custom_functions,
+    watched_outputs,
+)
+from xgradcam.proof.verification import RELATIVE_TOLERANCE, Contribution, Verification
 
 
 def verify(
@@ -235,8 +154,8 @@ def _verify_one(
 
     Behind such a layer an operation depends on it just where it depends on the first: the terms are the same.
     """
-    with _current_module(model) as path, _places(model, layers[1:]) as places:
-        downstream = _Intercepting(path)
+    with current_module(model) as path, watched_outputs(model, layers[1:]) as places:
+        downstream = Intercepting(path)
         recording = record(model, image, layers[0], downstream)
     score = _score(recording.output, target, output)
     refuse_custom_functions(score)
@@ -244,7 +163,8 @@ def _verify_one(
     cuts = {
         index: (place, behind)
         for index, place in enumerate(places, 1)
-        if place is not None and (behind := _behind(score, place.edge, recording.activation)) is not None
+        if place is not None
+        and (behind := nodes_between(score, place.edge, recording.activation)) is not None
     }
     edges = [*(place.edge for place, _ in cuts.values()), *(term.edge for term in terms)]
     gradient, gradients = recording.gradients(score, edges)
@@ -260,7 +180,7 @@ def _verify_one(
 
 
 def _sample(
-    score: Tensor, gradient: Tensor | None, activation: Tensor, terms: "Sequence[tuple[_Term, Tensor]]"
+    score: Tensor, gradient: Tensor | None, activation: Tensor, terms: "Sequence[tuple[Term, Tensor]]"
 ) -> _Sample:
     values: dict[_Key, Tensor] = {}
     occurrences: Counter[tuple[str, str, Kind]] = Counter()
@@ -276,144 +196,6 @@ def _sample(
         values,
         score.dtype,
     )
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A layer's output: where it is in the graph, and a copy of its values."""
-
-    edge: GradientEdge
-    activation: Tensor
-
-
-@contextmanager
-def _places(model: nn.Module, layers: Sequence[str | nn.Module]) -> Iterator[list[_Place | None]]:
-    """The outputs of the layers in a forward; None for what is not in its graph, or more than once."""
-    places: list[_Place | None] = [None] * len(layers)
-    runs = [0] * len(layers)
-
-    def keep(index: int, output: Any) -> None:
-        runs[index] += 1
-        places[index] = None
-        if runs[index] == 1 and isinstance(output, Tensor) and output.requires_grad:
-            with torch.no_grad():
-                places[index] = _Place(get_gradient_edge(output), output.detach().clone())
-
-    with ExitStack() as hooks:
-        for index, layer in enumerate(layers):
-            module = find_layer(model, layer)[1]
-            hook = module.register_forward_hook(lambda _m, _i, output, index=index: keep(index, output))
-            hooks.enter_context(hook)
-        yield places
-
-
-def _behind(score: Tensor, place: GradientEdge, start: Tensor) -> set[Node] | None:
-    """The graph between a place and the score; None where a way from the start to the score avoids it."""
-    first = get_gradient_edge(start).node
-    if score.grad_fn is None:
-        return None
-    behind, waiting, met = {score.grad_fn}, [score.grad_fn], False
-    while waiting:
-        for node, output in waiting.pop().next_functions:
-            if node is None or node in behind:
-                continue
-            if node == place.node and output == place.output_nr:
-                met = True
-            elif node == first:
-                return None
-            else:
-                behind.add(node)
-                waiting.append(node)
-    return behind if met else None
-
-
-@dataclass(frozen=True)
-class _Term:
-    """An intercept, and where it enters the graph: an operation's output, before later writes to it."""
-
-    module: str
-    operation: str
-    kind: Kind
-    edge: GradientEdge
-    intercept: Tensor
-
-
-class _Intercepting(TorchFunctionMode):
-    """Runs every operation as it is, and notes the intercepts of those that depend on the layer."""
-
-    def __init__(self, path: Sequence[str]) -> None:
-        super().__init__()
-        self.path = path
-        self.terms: list[_Term] = []
-
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        """Run the operation and note what it adds."""
-        call = Call(function, args, kwargs or {})
-        if any(map(is_functorch_wrapped_tensor, tensors_of((args, kwargs)))):
-            raise XGradCamError(
-                f"the model runs '{call.operation}' inside of torch.func or torch.vmap: out of reach"
-            )
-        if not call.dependents:
-            if next(tensors_of((args, kwargs)), None) is None:
-                return function(*args, **call.kwargs)
-            with torch.no_grad():  # parameters ask for gradients: what depends on them alone must not
-                return function(*args, **call.kwargs)
-        if call.operation in ("numpy", "array"):  # leaves PyTorch, and comes back as a constant
-            return function(*substitute(args, Tensor.detach), **call.kwargs)
-        if any(tensor.is_inference() for tensor in tensors_of((args, kwargs))):
-            call = Call(function, *substitute((args, call.kwargs), _normal))
-        if not torch.is_grad_enabled() or is_linear(call):
-            return function(*call.args, **call.kwargs)
-        return self._run(call) if call.target is None else self._run_in_place(call, call.target)
-
-    def _run(self, call: Call) -> Any:
-        result = call.function(*call.args, **call.kwargs)
-        if any(output.requires_grad for output in outputs_of(result)):
-            self._note(call, intercept(call), result)
-        return result
-
-    def _run_in_place(self, call: Call, target: Tensor) -> Any:
-        constant = intercept(call)  # of the values before they are overwritten
-        if constant is None:
-            return call.function(*call.args, **call.kwargs)
-        # A view has no place of its own in the graph of its base: write to a copy, and the copy to the view.
-        written = call.run(lambda tensor: tensor)
-        self._note(call, constant, written)
-        target.copy_(written)
-        return target
-
-    def _note(self, call: Call, constant: Intercept | None, result: Any) -> None:
-        if constant is None:
-            return
-        module = self.path[-1] if self.path else ""
-        for output, value in zip(outputs_of(result), constant.values, strict=True):
-            if output.requires_grad:
-                edge = get_gradient_edge(output)
-                self.terms.append(_Term(module, call.operation, constant.kind, edge, value))
-
-
-def _normal(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy of one that was made in inference mode, which no graph may keep."""
-    return tensor.detach().clone() if tensor.is_inference() else tensor
-
-
-@contextmanager
-def _current_module(model: nn.Module) -> Iterator[list[str]]:
-    """The names of the modules that are running, innermost last."""
-    path: list[str] = []
-
-    with ExitStack() as hooks:
-        for name, module in model.named_modules():
-            # A hook that returns None changes nothing; the names are bound now, not when the hooks run.
-            hooks.enter_context(module.register_forward_pre_hook(lambda _m, _i, name=name: path.append(name)))
-            hooks.enter_context(module.register_forward_hook(lambda _m, _i, _o: _drop(path)))
-        yield path
-
-
-def _drop(path: list[str]) -> None:
-    path.pop()
 
 
 @contextmanager

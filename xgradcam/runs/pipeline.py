@@ -15,7 +15,7 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from xgradcam.cam.explain import ClassExplanation
+from xgradcam.cam.explanation import ClassExplanation
 from xgradcam.errors import NotFiniteError, XGradCamError
 from xgradcam.models.classifier import Classifier
 from xgradcam.pictures.photograph import Photograph, pixels_in

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xgradcam.cam.explain import ClassExplanation
+from xgradcam.cam.explanation import ClassExplanation, heatmap_of
 from xgradcam.cam.guided import gradient_picture, guided_map
 from xgradcam.errors import XGradCamError
 from xgradcam.files import encode_jpeg, make_folder, write_files
 from xgradcam.models.classifier import Classifier
 from xgradcam.models.labels import label_of, name_only
 from xgradcam.pictures.framing import Framing
-from xgradcam.pictures.paint import PLAIN, HeatmapOf, Style, draw, fused, heatmap_of
+from xgradcam.pictures.paint import PLAIN, HeatmapOf, Style, draw, fused
 from xgradcam.pictures.panel import draw_panel, score_line
 from xgradcam.pictures.photograph import Photograph
 from xgradcam.runs.sources import STDIN, Source
