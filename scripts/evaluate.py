@@ -34,17 +34,10 @@ from tqdm import tqdm
 from xgradcam import XGradCamError, read_image
 from xgradcam.cam.methods import METHODS, known_methods
 from xgradcam.capture.scores import finite_logits_of
-from xgradcam.cli.layer_names import print_layers
-from xgradcam.cli.setup import (
-    DONE,
-    FAILED,
-    Parser,
-    add_device_arguments,
-    add_model_arguments,
-    choose_device,
-    open_classifier,
-    run,
-)
+from xgradcam.cli.listings import print_layers
+from xgradcam.cli.options import Parser, add_device_arguments, add_model_arguments
+from xgradcam.cli.setup import choose_device, open_classifier
+from xgradcam.cli.terminal import DONE, FAILED, run
 from xgradcam.evaluation.boxes import Box, read_boxes, region_of
 from xgradcam.evaluation.measures import MEASURES, Mean, Question, likeness_when_randomised, mean_of, measure
 from xgradcam.files import make_folder, write_files

@@ -1,8 +1,9 @@
 """The one error that users meet."""
 
+import difflib
 import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -51,3 +52,9 @@ class NotApplicableError(XGradCamError):
 
 class WeightsUnavailableError(XGradCamError):
     """Weights that are neither cached nor reachable."""
+
+
+def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:
+    """`; did you mean 'a' or 'b'?` of the known names nearest to this one; '' where none is near."""
+    near = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
+    return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -23,9 +23,9 @@ from xgradcam import explain, heatmap
 from xgradcam.cli.xgrad_cam import main
 from xgradcam.models import folding
 from xgradcam.pictures.photograph import read_image
-from xgradcam.runs import pipeline
+from xgradcam.runs import pipeline, preparation
 from xgradcam.runs.journal import Journal
-from xgradcam.runs.results import Results
+from xgradcam.runs.results import write_results
 from xgradcam.runs.sources import Source, state_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -367,7 +367,7 @@ def test_what_is_stale_goes_also_after_the_next_run_was_interrupted(photos, monk
     assert stale < tree("out").keys()
     shutil.copy(EXAMPLES / "cat.jpg", "photos/b.jpg")
     shutil.copy(EXAMPLES / "coffee.jpg", "photos/a.jpg")
-    write, calls = Results.write, []
+    write, calls = write_results, []
 
     def interrupted(self, source, *rest):
         calls.append(source)
@@ -376,7 +376,7 @@ def test_what_is_stale_goes_also_after_the_next_run_was_interrupted(photos, monk
         return write(self, source, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Results, "write", interrupted)
+        patch.setattr(pipeline, "write_results", interrupted)
         assert main([*arguments, *BUNDLED, "--resume"]) == 130
     assert len(calls) == 2
     assert stale & tree("out").keys() == {"a_285_cam.jpg", "a_285_X_cam.jpg"}
@@ -701,7 +701,7 @@ def load_own():
 
 def test_a_folder_that_vanishes_in_the_middle_is_noticed(capsys, monkeypatch):
     noise("photos", 6)
-    written = Results.write
+    written = write_results
 
     def vanishing(self, source, *rest):
         records = written(self, source, *rest)
@@ -711,7 +711,7 @@ def test_a_folder_that_vanishes_in_the_middle_is_noticed(capsys, monkeypatch):
             shutil.rmtree("out")
         return records
 
-    monkeypatch.setattr(Results, "write", vanishing)
+    monkeypatch.setattr(pipeline, "write_results", vanishing)
     # With two writers the other one may meet the missing folder first, and say so in its own words.
     monkeypatch.setattr("xgradcam.runs.pipeline.WRITERS", 1)
     assert main(["--image-path", "photos", "--batch-size", "1", "--output-dir", "out", *OWN]) == 2
@@ -814,7 +814,7 @@ def maps_in(folder):
 def test_many_photographs_are_explained_by_a_network_with_folded_norms_to_the_same_maps(monkeypatch):
     folded = []
     fold = folding.fold_batch_norms
-    monkeypatch.setattr(folding, "fold_batch_norms", lambda *given: folded.append(fold(*given)))
+    monkeypatch.setattr(preparation, "fold_batch_norms", lambda *given: folded.append(fold(*given)))
     Path("photos").mkdir()
     with Image.open(EXAMPLES / "cat-and-coffee.jpg") as example:
         for index in range(8):

@@ -283,7 +283,7 @@ def test_bad_input_is_one_line_with_the_remedy_and_writes_nothing(both, capsys):
         ([*good, "--model", "vgg61"], "no model 'vgg61'; did you mean"),
         ([*good, "--mean", "123", "117", "104"], "--mean has a value outside of 0 to 1: divide"),
         ([*good, "--std", "58", "57", "57"], "--std has a value that is not above 0 and up to 1: divide"),
-        ([*good, "--target-index", "top0"], "--target-index is top0: top1 is the class of the highest"),
+        ([*good, "--target-index", "top0"], "top0 has no class: top1 is the class of the highest"),
     ):
         model = [] if "--model" in arguments else BUNDLED
         assert main([*arguments, *model]) == 2, arguments

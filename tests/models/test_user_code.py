@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from xgradcam.cli.proof_verify import main as proof_verify
-from xgradcam.cli.xgrad_cam import WORTH_PREPARING
 from xgradcam.cli.xgrad_cam import main as xgrad_cam
 from xgradcam.errors import XGradCamError
 from xgradcam.models.load import load_classifier
+from xgradcam.runs.preparation import WORTH_PREPARING
 
 CODE = """
 import torch

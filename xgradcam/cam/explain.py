@@ -91,8 +91,7 @@ def explain_classes(
         chosen = classes(logits.detach()) if callable(classes) else classes
         return [ClassScore(choose_targets(logits, one, trusted=callable(classes)), output) for one in chosen]
 
-    if augment and axioms:
-        raise XGradCamError("the axioms are about one input, not about an average over augmentations")
+    require_compatible(augment, axioms)
     task = _Task(model, layer, known_methods(methods), progress, axioms, arrangement or Arrangement())
     returned, found = task.run(inputs, scores_of)
     if augment:
@@ -251,6 +250,14 @@ def _checked(score: Tensor, samples: int) -> Tensor:
         what = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
         raise XGradCamError(f"the score is {what}: it must be a number for each sample, ({samples},)")
     return score
+
+
+def require_compatible(augment: bool, axioms: bool) -> None:
+    """Raise XGradCamError where the axioms' errors are asked of an average over augmentations."""
+    if augment and axioms:
+        raise XGradCamError(
+            "the axioms are about one input, not about an average: leave out augment or axioms"
+        )
 
 
 def top_classes(count: int) -> Callable[[Tensor], Sequence[Tensor]]:

@@ -1,19 +1,68 @@
-"""The options of `xgrad-cam`."""
+"""Every option of both commands. Nothing here imports torch, so that --help is quick."""
 
+import argparse
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
-from xgradcam.cli.setup import Parser, common_parser
+from xgradcam import __version__
+from xgradcam.cli.terminal import COULD_NOT_RUN
 
+# A value of --target-layer and of --method.
+ALL = "all"
 BATCH_SIZE = 8
 BF16 = "bf16"
 PRECISIONS = ("float32", BF16)
-# As `xgradcam.cam.explain` has it, which would import torch for the help text.
+# The default methods; `xgradcam.cam.explain` has them too, but importing it takes a second.
 BOTH = ("grad-cam", "xgrad-cam")
 
+MODEL_HELP = (
+    "a classification model of torchvision (vgg16, resnet50, ...), timm/NAME for one of timm, your own "
+    "file.py:function or package.module:function, or the bundled efficientnet-lite0. Default: VGG-16 as in "
+    "the paper, or the bundled network where VGG-16's weights are neither cached nor reachable"
+)
+LAYER_HELP = (
+    "the layer to explain by, or several, or a pattern in quotes, for a map of each and one of all; default: "
+    "the last feature map before pooling or flattening"
+)
+PROOF_LAYER_HELP = (
+    f"the layer to verify Eq. 5 at, any that returns one tensor; '{ALL}', every layer of feature maps; or a "
+    "pattern in quotes, such as 'features.*'. Default: the last feature map before pooling or flattening; "
+    f"with --plot, {ALL}"
+)
 
-def xgrad_cam_parser(prog: str) -> Parser:
-    """The options of `xgrad-cam`."""
-    parser = common_parser(
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that reports errors in one line and reads @FILEs as a shell reads a line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Report a wrong command line and end with the exit code for 'could not run'."""
+        self.exit(COULD_NOT_RUN, f"{self.prog}: error: {message} ({self.prog} --help shows the options)\n")
+
+    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
+        """Split a line of an @FILE as a shell does; # begins a comment."""
+        try:
+            return shlex.split(arg_line, comments=True)
+        except ValueError as error:
+            self.error(f"in an @FILE: {error}: {arg_line.strip()}")
+
+
+def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the arguments; a photograph is required unless the command only lists something."""
+    try:
+        arguments = parser.parse_args(argv)
+    except (RecursionError, UnicodeDecodeError):
+        parser.error("an @FILE is not text in UTF-8, or names itself")
+    only_lists = arguments.list_layers or getattr(arguments, "list_methods", False)
+    if arguments.image_path is None and not only_lists:
+        parser.error("--image-path is missing: which photograph?")
+    return arguments
+
+
+def xgrad_cam_parser(prog: str = "xgrad-cam") -> Parser:
+    """The parser of `xgrad-cam`."""
+    parser = _common_parser(
         prog,
         "Explain why a network gives a photograph its class: writes cam.jpg (Grad-CAM) and X_cam.jpg\n"
         "(XGrad-CAM, Fu et al., BMVC 2020), the photograph with the evidence for the class in red. Of\n"
@@ -21,6 +70,7 @@ def xgrad_cam_parser(prog: str) -> Parser:
         "Exit code: 0 done, 1 some photographs failed, 2 could not run. @FILE reads arguments from a file.",
         f"{prog} --image-path examples/cat-and-coffee.jpg --target-index 967\n"
         f"  {prog} --image-path photos --target-index top3 --output-dir out --resume",
+        LAYER_HELP,
         several=True,
     )
     _add_method_arguments(parser)
@@ -45,9 +95,113 @@ def xgrad_cam_parser(prog: str) -> Parser:
         action="store_true",
         help="write index.html, a page to look through all results, that opens from disk",
     )
-    talk = output.add_mutually_exclusive_group()
-    talk.add_argument("--quiet", action="store_true", help="no text but errors, no progress bar")
-    talk.add_argument("--verbose", action="store_true", help="the notes on every one of many photographs")
+    amount = output.add_mutually_exclusive_group()
+    amount.add_argument("--quiet", action="store_true", help="no text but errors, no progress bar")
+    amount.add_argument("--verbose", action="store_true", help="the notes on every one of many photographs")
+    _add_run_arguments(parser)
+    return parser
+
+
+def proof_verify_parser(prog: str = "proof-verify") -> Parser:
+    """The parser of `proof-verify`."""
+    parser = _common_parser(
+        prog,
+        "Verify Eq. 5 of XGrad-CAM's paper (Fu et al., BMVC 2020) on a photograph: at a layer of a ReLU-CNN\n"
+        "the class score is gradients*feature plus a bias term. The three are computed independently of one\n"
+        "another. Exit code: 0 where Eq. 5 holds, 1 where it does not, 2 where it could not be computed.\n"
+        "@FILE reads arguments from a file.",
+        f"{prog} --image-path examples/cat.jpg --target-index 285\n"
+        f"  {prog} --image-path examples/cat.jpg --target-layer 'features.*' --plot split.png",
+        PROOF_LAYER_HELP,
+    )
+    parser.add_argument_group("precision").add_argument(
+        "--double", action="store_true", help="compute in float64 instead of float32"
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--plot", metavar="FILE", type=Path,
+        help="draw how the score splits at the layers (.png, .pdf or .svg); its folder is made if missing",
+    )  # fmt: skip
+    output.add_argument(
+        "--json", action="store_true", help="print one JSON object on stdout, and all text on stderr"
+    )
+    return parser
+
+
+def add_model_arguments(parser: Parser, layer_help: str, many: dict[str, Any]) -> None:
+    """Add the options of the model and of the layer; many: nargs where several layers can be given."""
+    model = parser.add_argument_group("model")
+    model.add_argument("--model", metavar="NAME", help=MODEL_HELP)
+    model.add_argument(
+        "--weights", metavar="FILE|default|none", default="default",
+        help="a checkpoint (.pth, .safetensors), the model's ImageNet weights (default), or none (random)",
+    )  # fmt: skip
+    model.add_argument("--target-layer", metavar="NAME", **many, help=layer_help)
+    model.add_argument("--list-layers", action="store_true", help="show the model's layers and end")
+    own = parser.add_argument_group("your own model")
+    own.add_argument("--num-classes", metavar="INT", type=int, help="classes of the model, if not ImageNet's")
+    own.add_argument(
+        "--labels",
+        metavar="FILE",
+        type=Path,
+        help="the classes' names: one a line, or JSON (list, or object)",
+    )
+    own.add_argument(
+        "--input-size", metavar="PIXELS", type=int, nargs="+", help="input height and width, or one for both"
+    )
+    for name in ("mean", "std"):
+        own.add_argument(
+            f"--{name}",
+            metavar=("R", "G", "B"),
+            type=float,
+            nargs=3,
+            help=f"{name} of the normalisation, in [0, 1]",
+        )
+    own.add_argument("--output", metavar="NAME", help="where the scores are in what the model returns")
+
+
+def add_device_arguments(parser: Parser) -> None:
+    """Add the options of the device."""
+    device = parser.add_argument_group("device").add_mutually_exclusive_group()
+    device.add_argument(
+        "--use-cuda", action="store_true", help="compute on the GPU if there is one, else on the CPU"
+    )
+    device.add_argument("--device", metavar="DEVICE", help="auto, cpu (default), cuda, cuda:N or mps")
+
+
+def _common_parser(
+    prog: str, description: str, example: str, layer_help: str, several: bool = False
+) -> Parser:
+    """A parser with the options that both commands share; several: photographs and classes at once."""
+    parser = Parser(
+        prog=prog,
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        fromfile_prefix_chars="@",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    many: dict[str, Any] = {"nargs": "+"} if several else {}
+    photograph = parser.add_argument_group("what to explain")
+    photograph.add_argument(
+        "--image-path", metavar="PATH", **many,
+        help="the photographs: files, folders (with those in them), patterns; - reads one from stdin"
+        if several
+        else "the photograph; - reads it from stdin",
+    )  # fmt: skip
+    photograph.add_argument(
+        "--target-index", metavar="CLASS", **many, default=["-1"] if several else "-1",
+        help="the class of interest: its index, or its name or a part of it; "
+        + ("top3 takes the three of the highest scores; " if several else "")
+        + "-1, the default, takes the one of the highest score",
+    )  # fmt: skip
+    add_model_arguments(parser, layer_help, many)
+    add_device_arguments(parser)
+    return parser
+
+
+def _add_run_arguments(parser: Parser) -> None:
     many = parser.add_argument_group("many photographs")
     many.add_argument(
         "--batch-size", metavar="INT", type=int, default=BATCH_SIZE,
@@ -62,7 +216,6 @@ def xgrad_cam_parser(prog: str) -> Parser:
     many.add_argument(
         "--resume", action="store_true", help="go on with an interrupted run: pass over what is complete"
     )
-    return parser
 
 
 def _add_method_arguments(parser: Parser) -> None:

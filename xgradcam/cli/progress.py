@@ -1,4 +1,4 @@
-"""What `xgrad-cam` says during a run."""
+"""The lines that `xgrad-cam` prints during a run, and its progress bars."""
 
 import json
 import sys
@@ -8,15 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xgradcam.cli.setup import note, one_line
+from xgradcam.cli.terminal import note, one_line
 
 if TYPE_CHECKING:
     from xgradcam.runs.sources import Source
 
 
 @dataclass
-class Talk:
-    """What is said during a run: text, or JSON with the text on stderr; and the counts of its summary."""
+class Console:
+    """Prints a run: text, or JSON with the text on stderr; and counts for the last line.
+
+    total: photographs of the run. write: prints a line above a progress bar, where there is one.
+    """
 
     prog: str
     json: bool
@@ -32,18 +35,23 @@ class Talk:
     bar: Any = None
 
     def say(self, line: str) -> None:
-        """A line of text for the user."""
+        """Print a line of text."""
         if not self.quiet:
             self._put(line, sys.stderr if self.json else sys.stdout)
 
+    def note(self, line: str) -> None:
+        """Print a note on stderr."""
+        if not self.quiet:
+            note(self.prog, f"note: {line}")
+
     def add_earlier(self, records: Sequence[Mapping[str, Any]] | None) -> None:
-        """A photograph that an earlier run completed."""
+        """Count a photograph that an earlier run completed."""
         if records is not None:
             self.earlier += 1
             self._objects(records)
 
     def tell(self, source: "Source", records: Sequence[Mapping[str, Any]], problem: str) -> None:
-        """A photograph that is done, or failed."""
+        """Print a photograph that is done, or failed."""
         if problem:
             self.failed += 1
             self._put(f"{self.prog}: error: {one_line(problem)}", sys.stderr)
@@ -60,7 +68,7 @@ class Talk:
                     self._put(f"{self.prog}: note: {line}", sys.stderr)
 
     def evaluations(self, done: int, total: int) -> None:
-        """Evaluations of the network that a method has done for a batch, and will do in all."""
+        """Show how many evaluations of the network a method has done for a batch, and will do in all."""
         from tqdm import tqdm
 
         if self.bar is None:
@@ -74,7 +82,7 @@ class Talk:
             self.bar = None
 
     def sum_up(self, folder: Path, how: str = "") -> None:
-        """The last lines of a run of several photographs, or of one that was interrupted."""
+        """Print the last lines of a run of several photographs, or of one that was interrupted."""
         if self.total > 1 and not self.verbose and not self.quiet:
             for line, count in self.notes.most_common():
                 note(self.prog, f"note: {count} of {self.told} explanations: {line}")
@@ -110,7 +118,7 @@ def _short(record: Mapping[str, Any]) -> list[str]:
 
 
 def _axioms(record: Mapping[str, Any]) -> list[str]:
-    """What `--axioms` asks for, a line for each method."""
+    """The errors that --axioms asks for, a line for each method."""
     conservation, sensitivity = record.get("conservation_error", {}), record.get("sensitivity_error", {})
     return [
         f"{method}: conservation error {_digits(conservation[method])}, sensitivity error {_digits(error)}"
@@ -118,12 +126,21 @@ def _axioms(record: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _conservation(record: Mapping[str, Any]) -> list[str]:
+    """How much of the score each map leaves out, where the methods differ in that."""
+    errors = {method: _digits(error) for method, error in record.get("conservation_error", {}).items()}
+    if len(set(errors.values())) < 2:
+        return []
+    listed = ", ".join(f"{method} {error}" for method, error in errors.items())
+    return [f"conservation error (0: the map adds up to the score): {listed}"]
+
+
 def _digits(value: float | None) -> str:
     return "infinite" if value is None else f"{value:.4g}"
 
 
 def _long(record: Mapping[str, Any]) -> list[str]:
-    """The original scripts' line first."""
+    """The lines on an only photograph; the original scripts' line comes first."""
     *most, last = record["written"]
     written = f"{', '.join(most)} and {last}" if most else last
     return [
@@ -131,6 +148,6 @@ def _long(record: Mapping[str, Any]) -> list[str]:
         f"class {record['class_index']}: score {record['score']:.4f}, "
         f"probability {record['probability']:.1%}, rank {record['rank']} of {record['classes']}",
         f"model {record['model']}, layer {record['layer']}",
-        *_axioms(record),
+        *(_axioms(record) or _conservation(record)),
         f"wrote {written}",
     ]

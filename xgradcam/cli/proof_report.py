@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from xgradcam.models.classifier import Classifier
     from xgradcam.proof.verification import Contribution, Verification
 
 VERDICTS = {
@@ -40,6 +41,34 @@ class Row:
         if not found.magnitude.any() and not found.score.any():
             return "empty"
         return "holds" if found.holds.all() else "curved" if found.closes.all() else "open"
+
+
+def report(
+    classifier: "Classifier", target: int, rows: Sequence[Row], several: bool
+) -> tuple[str, dict[str, Any]]:
+    """The text that `proof-verify` prints, and the numbers as JSON has them.
+
+    rows: at least one with a verification. several: a table of layers was asked for, not one layer.
+    """
+    from xgradcam.models.labels import label_of
+
+    name, dtype = label_of(classifier.labels, target), dtype_of(rows)
+    numbers = {"model": classifier.name, "class_index": target, "class_name": name, "dtype": dtype}
+    only = rows[0]
+    if several or only.verification is None:
+        setting, lines = f"model {classifier.name}, {dtype}", table_lines(rows, classifier.module)
+        holds = all(row.verdict == "holds" for row in rows)
+        numbers |= {"holds": holds, "layers": [as_json(row) for row in rows]}
+    else:
+        setting = f"model {classifier.name}, layer {only.layer}, {dtype}"
+        lines = proof_lines(only.layer, only.verification, only.verdict, classifier.module)
+        numbers |= {**as_json(only), "contributions": contributions_as_json(only.verification)}
+    return "\n".join([setting, f"class of interest:  {name}", *lines]), numbers
+
+
+def dtype_of(rows: Sequence[Row]) -> str:
+    """The precision that the network ran in: `float32` or `float64`."""
+    return next(str(row.verification.dtype) for row in rows if row.verification).removeprefix("torch.")
 
 
 def proof_lines(layer: str, found: "Verification", verdict: str, model: "nn.Module") -> list[str]:

@@ -1,196 +1,44 @@
-"""What the commands share: arguments, devices, models, errors in one line."""
+"""From the parsed options to what they mean: device, classifier, classes, layers, and the run of all."""
 
 import argparse
-import errno
-import io
-import os
 import re
-import shlex
-import sys
-import traceback
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
-from xgradcam import __version__
-from xgradcam.errors import XGradCamError, users_code
+from xgradcam.cli.options import ALL, BF16
+from xgradcam.cli.terminal import note
+from xgradcam.errors import XGradCamError, did_you_mean, users_code
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from xgradcam.cam.explain import Targets
     from xgradcam.models.classifier import Classifier
-    from xgradcam.pictures.photograph import Photograph
+    from xgradcam.pictures.paint import Style
+    from xgradcam.runs.run import Explaining, Run, Target
+    from xgradcam.runs.sources import Source
 
-# Of --target-layer and --method.
-ALL = "all"
 TOP = re.compile(r"top(\d+)", re.IGNORECASE)
-DONE, FAILED, COULD_NOT_RUN, INTERRUPTED = 0, 1, 2, 130
-# What writing to a full or broken stdout raises.
-NO_OUTPUT = (errno.ENOSPC, errno.EIO, errno.EBADF)
-
-MODEL_HELP = (
-    "a classification model of torchvision (vgg16, resnet50, ...), timm/NAME for one of timm, your own "
-    "file.py:function or package.module:function, or the bundled efficientnet-lite0. Default: VGG-16 as in "
-    "the paper, or the bundled network where VGG-16's weights are neither cached nor reachable"
+# Options that must be the same for an interrupted run to go on.
+KEPT = (
+    "num_classes",
+    "output",
+    "full_resolution",
+    "crop",
+    "panel",
+    "html",
+    "colormap",
+    "alpha",
+    "save_maps",
+    "augment",
+    "axioms",
+    "guided",
+    "precision",
 )
-LAYER_HELP = (
-    "the layer to explain by, or several, or a pattern in quotes, for a map of each and one of all; default: "
-    "the last feature map before pooling or flattening"
-)
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse with errors in one line, as all errors here."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong with the command line and end with the exit code for 'could not run'."""
-        self.exit(COULD_NOT_RUN, f"{self.prog}: error: {message} ({self.prog} --help shows the options)\n")
-
-    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
-        """The arguments in a line of an @FILE, as a shell splits them; # begins a comment."""
-        try:
-            return shlex.split(arg_line, comments=True)
-        except ValueError as error:
-            self.error(f"in an @FILE: {error}: {arg_line.strip()}")
-
-
-def common_parser(
-    prog: str, description: str, example: str, layer_help: str = LAYER_HELP, several: bool = False
-) -> Parser:
-    """A parser with the arguments that every command of the package takes.
-
-    several: whether the command takes several photographs and classes at once.
-    """
-    parser = Parser(
-        prog=prog,
-        description=description,
-        epilog=f"example:\n  {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        fromfile_prefix_chars="@",
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    many: dict[str, Any] = {"nargs": "+"} if several else {}
-    photograph = parser.add_argument_group("what to explain")
-    photograph.add_argument(
-        "--image-path", metavar="PATH", **many,
-        help="the photographs: files, folders (with those in them), patterns; - reads one from stdin"
-        if several
-        else "the photograph; - reads it from stdin",
-    )  # fmt: skip
-    photograph.add_argument(
-        "--target-index", metavar="CLASS", **many, default=["-1"] if several else "-1",
-        help="the class of interest: its index, or its name or a part of it; "
-        + ("top3 takes the three of the highest scores; " if several else "")
-        + "-1, the default, takes the one of the highest score",
-    )  # fmt: skip
-    add_model_arguments(parser, layer_help, many)
-    add_device_arguments(parser)
-    return parser
-
-
-def add_device_arguments(parser: Parser) -> None:
-    """What `choose_device` reads."""
-    device = parser.add_argument_group("device").add_mutually_exclusive_group()
-    device.add_argument(
-        "--use-cuda", action="store_true", help="compute on the GPU if there is one, else on the CPU"
-    )
-    device.add_argument("--device", metavar="DEVICE", help="auto, cpu (default), cuda, cuda:N or mps")
-
-
-def add_model_arguments(parser: Parser, layer_help: str, many: dict[str, Any]) -> None:
-    """What `open_classifier` reads, and the layer; many: how argparse takes several of those."""
-    model = parser.add_argument_group("model")
-    model.add_argument("--model", metavar="NAME", help=MODEL_HELP)
-    model.add_argument(
-        "--weights", metavar="FILE|default|none", default="default",
-        help="a checkpoint (.pth, .safetensors), the model's ImageNet weights (default), or none (random)",
-    )  # fmt: skip
-    model.add_argument("--target-layer", metavar="NAME", **many, help=layer_help)
-    model.add_argument("--list-layers", action="store_true", help="show the model's layers and end")
-    own = parser.add_argument_group("your own model")
-    own.add_argument("--num-classes", metavar="INT", type=int, help="classes of the model, if not ImageNet's")
-    own.add_argument(
-        "--labels",
-        metavar="FILE",
-        type=Path,
-        help="the classes' names: one a line, or JSON (list, or object)",
-    )
-    own.add_argument(
-        "--input-size", metavar="PIXELS", type=int, nargs="+", help="input height and width, or one for both"
-    )
-    for name in ("mean", "std"):
-        own.add_argument(
-            f"--{name}",
-            metavar=("R", "G", "B"),
-            type=float,
-            nargs=3,
-            help=f"{name} of the normalisation, in [0, 1]",
-        )
-    own.add_argument("--output", metavar="NAME", help="where the scores are in what the model returns")
-
-
-def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments, with a photograph unless only the layers are asked for."""
-    try:
-        arguments = parser.parse_args(argv)
-    except (RecursionError, UnicodeDecodeError):
-        parser.error("an @FILE is not text in UTF-8, or names itself")
-    only_shown = arguments.list_layers or getattr(arguments, "list_methods", False)
-    if arguments.image_path is None and not only_shown:
-        parser.error("--image-path is missing: which photograph?")
-    return arguments
-
-
-def run(prog: str, work: Callable[[], int]) -> int:
-    """Do the work; say in one line what the user can mend, and return the exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        # A file name need not be text in the terminal's encoding.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        with warnings.catch_warnings():
-            # What the libraries below us will have to change is nothing that a user could mend.
-            warnings.simplefilter("ignore", FutureWarning)
-            code = work()
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return code
-    except XGradCamError as error:
-        print(f"{prog}: error: {one_line(str(error))}", file=sys.stderr)
-        return COULD_NOT_RUN
-    except KeyboardInterrupt:
-        print(f"{prog}: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # Who read our output has gone; Python would complain once more when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    # A model's code may end the program, and would with an exit code of its own.
-    except (Exception, SystemExit) as error:
-        if isinstance(error, OSError) and error.filename is None and error.errno in NO_OUTPUT:
-            print(f"{prog}: error: cannot write the output: {error.strerror}", file=sys.stderr)
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        else:
-            traceback.print_exc()
-            print(f"{prog}: error: unforeseen, in the model's code or in ours: see above", file=sys.stderr)
-        # Python's own exit code would be 1, by which commands say something else.
-        return COULD_NOT_RUN
-
-
-def one_line(message: str) -> str:
-    """The message as one line, though a file's name may hold line breaks."""
-    return message.replace("\r", "\\r").replace("\n", "\\n")
-
-
-def note(prog: str, line: str) -> None:
-    """Tell the user something beside the result: a line on stderr."""
-    print(f"{prog}: {line}", file=sys.stderr, flush=True)
 
 
 def choose_device(prog: str, arguments: argparse.Namespace) -> "torch.device":
@@ -215,30 +63,23 @@ def choose_device(prog: str, arguments: argparse.Namespace) -> "torch.device":
     return device
 
 
+def device_line(device: "torch.device") -> str:
+    """The original scripts' line about the device."""
+    return "Using GPU for acceleration" if device.type != "cpu" else "Using CPU for computation"
+
+
 def open_classifier(
     prog: str, arguments: argparse.Namespace, *, quietly: bool = False, many: bool = False
 ) -> "Classifier":
-    """The classifier that the arguments describe; `quietly` says nothing of random weights.
+    """The classifier that the arguments describe.
 
-    many: it is for many photographs, and may take a moment more to be fast.
+    quietly: no warning of random weights. many: take a moment more to make it fast for many photographs.
     """
     from xgradcam.models.labels import read_labels
     from xgradcam.models.load import NO_WEIGHTS, load_classifier
     from xgradcam.models.user_code import is_own
 
     size = arguments.input_size
-    if size is not None and (len(size) > 2 or min(size) < 1):
-        raise XGradCamError(
-            f"--input-size is {' '.join(map(str, size))}: give height and width, or one for both"
-        )
-    if arguments.std is not None and not all(0 < value <= 1 for value in arguments.std):
-        raise XGradCamError(
-            "--std has a value that is not above 0 and up to 1: divide those of 0 to 255 by 255"
-        )
-    if arguments.mean is not None and not all(0 <= value <= 1 for value in arguments.mean):
-        raise XGradCamError("--mean has a value outside of 0 to 1: divide those of 0 to 255 by 255")
-    if arguments.num_classes is not None and arguments.num_classes < 1:
-        raise XGradCamError(f"--num-classes is {arguments.num_classes}: a model has at least one")
     own = arguments.model is not None and is_own(arguments.model)
     with users_code(f"cannot make {arguments.model}") if own else nullcontext():
         classifier = load_classifier(
@@ -247,7 +88,7 @@ def open_classifier(
             lambda line: note(prog, line),
             num_classes=arguments.num_classes,
             labels=None if arguments.labels is None else read_labels(arguments.labels),
-            size=None if size is None else (size[0], size[-1]),
+            size=None if size is None else tuple(size * 2 if len(size) == 1 else size),
             mean=None if arguments.mean is None else tuple(arguments.mean),
             std=None if arguments.std is None else tuple(arguments.std),
             output=arguments.output,
@@ -263,7 +104,7 @@ def open_classifier(
     return classifier
 
 
-def class_of(value: str, labels: Sequence[str] | None) -> int | None:
+def class_index(value: str, labels: Sequence[str] | None) -> int | None:
     """The class that a value of --target-index means: an index, a name, or None for the highest score."""
     from xgradcam.models.labels import class_named
 
@@ -272,40 +113,171 @@ def class_of(value: str, labels: Sequence[str] | None) -> int | None:
     return class_named(labels, value)
 
 
-def classes_of(values: Sequence[str], labels: Sequence[str] | None) -> "Callable[[Tensor], list[Targets]]":
-    """What the values of --target-index mean, top3 among them, for `explain_classes`."""
-    from xgradcam.cam.explain import top_classes
+def classes_of(values: Sequence[str], labels: Sequence[str] | None) -> "list[Target]":
+    """The classes that the values of --target-index mean, `top3` among them."""
+    from xgradcam.runs.run import TopClasses
 
-    choices: list[Callable[[Tensor], Sequence[Targets]]] = []
-    for value in values:
-        if top := TOP.fullmatch(value):
-            if not int(top.group(1)):
-                raise XGradCamError(f"--target-index is {value}: top1 is the class of the highest score")
-            choices.append(top_classes(int(top.group(1))))
-        else:
-            choices.append(partial(_always, class_of(value, labels)))
-    return lambda logits: [target for choice in choices for target in choice(logits)]
+    return [
+        TopClasses(int(top[1])) if (top := TOP.fullmatch(value)) else class_index(value, labels)
+        for value in values
+    ]
 
 
-def _always(target: int | None, _logits: "Tensor") -> "Sequence[Targets]":
-    return [target]
+def is_pattern(layer: str) -> bool:
+    """True if a value of --target-layer may mean several layers."""
+    return layer == ALL or any(mark in layer for mark in "*?[")
 
 
-def open_photograph_and_classifier(
-    prog: str, arguments: argparse.Namespace, say: Callable[[str], None]
-) -> "tuple[Photograph, Classifier]":
-    """The photograph, and the classifier on its device; what needs no network is checked before one loads."""
-    photograph = read_photograph(arguments.image_path)
-    device = choose_device(prog, arguments)
-    say("Using GPU for acceleration" if device.type != "cpu" else "Using CPU for computation")
-    return photograph, open_classifier(prog, arguments).to(device)
+def layers_matching(
+    classifier: "Classifier", inputs: "Tensor", pattern: str, *, maps_only: bool = False
+) -> list[str]:
+    """The names of the layers that a pattern or `all` means for these inputs, in the order of execution.
+
+    `all`, and a pattern with `maps_only`, mean those that make feature maps. XGradCamError for none.
+    """
+    from torch import nn
+
+    from xgradcam.capture.layers import list_layers
+
+    layers = [layer for layer in list_layers(classifier.module, inputs) if layer.name]
+    # A sequence returns its last module's output; the others hand on their input.
+    repeating = (nn.Sequential, nn.Identity, nn.Dropout, nn.Dropout2d)
+    maps = [layer.name for layer in layers if layer.is_map and not isinstance(layer.module, repeating)]
+    names = maps if maps_only or pattern == ALL else [layer.name for layer in layers]
+    if pattern == ALL:
+        problem = "gives feature maps (N, C, h, w): name one, or a pattern in quotes, with --target-layer"
+    else:
+        below = dict.fromkeys(name.rpartition(".")[0] + ".*" for name in names if "." in name)
+        what = "with feature maps matches" if maps_only else "matches"
+        problem = f"{what} {pattern!r}{did_you_mean(pattern, [*below, *names])}"
+        names = [name for name in names if fnmatchcase(name, pattern)]
+    if not names:
+        raise XGradCamError(f"no layer of {classifier.name} {problem} (--list-layers shows all)")
+    return names
 
 
-def read_photograph(path: str) -> "Photograph":
-    """The photograph in a file, or on stdin for `-`."""
-    from xgradcam.pictures.photograph import decode_image, read_image
-    from xgradcam.runs.sources import STDIN
+def sources_of(arguments: argparse.Namespace) -> "list[Source]":
+    """The photographs that the arguments name; an only one is read here, before a network is loaded."""
+    from xgradcam.runs.sources import find_photographs
 
-    if path != STDIN:
-        return read_image(path)
-    return decode_image(io.BytesIO(sys.stdin.buffer.read()), "stdin")
+    sources = find_photographs(arguments.image_path, arguments.output_dir)
+    return [replace(sources[0], photograph=sources[0].read())] if len(sources) == 1 else sources
+
+
+def explaining_of(arguments: argparse.Namespace) -> "Explaining":
+    """How the arguments want photographs explained; what needs no network is checked here.
+
+    Of `all` methods those are left out that the precision does not allow.
+    """
+    from xgradcam.cam.methods import METHODS, known_methods
+    from xgradcam.runs.run import ABLATION_CAM, Explaining
+
+    names = known_methods([name for name in arguments.method if name != ALL])
+    if ALL in arguments.method:
+        coarse = arguments.precision == BF16 and ABLATION_CAM not in names
+        names = [name for name in METHODS if not (coarse and name == ABLATION_CAM)]
+    return Explaining(
+        methods=list(dict.fromkeys(names)),
+        augment=arguments.augment,
+        axioms=arguments.axioms,
+        guided=arguments.guided,
+        precision=arguments.precision,
+        batch_size=arguments.batch_size,
+    )
+
+
+def style_of(arguments: argparse.Namespace) -> "Style":
+    """How the arguments want heatmaps painted; XGradCamError for an unknown colour map or a wrong alpha."""
+    from xgradcam.pictures.paint import Style
+
+    return Style(arguments.full_resolution, arguments.colormap, arguments.alpha)
+
+
+def run_of(
+    arguments: argparse.Namespace,
+    sources: "Sequence[Source]",
+    classifier: "Classifier",
+    explaining: "Explaining",
+    style: "Style",
+    say: Callable[[str], None],
+) -> "Run":
+    """The run that the arguments describe; `say` is told of methods that are left out."""
+    from xgradcam.runs.run import Run, Writing
+
+    layers = _layers(arguments.target_layer, classifier)
+    framing = classifier.framing(arguments.crop)
+    if ALL in arguments.method:
+        explaining = _applicable(explaining, classifier, layers, say)
+    writing = Writing(
+        folder=arguments.output_dir,
+        style=style,
+        original_names=_has_original_names(arguments, sources, layers),
+        panel=arguments.panel,
+        page=arguments.html,
+        save_maps=arguments.save_maps,
+    )
+    classes = classes_of(arguments.target_index, classifier.labels)
+    settings = _settings(arguments, classifier, layers, explaining.methods)
+    return Run(sources, classifier, framing, layers, classes, explaining, writing, settings)
+
+
+def _applicable(
+    explaining: "Explaining", classifier: "Classifier", layers: Sequence[str], say: Callable[[str], None]
+) -> "Explaining":
+    """The same with the methods that apply at these layers and in this precision."""
+    from xgradcam.runs.preparation import without_cam
+    from xgradcam.runs.run import ABLATION_CAM
+
+    methods, reason = without_cam(classifier, layers, explaining.methods)
+    if reason:
+        say(f"left out: {reason}")
+    if ABLATION_CAM not in methods:
+        say(f"left out: {ABLATION_CAM}: {BF16} rounds differences of scores away")
+    return replace(explaining, methods=methods)
+
+
+def _has_original_names(
+    arguments: argparse.Namespace, sources: "Sequence[Source]", layers: Sequence[str]
+) -> bool:
+    """True if one photograph, class and layer were asked for, and nothing that tells of a run."""
+    one_class = len(arguments.target_index) == 1 and not TOP.fullmatch(arguments.target_index[0])
+    one_file = len(sources) == 1 and sources[0].path == arguments.image_path[0]
+    return one_file and one_class and len(layers) == 1 and not arguments.html
+
+
+def _layers(asked: Sequence[str] | None, classifier: "Classifier") -> list[str]:
+    """The layers that --target-layer means, each once."""
+    import numpy as np
+
+    if not asked:
+        return [classifier.default_layer()]
+    blank = classifier.inputs(np.zeros((1, 1, 3), np.uint8))
+    names = [
+        layers_matching(classifier, blank, layer, maps_only=True) if is_pattern(layer) else [layer]
+        for layer in asked
+    ]
+    return list(dict.fromkeys(chain(*names)))
+
+
+def _settings(
+    arguments: argparse.Namespace, classifier: "Classifier", layers: Sequence[str], methods: Sequence[str]
+) -> dict[str, Any]:
+    """The first line of the run's record: what must be the same for the run to go on."""
+    from xgradcam.runs.sources import state_of
+
+    # Files that decide what the model says, beside what torchvision and timm publish.
+    code = (arguments.model or "").rpartition(":")[0]
+    files = [code, arguments.weights, str(arguments.labels)]
+    return {
+        "model": classifier.name,
+        "weights": arguments.weights,
+        "layers": layers,
+        "methods": methods,
+        "photographs": arguments.image_path,
+        "classes": arguments.target_index,
+        "files": [state_of(file) for file in files],
+        "size": list(classifier.size),
+        "mean": list(classifier.mean),
+        "std": list(classifier.std),
+        **{name: getattr(arguments, name) for name in KEPT},
+    }

@@ -8,6 +8,7 @@ from collections.abc import Callable, Container, Generator, Iterable, Iterator, 
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, islice
 from threading import Lock
 from typing import Any, TypeAlias, TypeVar
@@ -15,47 +16,30 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 from torch import Tensor
 
-from xgradcam.cam.explanation import ClassExplanation
+from xgradcam.cam.evidence import Progress
+from xgradcam.capture.borrowing import Arrangement
 from xgradcam.errors import NotFiniteError, XGradCamError
-from xgradcam.models.classifier import Classifier
 from xgradcam.pictures.photograph import Photograph, pixels_in
+from xgradcam.runs.results import write_results
+from xgradcam.runs.run import Explained, Run
 from xgradcam.runs.sources import STDIN, Source, state_of
 
 T = TypeVar("T")
 Record = Mapping[str, Any]
-# For each layer, an explanation for each class.
-Explained: TypeAlias = Sequence[Sequence[ClassExplanation]]
+Explainer: TypeAlias = Callable[[Tensor], Explained]
 
 READERS, WRITERS = 2, 2
 # Photographs of more pixels are read and drawn on one at a time, and read again rather than kept.
 LARGE = 16_000_000
 # Of a photograph that was not explained: its explanations, its place in their batch, its problem.
-NOTHING: tuple["Explained", int, str] = ((), 0, "")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What is to be made of each photograph.
-
-    explain: from inputs (N, 3, h, w) on the model's device to its explanations, for each layer one for each
-    class. batch_size: photographs at a time.
-    read: the photograph of a source. frame: the network's input (1, 3, h, w) for it, on the CPU, and what
-    of it is to be drawn on. write: given a source, that, its explanations (one for each class) and its place
-    in their batch, writes its files and returns a record for each class.
-    """
-
-    explain: Callable[[Tensor], Explained]
-    batch_size: int
-    read: Callable[[Source], Photograph]
-    frame: Callable[[Photograph], tuple[Tensor, Photograph]]
-    write: Callable[[Source, Photograph, Explained, int], Sequence[Record]]
+NOTHING: tuple[Explained, int, str] = ((), 0, "")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A photograph with its records, one for each class, or with the problem that it has.
+    """A photograph with its records, one for each class and layer, or with its problem.
 
-    state: of its file before it was read, as `state_of` has it.
+    state: of its file before it was read, see `state_of`.
     """
 
     source: Source
@@ -66,64 +50,65 @@ class Outcome:
 
 @dataclass(frozen=True)
 class _Read:
-    """A photograph on its way: what `Job.frame` gave, or the problem.
+    """A photograph on its way: the network's input and the pixels to draw on, or the problem.
 
-    drawn_on: None where there is a problem, or where it is too large to be kept.
+    inputs: (1, 3, h, w), on the CPU. canvas: None where there is a problem, or where it is too large to keep.
     """
 
     source: Source
     inputs: Tensor | None
-    drawn_on: Photograph | None
+    canvas: Photograph | None
     problem: str = ""
     state: Mapping[str, int] = field(default_factory=dict)
 
 
 def explain_photographs(
-    classifier: Classifier, sources: Sequence[Source], job: Job, done: Container[str] = ()
+    run: Run, done: Container[str] = (), progress: Progress = lambda _done, _total: None
 ) -> Generator[Outcome, None, None]:
-    """Do the job for each photograph; the outcomes come in the order of the sources.
+    """Explain the photographs of a run and write the results; yields outcomes in the order of the sources.
 
     done: paths of photographs that are complete. They have no outcome, but stay in the batches of those that
-    are not: a last bit may depend on a photograph's companions, and a run that goes on shall end as one.
+    are not: a last bit may depend on a photograph's companions, and a resumed run must end as one that was
+    never interrupted. progress: is told of evaluations of the network.
     A photograph that cannot be read, or whose scores are not finite, is an outcome with a problem. Raises
     XGradCamError for what all have in common: a wrong layer or class, a folder that cannot be written to.
     """
-    batches = [sources[start : start + job.batch_size] for start in range(0, len(sources), job.batch_size)]
+    size = run.explaining.batch_size
+    batches = [run.sources[start : start + size] for start in range(0, len(run.sources), size)]
     left = [batch for batch in batches if any(source.path not in done for source in batch)]
+    explain = partial(run.explain, progress=progress, arrangement=Arrangement())
     alone = Lock()
     with _Pool(READERS, "read") as readers, _Pool(WRITERS, "write") as writers:
-        read = _ahead(
-            readers, lambda source: _read(source, job, alone), chain(*left), job.batch_size + READERS
-        )
+        read = _ahead(readers, lambda source: _read(run, source, alone), chain(*left), size + READERS)
         writing: deque[Future[Outcome]] = deque()
 
-        def write(item: _Read, explanations: Explained, index: int) -> Future[Outcome]:
-            return writers.submit(_write, item, explanations, index, job, alone)
+        def write(item: _Read, explained: Explained, index: int) -> Future[Outcome]:
+            return writers.submit(_write, run, item, explained, index, alone)
 
         for batch in left:
-            writing += _explain_and_write(classifier, list(islice(read, len(batch))), job, done, write)
-            while len(writing) > job.batch_size:
+            writing += _explain_and_write(run, explain, list(islice(read, len(batch))), done, write)
+            while len(writing) > size:
                 yield writing.popleft().result()
         while writing:
             yield writing.popleft().result()
 
 
 def _explain_and_write(
-    classifier: Classifier,
+    run: Run,
+    explain: Explainer,
     batch: Sequence[_Read],
-    job: Job,
     done: Container[str],
     write: Callable[[_Read, Explained, int], Future[Outcome]],
 ) -> Iterator[Future[Outcome]]:
     """The outcomes to come of those photographs of a batch that are not done."""
     good = [item for item in batch if item.inputs is not None]
     wanted = any(item.source.path not in done for item in good)
-    explained = iter(_explain(classifier, [item.inputs for item in good], job) if wanted else ())
+    results = iter(_explain(run, explain, [item.inputs for item in good]) if wanted else ())
     for item in batch:
-        explanations, index, problem = next(explained, NOTHING) if item.inputs is not None else NOTHING
+        explained, index, problem = next(results, NOTHING) if item.inputs is not None else NOTHING
         if item.source.path not in done:
             item = replace(item, problem=f"{item.source.path}: {problem}") if problem else item
-            yield write(item, explanations, index)
+            yield write(item, explained, index)
 
 
 class _Pool(ThreadPoolExecutor):
@@ -148,49 +133,52 @@ def _ahead(
         yield result
 
 
-def _read(source: Source, job: Job, alone: Lock) -> _Read:
+def _read(run: Run, source: Source, alone: Lock) -> _Read:
     state = state_of(source.path)
     try:
-        with _place_for(source, alone):
-            inputs, drawn_on = job.frame(job.read(source))
+        with _turn(source, alone):
+            photograph = source.read()
+            inputs, canvas = run.inputs(photograph), run.canvas(photograph)
     except XGradCamError as error:
         return _Read(source, None, None, str(error), state)
-    keep = source.path == STDIN or drawn_on.shape[0] * drawn_on.shape[1] <= LARGE
-    return _Read(source, inputs, drawn_on if keep else None, "", state)
+    keep = source.path == STDIN or canvas.shape[0] * canvas.shape[1] <= LARGE
+    return _Read(source, inputs, canvas if keep else None, "", state)
 
 
-def _place_for(source: Source, alone: Lock) -> AbstractContextManager[Any]:
+def _turn(source: Source, alone: Lock) -> AbstractContextManager[Any]:
+    """A context in which no other large photograph is read."""
     return alone if source.path != STDIN and pixels_in(source.path) > LARGE else nullcontext()
 
 
-def _write(item: _Read, explanations: Explained, index: int, job: Job, alone: Lock) -> Outcome:
+def _write(run: Run, item: _Read, explained: Explained, index: int, alone: Lock) -> Outcome:
     if item.problem:
         return Outcome(item.source, (), item.problem)
-    if item.drawn_on is not None:
-        records = job.write(item.source, item.drawn_on, explanations, index)
+    if item.canvas is not None:
+        records = write_results(run, item.source, item.canvas, explained, index)
         return Outcome(item.source, records, "", item.state)
     with alone:
         try:
-            photograph = job.read(item.source)
+            photograph = item.source.read()
         except XGradCamError as error:
             return Outcome(item.source, (), str(error))
         if state_of(item.source.path) != item.state:
             return Outcome(item.source, (), f"{item.source.path} changed while it was being explained")
-        records = job.write(item.source, job.frame(photograph)[1], explanations, index)
+        records = write_results(run, item.source, run.canvas(photograph), explained, index)
     return Outcome(item.source, records, "", item.state)
 
 
 def _explain(
-    classifier: Classifier, inputs: Sequence[Tensor | None], job: Job
+    run: Run, explain: Explainer, inputs: Sequence[Tensor | None]
 ) -> list[tuple[Explained, int, str]]:
-    """For each input its explanations and its place in their batch, or a problem.
+    """For each input its batch's explanations and its place there, or a problem.
 
     A batch that is too large is halved, and so is one in which the scores of a photograph are not finite.
     """
-    batch = torch.cat([one for one in inputs if one is not None])
+    classifier = run.classifier
+    batch = classifier.like_weights(torch.cat([one for one in inputs if one is not None]))
     try:
-        explanations = _on_cpu(job.explain(_on_device(classifier.like_weights(batch), classifier.device())))
-        return [(explanations, index, "") for index in range(len(inputs))]
+        explained = _on_cpu(explain(_on_device(batch, classifier.device())))
+        return [(explained, index, "") for index in range(len(inputs))]
     except torch.OutOfMemoryError:
         if len(inputs) == 1:
             raise XGradCamError("the device has not enough memory for one photograph: --device cpu") from None
@@ -198,10 +186,7 @@ def _explain(
         if len(inputs) == 1:
             return [((), 0, str(error))]
     half = len(inputs) // 2
-    return [
-        *_explain(classifier, inputs[:half], job),
-        *_explain(classifier, inputs[half:], job),
-    ]
+    return [*_explain(run, explain, inputs[:half]), *_explain(run, explain, inputs[half:])]
 
 
 def _on_device(batch: Tensor, device: torch.device) -> Tensor:
@@ -212,5 +197,5 @@ def _on_device(batch: Tensor, device: torch.device) -> Tensor:
 
 
 def _on_cpu(explained: Explained) -> Explained:
-    """The explanations where they are written: their numbers are not to be fetched one by one."""
+    """The explanations on the CPU, where they are written: fetching numbers one by one is slow."""
     return [[explanation.to("cpu") for explanation in of_classes] for of_classes in explained]

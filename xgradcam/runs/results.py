@@ -1,4 +1,4 @@
-"""What is written of a photograph: the pictures and maps of each class, and the record that names them."""
+"""The files made of one photograph: pictures and maps of each class, and the records that name them."""
 
 import io
 import re
@@ -15,148 +15,21 @@ from xgradcam.cam.explanation import ClassExplanation, heatmap_of
 from xgradcam.cam.guided import gradient_picture, guided_map
 from xgradcam.errors import XGradCamError
 from xgradcam.files import encode_jpeg, make_folder, write_files
-from xgradcam.models.classifier import Classifier
 from xgradcam.models.labels import label_of, name_only
-from xgradcam.pictures.framing import Framing
-from xgradcam.pictures.paint import PLAIN, HeatmapOf, Style, draw, fused
+from xgradcam.pictures.paint import HeatmapOf, draw, fused
 from xgradcam.pictures.panel import draw_panel, score_line
 from xgradcam.pictures.photograph import Photograph
+from xgradcam.runs.run import Explained, Run
 from xgradcam.runs.sources import STDIN, Source
 
-# As the original scripts name them; CAM itself must not take Grad-CAM's name.
+# File names of the methods' pictures, as in the original scripts; CAM itself must not take Grad-CAM's.
 STEMS: Mapping[str, str] = {"grad-cam": "cam", "xgrad-cam": "X_cam", "cam": "linear-cam"}
 PANEL, MAPS, PHOTOGRAPH = "panel.jpg", "maps.npz", "photograph.jpg"
-# What a record names beside the pictures of the methods.
-ALSO = ("panel", "maps", "photograph")
+# Keys of a record that name a file, beside the methods' pictures.
+OTHER_FILES = ("panel", "maps", "photograph")
 FUSED = "fused"
-# What precedes a method, or nothing, among the names of what is made.
+# Precedes a method's name in the keys of guided pictures.
 GUIDED = "guided "
-
-
-@dataclass(frozen=True)
-class Results:
-    """Where the results of a run go, and which there are.
-
-    layers: those explained; of several the maps are fused too. framing, style: how the photograph got into
-    the network, and how the maps are painted on it.
-    plain: the original scripts' names, `cam.jpg` and `X_cam.jpg`, for one photograph and class; else each
-    name begins with the photograph's and the class index, and has the layer's if there are several.
-    panel: a picture of photograph and maps side by side too. page: the photograph as the maps show it too,
-    for the page of the run. save_maps: the signed maps and scores as .npz.
-    """
-
-    classifier: Classifier
-    layers: Sequence[str]
-    folder: Path
-    framing: Framing
-    style: Style = PLAIN
-    plain: bool = False
-    panel: bool = False
-    page: bool = False
-    save_maps: bool = False
-
-    def drawn_on(self, photograph: Photograph) -> Photograph:
-        """What of a photograph has to be kept to draw on: no more than is shown of it."""
-        return photograph if self.style.full_resolution or self.panel else self.framing.scene(photograph)
-
-    def write(
-        self,
-        source: Source,
-        photograph: Photograph,
-        explanations: Sequence[Sequence[ClassExplanation]],
-        index: int,
-    ) -> list[dict[str, Any]]:
-        """Write the files of one photograph; a record for each class and layer.
-
-        photograph: what `drawn_on` gave, (H, W, 3). explanations: for each layer one for each class. index:
-        the photograph's place in their batch. Raises XGradCamError where the files cannot be written.
-        """
-        contents: dict[Path, bytes] = {}
-        records = []
-        for view in self._views(explanations, index):
-            made = self._contents(photograph, view)
-            names = {key: self._name(source, view, suffix) for key, (suffix, _) in made.items()}
-            contents |= {self.folder / names[key]: content for key, (_, content) in made.items()}
-            records.append(self._record(source, view, names))
-        if self.page:
-            name = source.stem.with_name(f"{source.stem.name}_{PHOTOGRAPH}").as_posix()
-            shown = photograph if self.style.full_resolution else self.framing.scene(photograph)
-            contents[self.folder / name] = encode_jpeg(shown)
-            records = [{**record, "photograph": name} for record in records]
-        for path in contents:
-            if path.exists() and source.path != STDIN and path.samefile(source.path):
-                raise XGradCamError(f"{path} would be written over the photograph: choose an --output-dir")
-        make_folder(self.folder / source.stem.parent)
-        write_files(contents)
-        return records
-
-    def _views(self, explanations: Sequence[Sequence[ClassExplanation]], index: int) -> "list[_View]":
-        """For each class each layer's maps, and those of several layers fused."""
-        by_class: dict[int, list[ClassExplanation]] = {}
-        for of_classes in zip(*explanations, strict=True):
-            samples = [explanation.sample(index) for explanation in of_classes]
-            by_class[int(samples[0].targets[0])] = samples
-        views = []
-        for samples in by_class.values():
-            alone = [_View(layer, (sample,)) for layer, sample in zip(self.layers, samples, strict=True)]
-            views += [*alone, _View(" + ".join(self.layers), tuple(samples))] if len(alone) > 1 else alone
-        return views
-
-    def _name(self, source: Source, view: "_View", suffix: str) -> str:
-        """Relative to the folder, with forward slashes."""
-        if self.plain:
-            return suffix
-        layer = f"{view.short}_" if len(self.layers) > 1 else ""
-        return source.stem.with_name(f"{source.stem.name}_{view.target}_{layer}{suffix}").as_posix()
-
-    def _contents(self, photograph: Photograph, view: "_View") -> dict[str, tuple[str, bytes]]:
-        """What the files of a view are called and hold, by method, and `panel` and `maps`."""
-        heatmaps = view.heatmaps()
-        made = {
-            method: (
-                f"{stem_of(method)}.jpg",
-                encode_jpeg(draw(photograph, heatmap, self.framing, self.style)),
-            )
-            for method, heatmap in heatmaps.items()
-        }
-        if view.first.guided is not None:
-            made |= _guided(view.first.guided, heatmaps, self.framing.size)
-        if self.panel:
-            words = name_only(label_of(self.classifier.labels, view.target))
-            detail = score_line(float(view.first.score), float(view.first.probability))
-            detail = f"{view.short}, {detail}" if len(self.layers) > 1 else detail
-            picture = draw_panel(photograph, heatmaps, self.framing, words, detail, self.style)
-            made["panel"] = (PANEL, encode_jpeg(picture))
-        if self.save_maps and not view.is_fused:
-            made["maps"] = (MAPS, _npz(view.first))
-        return made
-
-    def _record(self, source: Source, view: "_View", names: Mapping[str, str]) -> dict[str, Any]:
-        alone = view.first
-        target, score = view.target, alone.score
-        guided = {key[len(GUIDED) :]: name for key, name in names.items() if key.startswith(GUIDED)}
-        axioms = {"conservation_error": alone.conservation, "sensitivity_error": alone.sensitivity}
-        return {
-            "image": source.path,
-            "class_index": target,
-            "class_name": label_of(self.classifier.labels, target),
-            "score": float(score),
-            "probability": float(alone.probability),
-            "rank": int((alone.logits > score[:, None]).sum()) + 1,
-            "classes": alone.logits.shape[1],
-            "model": self.classifier.name,
-            "layer": view.layer,
-            "files": {key: name for key, name in names.items() if key in alone.maps},
-            **{key: name for key, name in names.items() if key in ALSO},
-            **({"guided": guided} if guided else {}),
-            "written": [str(self.folder / name) for name in names.values()],
-            **{
-                axiom: {method: _finite(float(error)) for method, error in errors.items()}
-                for axiom, errors in axioms.items()
-                if errors and not view.is_fused
-            },
-            "notes": [] if view.is_fused else list(alone.notes[0]),
-        }
 
 
 @dataclass(frozen=True)
@@ -179,8 +52,8 @@ class _View:
         return len(self.samples) > 1
 
     @property
-    def short(self) -> str:
-        """The layer, as a part of a file's name."""
+    def file_part(self) -> str:
+        """The layer as a part of a file's name."""
         return FUSED if self.is_fused else re.sub(r"[^\w.-]", "-", self.layer)
 
     def heatmaps(self) -> dict[str, HeatmapOf]:
@@ -191,21 +64,124 @@ class _View:
         }
 
 
+def write_results(
+    run: Run, source: Source, canvas: Photograph, explained: Explained, index: int
+) -> list[dict[str, Any]]:
+    """Write the files of one photograph and return a record for each class and layer.
+
+    canvas: pixels to draw on, of `Run.canvas`, (H, W, 3). explained: of the photograph's batch; index: its
+    place there. Raises XGradCamError where the files cannot be written.
+    """
+    folder = run.writing.folder
+    contents: dict[Path, bytes] = {}
+    records = []
+    for view in _views(run.layers, explained, index):
+        made = _contents(run, canvas, view)
+        names = {key: _name(run, source, view, suffix) for key, (suffix, _) in made.items()}
+        contents |= {folder / names[key]: content for key, (_, content) in made.items()}
+        records.append(_record(run, source, view, names))
+    if run.writing.page:
+        name = source.stem.with_name(f"{source.stem.name}_{PHOTOGRAPH}").as_posix()
+        shown = canvas if run.writing.style.full_resolution else run.framing.scene(canvas)
+        contents[folder / name] = encode_jpeg(shown)
+        records = [{**record, "photograph": name} for record in records]
+    for path in contents:
+        if path.exists() and source.path != STDIN and path.samefile(source.path):
+            raise XGradCamError(f"{path} would be written over the photograph: choose an --output-dir")
+    make_folder(folder / source.stem.parent)
+    write_files(contents)
+    return records
+
+
+def _views(layers: Sequence[str], explained: Explained, index: int) -> list[_View]:
+    """Each class's maps at each layer, and those of several layers fused."""
+    by_class: dict[int, list[ClassExplanation]] = {}
+    for of_class in zip(*explained, strict=True):
+        samples = [explanation.sample(index) for explanation in of_class]
+        by_class[int(samples[0].targets[0])] = samples
+    views = []
+    for samples in by_class.values():
+        views += [_View(layer, (sample,)) for layer, sample in zip(layers, samples, strict=True)]
+        if len(samples) > 1:
+            views.append(_View(" + ".join(layers), tuple(samples)))
+    return views
+
+
+def _name(run: Run, source: Source, view: _View, suffix: str) -> str:
+    """A file's name, relative to the folder, with forward slashes."""
+    if run.writing.original_names:
+        return suffix
+    layer = f"{view.file_part}_" if len(run.layers) > 1 else ""
+    return source.stem.with_name(f"{source.stem.name}_{view.target}_{layer}{suffix}").as_posix()
+
+
+def _contents(run: Run, canvas: Photograph, view: _View) -> dict[str, tuple[str, bytes]]:
+    """Name endings and contents of a view's files: by method, and `panel` and `maps`."""
+    heatmaps, style = view.heatmaps(), run.writing.style
+    made = {
+        method: (f"{stem_of(method)}.jpg", encode_jpeg(draw(canvas, heatmap, run.framing, style)))
+        for method, heatmap in heatmaps.items()
+    }
+    if view.first.guided is not None:
+        made |= _guided(view.first.guided, heatmaps, run.framing.size)
+    if run.writing.panel:
+        title = name_only(label_of(run.classifier.labels, view.target))
+        detail = score_line(float(view.first.score), float(view.first.probability))
+        detail = f"{view.file_part}, {detail}" if len(run.layers) > 1 else detail
+        picture = draw_panel(canvas, heatmaps, run.framing, title, detail, style)
+        made["panel"] = (PANEL, encode_jpeg(picture))
+    if run.writing.save_maps and not view.is_fused:
+        made["maps"] = (MAPS, _npz(view.first))
+    return made
+
+
+def _record(run: Run, source: Source, view: _View, names: Mapping[str, str]) -> dict[str, Any]:
+    explanation = view.first
+    score = explanation.score
+    guided = {key[len(GUIDED) :]: name for key, name in names.items() if key.startswith(GUIDED)}
+    axioms = {"conservation_error": explanation.conservation, "sensitivity_error": explanation.sensitivity}
+    return {
+        "image": source.path,
+        "class_index": view.target,
+        "class_name": label_of(run.classifier.labels, view.target),
+        "score": float(score),
+        "probability": float(explanation.probability),
+        "rank": int((explanation.logits > score[:, None]).sum()) + 1,
+        "classes": explanation.logits.shape[1],
+        "model": run.classifier.name,
+        "layer": view.layer,
+        "files": {key: name for key, name in names.items() if key in explanation.maps},
+        **{key: name for key, name in names.items() if key in OTHER_FILES},
+        **({"guided": guided} if guided else {}),
+        "written": [str(run.writing.folder / name) for name in names.values()],
+        **{
+            axiom: {method: _finite(float(error)) for method, error in errors.items()}
+            for axiom, errors in axioms.items()
+            if errors and not view.is_fused
+        },
+        "notes": [] if view.is_fused else list(explanation.notes[0]),
+    }
+
+
 def files_of(record: Mapping[str, Any]) -> list[str]:
     """The files that a record names, relative to the run's folder."""
     guided = record.get("guided", {})
-    return [*record["files"].values(), *guided.values(), *(record[key] for key in ALSO if key in record)]
+    return [
+        *record["files"].values(),
+        *guided.values(),
+        *(record[key] for key in OTHER_FILES if key in record),
+    ]
 
 
 def stem_of(method: str) -> str:
-    """What the file of a method's picture is called, without its ending."""
+    """The file name of a method's picture, without its ending."""
     return STEMS.get(method, method)
 
 
 def _guided(
     gradient: Tensor, heatmaps: Mapping[str, HeatmapOf], size: tuple[int, int]
 ) -> dict[str, tuple[str, bytes]]:
-    """The pictures of guided backpropagation (1, 3, h, w), and of each map guided by it."""
+    """Pictures of guided backpropagation (1, 3, h, w), and of each heatmap times it."""
     made = {GUIDED: ("gb.jpg", encode_jpeg(gradient_picture(gradient[0])))}
     for method, heatmap in heatmaps.items():
         hot = torch.from_numpy(heatmap(size)).to(gradient)[None]
@@ -214,18 +190,18 @@ def _guided(
     return made
 
 
-def _npz(alone: ClassExplanation) -> bytes:
+def _npz(explanation: ClassExplanation) -> bytes:
     buffer = io.BytesIO()
     np.savez(
         buffer,
         allow_pickle=False,
-        **{method: signed[0].cpu().numpy() for method, signed in alone.maps.items()},
-        scores=alone.logits[0].cpu().numpy(),
-        class_index=int(alone.targets[0]),
+        **{method: signed[0].cpu().numpy() for method, signed in explanation.maps.items()},
+        scores=explanation.logits[0].cpu().numpy(),
+        class_index=int(explanation.targets[0]),
     )
     return buffer.getvalue()
 
 
 def _finite(value: float) -> float | None:
-    """What JSON can hold: a score of 0 has no relative error."""
+    """The value, or None where JSON has no word for it: a score of 0 has no relative error."""
     return value if np.isfinite(value) else None

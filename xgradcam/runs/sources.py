@@ -2,14 +2,17 @@
 
 import glob
 import hashlib
+import io
 import os
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from xgradcam.errors import XGradCamError
+from xgradcam.pictures.photograph import Photograph, decode_image, read_image
 
 STDIN = "-"
 # Of a name in bytes; file systems end at 255.
@@ -27,12 +30,17 @@ MADE = re.compile(
 class Source:
     """A photograph to explain.
 
-    path: of the file, or '-' for stdin. stem: how the names of what is made of it begin, a relative path
-    that no other photograph of the run has.
+    path: of the file, or '-' for stdin. stem: how the names of its results begin, a relative path that no
+    other photograph of the run has. photograph: its pixels, where they were read before the run.
     """
 
     path: str
     stem: Path
+    photograph: Photograph | None = field(default=None, compare=False, repr=False)
+
+    def read(self) -> Photograph:
+        """The photograph, (H, W, 3) uint8; XGradCamError where it cannot be read."""
+        return read_photograph(self.path) if self.photograph is None else self.photograph
 
 
 def find_photographs(places: Sequence[str], output_dir: Path) -> list[Source]:
@@ -47,6 +55,13 @@ def find_photographs(places: Sequence[str], output_dir: Path) -> list[Source]:
         for source in _at(place, output_dir):
             found.setdefault(source.path if source.path == STDIN else os.path.realpath(source.path), source)
     return _with_own_stems(list(found.values()))
+
+
+def read_photograph(path: str) -> Photograph:
+    """The photograph in a file, or on stdin for '-': (H, W, 3) uint8 RGB; XGradCamError for anything else."""
+    if path != STDIN:
+        return read_image(path)
+    return decode_image(io.BytesIO(sys.stdin.buffer.read()), "stdin")
 
 
 def state_of(path: str) -> dict[str, int]:

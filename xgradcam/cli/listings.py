@@ -1,0 +1,40 @@
+"""What --list-layers and --list-methods print."""
+
+import argparse
+
+from xgradcam.cli.setup import open_classifier
+from xgradcam.cli.terminal import note
+from xgradcam.errors import XGradCamError
+
+
+def print_layers(prog: str, arguments: argparse.Namespace) -> None:
+    """Print name, type and output shape of every layer, in the order of execution, and mark the default."""
+    from xgradcam.models.load import DEFAULT_WEIGHTS, NO_WEIGHTS
+
+    if arguments.model is not None and arguments.weights == DEFAULT_WEIGHTS:
+        # The layers are the same without weights, which may have to be downloaded.
+        arguments = argparse.Namespace(**{**vars(arguments), "weights": NO_WEIGHTS})
+    classifier = open_classifier(prog, arguments, quietly=True)
+    layers = classifier.layers()
+    try:
+        default, problem = classifier.default_layer(), ""
+    except XGradCamError as error:
+        default, problem = "", str(error)
+    width = max(len(layer.name) for layer in layers)
+    kind = max(len(type(layer.module).__name__) for layer in layers)
+    for layer in layers:
+        shape = "not a tensor" if layer.shape is None else " x ".join(map(str, layer.shape))
+        runs = f"  runs {layer.runs} times" if layer.runs > 1 else ""
+        mark = "  <- default" if layer.name and layer.name == default else ""
+        print(f"{layer.name or '(model)':{width}}  {type(layer.module).__name__:{kind}}  {shape}{runs}{mark}")
+    if problem:
+        note(prog, f"no default layer: {problem}")
+
+
+def print_methods() -> None:
+    """Print name, source and weights of every method."""
+    from xgradcam.cam.methods import METHODS
+
+    width, source = (max(map(len, column)) for column in (METHODS, [one.source for one in METHODS.values()]))
+    for name, method in METHODS.items():
+        print(f"{name:{width}}  {method.source:{source}}  {method.says}")

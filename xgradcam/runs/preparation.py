@@ -1,0 +1,63 @@
+"""Preparing a run: which methods apply, a faster network, memory that is kept."""
+
+import ctypes
+import sys
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from xgradcam.cam.explain import explain
+from xgradcam.errors import NotApplicableError
+from xgradcam.models.classifier import Classifier
+from xgradcam.models.folding import fold_batch_norms
+from xgradcam.runs.run import Run
+
+CAM = "cam"
+# From so many photographs on, a faster network repays the forwards that it takes to make it.
+WORTH_PREPARING = 8
+# Numbers of glibc's mallopt: from <malloc.h>.
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
+BYTES = 2**30
+
+
+def without_cam(
+    classifier: Classifier, layers: Sequence[str], methods: Sequence[str]
+) -> tuple[list[str], str]:
+    """The methods without CAM, and the reason, where CAM does not apply at these layers; else all, and ''.
+
+    CAM is the only method that needs a certain kind of network.
+    """
+    blank = classifier.inputs(np.full((1, 1, 3), 127, np.uint8))
+    try:
+        for layer in layers:
+            explain(classifier.module, blank, layer, methods=[CAM], output=classifier.output)
+    except NotApplicableError as error:
+        return [method for method in methods if method != CAM], str(error)
+    return list(methods), ""
+
+
+def prepare(run: Run) -> None:
+    """Make a run of many photographs faster: fold the network's batch norms, and keep freed memory.
+
+    The folding is checked with noise, not with a photograph, so that every run decides alike.
+    """
+    if len(run.sources) < WORTH_PREPARING:
+        return
+    keep_freed_memory()
+    classifier = run.classifier
+    noise = torch.randn(1, 3, *classifier.size, generator=torch.Generator().manual_seed(0))
+    inputs = classifier.like_weights(noise).to(classifier.device())
+    fold_batch_norms(classifier.module, inputs, run.layers)
+
+
+def keep_freed_memory() -> bool:
+    """Have the C library keep freed memory for the next batch; False where it is not glibc.
+
+    By default large blocks are given back to the system and asked for again in every layer of every batch;
+    filling their pages with zeros takes a quarter of a small network's time.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all(mallopt(option, BYTES) for option in (TRIM_THRESHOLD, MMAP_THRESHOLD))

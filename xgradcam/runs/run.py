@@ -1,0 +1,146 @@
+"""A run as one object: what is read, how it is explained, and where it is written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from xgradcam.cam.evidence import Progress
+from xgradcam.cam.explain import BOTH, Targets, explain_layers, require_compatible, top_classes
+from xgradcam.cam.explanation import ClassExplanation
+from xgradcam.capture.borrowing import Arrangement
+from xgradcam.errors import XGradCamError
+from xgradcam.models.classifier import Classifier
+from xgradcam.pictures.framing import Framing
+from xgradcam.pictures.paint import PLAIN, Style
+from xgradcam.pictures.photograph import Photograph, normalise
+from xgradcam.runs.sources import Source
+
+FLOAT32, BF16 = "float32", "bf16"
+ABLATION_CAM = "ablation-cam"
+
+# For each layer one explanation for each class.
+Explained: TypeAlias = Sequence[Sequence[ClassExplanation]]
+
+
+@dataclass(frozen=True)
+class TopClasses:
+    """The classes of a photograph's highest scores; count: how many, at least 1."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise XGradCamError(f"top{self.count} has no class: top1 is the class of the highest score")
+
+
+# A class index, the class of the highest score (None), or the classes of several.
+Target: TypeAlias = int | TopClasses | None
+
+
+@dataclass(frozen=True)
+class Explaining:
+    """How photographs are explained.
+
+    methods: keys of `METHODS`. augment, axioms: see `explain`. guided: guided backpropagation too.
+    precision: of the network's arithmetic, `float32` or `bf16`. batch_size: photographs at a time.
+    Raises XGradCamError for a batch of none and for what makes no sense together.
+    """
+
+    methods: Sequence[str] = BOTH
+    augment: bool = False
+    axioms: bool = False
+    guided: bool = False
+    precision: str = FLOAT32
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        require_compatible(self.augment, self.axioms)
+        if self.precision == BF16 and (self.axioms or ABLATION_CAM in self.methods):
+            raise XGradCamError(
+                f"--axioms and {ABLATION_CAM} are about differences of scores, which {BF16} rounds away: "
+                f"leave out --precision {BF16}"
+            )
+        if self.batch_size < 1:
+            raise XGradCamError(f"the batch size is {self.batch_size}: take 1 or more")
+
+
+@dataclass(frozen=True)
+class Writing:
+    """Where the results go, and which there are.
+
+    style: how a heatmap is painted. original_names: `cam.jpg` and `X_cam.jpg`, as the original scripts name
+    them, for one photograph, class and layer; otherwise a name begins with the photograph's and the class
+    index, and holds the layer's name if there are several.
+    panel: photograph and maps side by side, too. page: a page of the run, which needs the photograph as the
+    maps show it. save_maps: signed maps and scores as .npz.
+    """
+
+    folder: Path
+    style: Style = PLAIN
+    original_names: bool = False
+    panel: bool = False
+    page: bool = False
+    save_maps: bool = False
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is read, how it is explained, and where it is written.
+
+    sources: the photographs. framing: how they are fitted to the network's input. layers: those explained;
+    the maps of several are fused, too. classes: explained for each photograph.
+    settings: what must be the same for an interrupted run to go on, as JSON.
+    """
+
+    sources: Sequence[Source]
+    classifier: Classifier
+    framing: Framing
+    layers: Sequence[str]
+    classes: Sequence[Target]
+    explaining: Explaining
+    writing: Writing
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def inputs(self, photograph: Photograph) -> Tensor:
+        """The network's input for a photograph (H, W, 3): (1, 3, h, w) float32, on the CPU."""
+        pixels = self.framing.pixels(photograph)
+        return normalise(pixels, self.classifier.mean, self.classifier.std)
+
+    def canvas(self, photograph: Photograph) -> Photograph:
+        """Pixels needed for drawing: the photograph, or no more of it than the network's scale shows."""
+        needs_all = self.writing.style.full_resolution or self.writing.panel
+        return photograph if needs_all else self.framing.scene(photograph)
+
+    def explain(
+        self,
+        inputs: Tensor,
+        progress: Progress = lambda _done, _total: None,
+        arrangement: Arrangement | None = None,
+    ) -> Explained:
+        """For each layer one explanation for each class of inputs (N, 3, h, w) on the model's device."""
+        how = self.explaining
+        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=how.precision == BF16):
+            return explain_layers(
+                self.classifier.module,
+                inputs,
+                self.layers,
+                self._targets,
+                output=self.classifier.output,
+                guided=how.guided,
+                methods=how.methods,
+                augment=how.augment,
+                axioms=how.axioms,
+                progress=progress,
+                arrangement=arrangement,
+            )
+
+    def _targets(self, logits: Tensor) -> list[Targets]:
+        """The classes to explain, given all scores (N, classes)."""
+        targets: list[Targets] = []
+        for target in self.classes:
+            targets += top_classes(target.count)(logits) if isinstance(target, TopClasses) else [target]
+        return targets
