@@ -660,7 +660,7 @@ def test_wrong_pictures_are_refused_before_a_model_is_loaded(both, capsys):
     for wrong, message in (
         (["--colormap", "virids"], "no colour map 'virids'; did you mean viridis"),
         (["--alpha", "2"], "alpha 2 is not between 0"),
-        (["--batch-size", "0"], "--batch-size is 0: take 1 or more"),
+        (["--batch-size", "0"], "the batch size is 0: take 1 or more"),
     ):
         assert main([*arguments, *wrong]) == 2
         assert message in capsys.readouterr().err
