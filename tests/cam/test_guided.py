@@ -184,7 +184,7 @@ def test_without_targets_it_is_of_the_highest_score(net, batch):
     assert torch.equal(guided_backpropagation(net, batch), guided_backpropagation(net, batch, highest))
 
 
-def test_scores_may_be_an_entry_of_the_output(net, batch):
+def test_scores_may_be_one_output_of_several(net, batch):
     class Wrapped(nn.Module):
         def __init__(self):
             super().__init__()

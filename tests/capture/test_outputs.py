@@ -10,7 +10,7 @@ from xgradcam.capture.scores import choose_targets, finite_logits_of, logits_of,
 from xgradcam.errors import NotFiniteError, XGradCamError
 
 
-def test_an_entry_may_be_a_number(batch):
+def test_the_output_may_be_a_number(batch):
     class Both(nn.Module):
         def __init__(self):
             super().__init__()
@@ -24,14 +24,14 @@ def test_an_entry_may_be_a_number(batch):
     assert torch.equal(found.logits, explain(model, batch, "net.features.4", output="1").logits)
 
 
-def test_an_entry_of_a_named_tuple_has_a_name_and_a_position():
+def test_an_output_of_a_named_tuple_has_a_name_and_a_position():
     both = namedtuple("Both", ("logits", "features"))(torch.zeros(2, 3), torch.ones(2, 5))
-    for entry in (0, "0", "logits"):
-        assert logits_of(both, entry) is both.logits
+    for output in (0, "0", "logits"):
+        assert logits_of(both, output) is both.logits
     assert logits_of(both, 1) is both.features
-    for entry in (2, "2", -1, "²", "score"):
-        with pytest.raises(XGradCamError, match=f"no output {entry!r}: .* a Both with logits, features"):
-            logits_of(both, entry)
+    for output in (2, "2", -1, "²", "score"):
+        with pytest.raises(XGradCamError, match=f"no output {output!r}: .* a Both with logits, features"):
+            logits_of(both, output)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4), (2, 0)])

@@ -62,7 +62,7 @@ def test_any_function_of_the_output_is_a_score(net, batch):
     torch.testing.assert_close(found.maps["grad-cam"], expected)
 
 
-def test_the_entry_of_an_output_is_found_by_name(net, batch, half, segmenter):
+def test_an_output_is_found_by_name(net, batch, half, segmenter):
     class Several(nn.Module):
         def __init__(self):
             super().__init__()
@@ -75,7 +75,7 @@ def test_the_entry_of_an_output_is_found_by_name(net, batch, half, segmenter):
     found = explain_score(model, batch, "segmenter.1", RegionMean(0, half, "planes"), ["grad-cam"])
     expected = explain_score(segmenter, batch, "1", RegionMean(0, half), ["grad-cam"])
     torch.testing.assert_close(found.maps["grad-cam"], expected.maps["grad-cam"])
-    contrast = explain_score(model, batch, "net.features.4", Contrast(0, (1,), entry="logits"), ["grad-cam"])
+    contrast = explain_score(model, batch, "net.features.4", Contrast(0, (1,), output="logits"), ["grad-cam"])
     assert contrast.score.shape == (3,)
     similar = explain_score(model, batch, "net.features.4", Similarity(torch.ones(5), "logits"), ["grad-cam"])
     assert (similar.score.abs() <= 1).all()

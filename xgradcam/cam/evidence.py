@@ -116,7 +116,7 @@ class Probe:
             if not fits:
                 raise XGradCamError(
                     "this method asks about variants of one sample, the score is only of the whole batch: "
-                    "give it a method alone(sample), as Contrast has it, or explain samples one by one"
+                    "give it a method alone(sample), as RegionMean has it, or explain samples one by one"
                 )
         return score_of
 
@@ -161,7 +161,7 @@ class Probe:
         """All logits (N, classes) and each sample's class (N,); NotApplicableError for other scores."""
         if not isinstance(self.score_of, ClassScore):
             raise NotApplicableError("this method compares classes, and the score is not that of a class")
-        logits = logits_of(self.recording.output, self.score_of.entry).detach()
+        logits = logits_of(self.recording.output, self.score_of.output).detach()
         return logits, self.score_of.targets.expand(len(logits))
 
     def seeds(self) -> list[int]:

@@ -140,10 +140,10 @@ def against_nearest(probe: Probe) -> Score:
     distance = distance.scatter(1, targets[:, None], torch.inf)
     nearest = distance.topk(min(REFERENCES, logits.shape[1] - 1), dim=1, largest=False).indices
     shares = logits.gather(1, nearest).softmax(dim=1)
-    entry = getattr(probe.score_of, "entry", None)
+    output = getattr(probe.score_of, "output", None)
 
-    def score(output: object) -> Tensor:
-        found = logits_of(output, entry)
+    def score(returned: object) -> Tensor:
+        found = logits_of(returned, output)
         own = found.gather(1, targets[:, None])[:, 0]
         return own - STRENGTH * (shares * found.gather(1, nearest)).sum(dim=1)
 

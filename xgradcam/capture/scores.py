@@ -19,19 +19,19 @@ Score: TypeAlias = Callable[[Any], Tensor]
 
 @dataclass(frozen=True)
 class ClassScore:
-    """The logit of a class: `targets` (N,) of N samples. entry: see `logits_of`."""
+    """The logit of a class: `targets` (N,) of N samples. output: see `logits_of`."""
 
     targets: Tensor
-    entry: str | int | None = None
+    output: str | int | None = None
 
-    def __call__(self, output: Any) -> Tensor:
+    def __call__(self, returned: Any) -> Tensor:
         """The scores, (N,), in what a model returned; XGradCamError where they are not in it."""
-        logits = logits_of(output, self.entry)
+        logits = logits_of(returned, self.output)
         return logits.gather(1, self.targets.expand(len(logits))[:, None])[:, 0]
 
     def alone(self, sample: int) -> "ClassScore":
         """The score of one sample's class, for any number of rows."""
-        return ClassScore(self.targets[sample : sample + 1], self.entry)
+        return ClassScore(self.targets[sample : sample + 1], self.output)
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Contrast:
     target: int
     others: tuple[int, ...]
     share: float = 1.0
-    entry: str | int | None = None
+    output: str | int | None = None
 
-    def __call__(self, output: Any) -> Tensor:
+    def __call__(self, returned: Any) -> Tensor:
         """The scores, (N,), in what a model returned; XGradCamError where they are not in it."""
-        logits = logits_of(output, self.entry)
+        logits = logits_of(returned, self.output)
         for index in (self.target, *self.others):
             _require_class(index, logits)
         if not self.others:
@@ -65,11 +65,11 @@ class RegionMean:
 
     target: int
     region: Tensor
-    entry: str | int | None = None
+    output: str | int | None = None
 
-    def __call__(self, output: Any) -> Tensor:
+    def __call__(self, returned: Any) -> Tensor:
         """The scores, (N,), in what a model returned; XGradCamError where they are not in it."""
-        planes = output if self.entry is None else entry_of(output, self.entry)
+        planes = returned if self.output is None else select_output(returned, self.output)
         if not isinstance(planes, Tensor) or planes.ndim != 4:
             raise XGradCamError("the mean over a region needs an output (N, classes, H, W)")
         if not 0 <= self.target < planes.shape[1]:
@@ -90,7 +90,7 @@ class RegionMean:
         """The score with one sample's region, for any number of rows."""
         regions = self._each()
         chosen = regions if len(regions) == 1 else regions[sample : sample + 1]
-        return RegionMean(self.target, chosen, self.entry)
+        return RegionMean(self.target, chosen, self.output)
 
     def _each(self) -> Tensor:
         return self.region if self.region.ndim == 3 else self.region[None]
@@ -101,11 +101,11 @@ class Similarity:
     """The cosine of the model's embedding (N, D) with a given one, (D,) for all samples or (N, D)."""
 
     embedding: Tensor
-    entry: str | int | None = None
+    output: str | int | None = None
 
-    def __call__(self, output: Any) -> Tensor:
+    def __call__(self, returned: Any) -> Tensor:
         """The scores, (N,), in what a model returned; XGradCamError where they are not in it."""
-        found = output if self.entry is None else entry_of(output, self.entry)
+        found = returned if self.output is None else select_output(returned, self.output)
         if not isinstance(found, Tensor) or found.ndim != 2 or found.shape[1] != self.embedding.shape[-1]:
             raise XGradCamError(f"a similarity needs an output (N, {self.embedding.shape[-1]})")
         return torch.cosine_similarity(found, self.embedding.to(found), dim=-1)
@@ -115,7 +115,7 @@ class Similarity:
         one = (
             self.embedding[sample] if self.embedding.ndim == 2 and len(self.embedding) > 1 else self.embedding
         )
-        return Similarity(one, self.entry)
+        return Similarity(one, self.output)
 
 
 def of_sample(score: Score, sample: int) -> Score:
@@ -129,23 +129,23 @@ def _require_class(index: int, scores: Tensor) -> None:
         raise XGradCamError(f"no class {index}: this model's classes are 0 to {scores.shape[1] - 1}")
 
 
-def logits_of(output: Any, entry: str | int | None = None) -> Tensor:
+def logits_of(returned: Any, output: str | int | None = None) -> Tensor:
     """The class scores (N, classes) in what a model returned; XGradCamError where there are none.
 
-    entry: the key, attribute or position that they have in a dictionary, an object or a tuple.
+    output: the key, attribute or position that they have in a dictionary, an object or a tuple.
     Their values are not looked at, as a device would have to be waited for: see `require_finite`.
     """
-    if entry is not None:
-        output = entry_of(output, entry)
-    if not isinstance(output, Tensor):
-        entries = [name for name, value in _entries(output) if isinstance(value, Tensor)]
-        hint = f": choose one of its tensors with --output: {', '.join(entries)}" if entries else ""
+    if output is not None:
+        returned = select_output(returned, output)
+    if not isinstance(returned, Tensor):
+        tensors = [name for name, value in _named(returned) if isinstance(value, Tensor)]
+        hint = f": choose one of its tensors with --output: {', '.join(tensors)}" if tensors else ""
         raise XGradCamError(
-            f"the model returns a {type(output).__name__}, not class scores (N, classes){hint}"
+            f"the model returns a {type(returned).__name__}, not class scores (N, classes){hint}"
         )
-    if output.ndim != 2 or output.shape[1] == 0:
-        raise XGradCamError(f"the model returns shape {tuple(output.shape)}, not class scores (N, classes)")
-    return output
+    if returned.ndim != 2 or returned.shape[1] == 0:
+        raise XGradCamError(f"the model returns shape {tuple(returned.shape)}, not class scores (N, classes)")
+    return returned
 
 
 def require_finite(scores: Tensor) -> None:
@@ -154,32 +154,34 @@ def require_finite(scores: Tensor) -> None:
         raise NotFiniteError("the model's scores are not finite: check its weights and the input's range")
 
 
-def finite_logits_of(output: Any, entry: str | int | None = None) -> Tensor:
+def finite_logits_of(returned: Any, output: str | int | None = None) -> Tensor:
     """As `logits_of`, and looked at: XGradCamError where one of them is not finite, too."""
-    logits = logits_of(output, entry)
+    logits = logits_of(returned, output)
     require_finite(logits)
     return logits
 
 
-def entry_of(output: Any, entry: str | int) -> Any:
+def select_output(returned: Any, output: str | int) -> Any:
     """What a model returned under this key, attribute or position."""
-    if isinstance(output, (tuple, list)) and str(entry).isdecimal() and int(entry) < len(output):
-        return output[int(entry)]
-    for name, value in _entries(output):
-        if name == str(entry):
+    if isinstance(returned, (tuple, list)) and str(output).isdecimal() and int(output) < len(returned):
+        return returned[int(output)]
+    for name, value in _named(returned):
+        if name == str(output):
             return value
-    names = ", ".join(name for name, _ in _entries(output)) or "nothing by name"
-    raise XGradCamError(f"no output {entry!r}: the model returns a {type(output).__name__} with {names}")
+    names = ", ".join(name for name, _ in _named(returned)) or "nothing by name"
+    raise XGradCamError(f"no output {output!r}: the model returns a {type(returned).__name__} with {names}")
 
 
-def _entries(output: Any) -> list[tuple[str, Any]]:
-    if isinstance(output, Mapping):
-        return [(str(key), value) for key, value in output.items()]
-    if isinstance(output, (tuple, list)):
-        names = getattr(output, "_fields", map(str, range(len(output))))
-        return list(zip(names, output, strict=True))
+def _named(returned: Any) -> list[tuple[str, Any]]:
+    if isinstance(returned, Mapping):
+        return [(str(key), value) for key, value in returned.items()]
+    if isinstance(returned, (tuple, list)):
+        names = getattr(returned, "_fields", map(str, range(len(returned))))
+        return list(zip(names, returned, strict=True))
     return (
-        list(vars(output).items()) if hasattr(output, "__dict__") and not isinstance(output, Tensor) else []
+        list(vars(returned).items())
+        if hasattr(returned, "__dict__") and not isinstance(returned, Tensor)
+        else []
     )
 
 

@@ -232,9 +232,9 @@ def _classes(targets: int | Sequence[int] | Tensor | None, samples: int) -> list
     return [*classes]
 
 
-def _score(output: Any, target: int | None, entry: str | int | None) -> Tensor:
+def _score(returned: Any, target: int | None, output: str | int | None) -> Tensor:
     """The score of the class, (): the highest where none is given."""
-    logits = logits_of(output, entry)
+    logits = logits_of(returned, output)
     if len(logits) != 1:
         raise XGradCamError(
             f"the model returns {tuple(logits.shape)} for one sample: Eq. 5 needs (1, classes)"
