@@ -87,7 +87,7 @@ def test_a_box_beyond_the_edges_is_cut_and_a_tiny_one_has_its_pixel():
 def test_a_region_is_cropped_with_the_photograph():
     """A photograph of 40 x 80 becomes 24 x 48, of which rows 2 to 22, columns 14 to 34 are seen."""
     cropped = Framing((20, 20), resize=24)
-    seen = cropped.box((40, 80))
+    seen = cropped.window((40, 80))
     region = region_of([Box("", 40, 0, 80, 20)], (40, 80), cropped)
     expected = torch.zeros(20, 20, dtype=torch.bool)
     expected[:10, 10:] = True

@@ -7,7 +7,7 @@ from torchvision.transforms import InterpolationMode, functional
 from torchvision.transforms._presets import ImageClassification
 
 from xgradcam.errors import XGradCamError
-from xgradcam.pictures.framing import Framing, Region, visible
+from xgradcam.pictures.framing import Framing, PixelWindow, visible
 from xgradcam.pictures.photograph import normalise, stretch, to_input
 
 CAT = data.chelsea()
@@ -56,22 +56,22 @@ def test_stretching_is_the_originals_and_shows_all():
     framing = Framing((20, 30))
     assert np.array_equal(framing.pixels(CAT), stretch(CAT, (20, 30)))
     assert torch.equal(normalise(framing.pixels(CAT), MEAN, STD), to_input(CAT, (20, 30), MEAN, STD))
-    assert framing.box((300, 451)) == (0, 0, 300, 451)
+    assert framing.window((300, 451)) == (0, 0, 300, 451)
 
 
 def test_the_box_of_a_crop():
     # 200 x 400 becomes 100 x 200, of which rows 10 to 90 and columns 60 to 140 are seen.
-    assert Framing((80, 80), 100).box((200, 400)) == (20, 120, 180, 280)
-    assert Framing((80, 80), 100).box((400, 200)) == (120, 20, 280, 180)
+    assert Framing((80, 80), 100).window((200, 400)) == (20, 120, 180, 280)
+    assert Framing((80, 80), 100).window((400, 200)) == (120, 20, 280, 180)
     # 10 x 10 grows to 20 x 20, and 5 rows are added on both sides.
-    assert Framing((30, 20), 20).box((10, 10)) == (-2.5, 0, 12.5, 10)
+    assert Framing((30, 20), 20).window((10, 10)) == (-2.5, 0, 12.5, 10)
 
 
 @pytest.mark.parametrize("shape", [(300, 451), (451, 300), (90, 400)])
 @pytest.mark.parametrize("framing", [Framing((64, 64)), Framing((48, 80)), Framing((64, 64), 73)])
 def test_what_the_network_sees_at_a_point_is_put_back_there(shape, framing):
     """A white square, through the network's input as a heatmap, comes back to where it was."""
-    top, left, bottom, right = framing.box(shape)
+    top, left, bottom, right = framing.window(shape)
     for share in (0.3, 0.5, 0.8):
         row, column = int(top + share * (bottom - top)), int(left + (1 - share) * (right - left))
         photograph = spot(shape, row, column, 6)
@@ -100,24 +100,24 @@ def test_of_a_padded_input_only_the_photographs_part_is_placed():
 
 @pytest.mark.parametrize("shape", [*SHAPES, (1, 50), (50, 1), (2, 3)])
 @pytest.mark.parametrize("resize", [None, 7, 9, 20])
-def test_a_region_has_pixels_at_every_resolution(shape, resize):
+def test_a_window_has_pixels_at_every_resolution(shape, resize):
     for resolution in (shape, (1, 1), (13, 29)):
-        region = Framing((8, 8), resize).region(shape, resolution)
-        rows, columns = visible(region, resolution)
+        window = Framing((8, 8), resize).pixel_window(shape, resolution)
+        rows, columns = visible(window, resolution)
         assert 0 <= rows.start < rows.stop <= resolution[0]
         assert 0 <= columns.start < columns.stop <= resolution[1]
-        assert min(region.size) > 0
+        assert min(window.size) > 0
 
 
-def test_at_the_inputs_scale_the_region_is_the_input():
+def test_at_the_inputs_scale_the_window_is_the_input():
     framing = Framing((224, 224), 256)
     for shape in SHAPES:
         photograph = photograph_of(shape)
         scene = framing.scene(photograph)
-        region = framing.region(shape, scene.shape[:2])
-        assert region.size == (224, 224)
-        assert isinstance(region, Region)
-        assert np.array_equal(scene[visible(region, scene.shape[:2])], framing.pixels(photograph))
+        window = framing.pixel_window(shape, scene.shape[:2])
+        assert window.size == (224, 224)
+        assert isinstance(window, PixelWindow)
+        assert np.array_equal(scene[visible(window, scene.shape[:2])], framing.pixels(photograph))
 
 
 def test_a_ribbon_is_refused_before_it_takes_all_memory():

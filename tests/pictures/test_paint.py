@@ -23,10 +23,10 @@ MEASURED = """
 import re, sys
 from pathlib import Path
 import numpy as np, torch
-from xgradcam.cam.explain import Explanation
+from xgradcam.cam.explanation import Explanation, heatmap_of
 from xgradcam.files import encode_jpeg
 from xgradcam.pictures.framing import Framing
-from xgradcam.pictures.paint import Style, draw, heatmap_of
+from xgradcam.pictures.paint import Style, draw
 tile = np.random.default_rng(0).integers(0, 256, (200, 250, 3), dtype=np.uint8)
 photograph = np.tile(tile, (50, 40, 1))
 maps = torch.randn(4, 7, 7, generator=torch.Generator().manual_seed(0))
@@ -98,7 +98,7 @@ def test_a_bright_point_is_red_at_its_place_of_the_photograph(framing, shape, ce
     picture = draw(photograph, heatmap_of(explained(signed), "grad-cam"), framing, FULL).astype(int)
     redness = picture[..., 0] - picture[..., 2]
     rows, columns = np.nonzero(redness > 0.95 * redness.max())
-    top, left, bottom, right = framing.box(shape)
+    top, left, bottom, right = framing.window(shape)
     expected = top + (cell[0] + 0.5) / 4 * (bottom - top), left + (cell[1] + 0.5) / 4 * (right - left)
     slack = max(shape) / 16
     assert abs(np.median(rows) - expected[0]) < slack

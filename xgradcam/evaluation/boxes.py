@@ -94,7 +94,7 @@ def region_of(boxes: Sequence[Box], shape: tuple[int, int], framing: Framing) ->
 
     A pixel counts if its middle is in a box; a box smaller than that has the pixel that it is in.
     """
-    size, seen = framing.size, framing.box(shape)
+    size, seen = framing.size, framing.window(shape)
     inside = torch.zeros(size, dtype=torch.bool)
     vertical, horizontal = size[0] / (seen.bottom - seen.top), size[1] / (seen.right - seen.left)
     for box in boxes:

@@ -14,7 +14,7 @@ from xgradcam.pictures.photograph import MAX_PIXELS, Photograph, stretch
 Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
 
-class Box(NamedTuple):
+class Window(NamedTuple):
     """A part of a photograph in its pixels, from its upper left corner; beyond the edges where padded."""
 
     top: float
@@ -23,8 +23,8 @@ class Box(NamedTuple):
     right: float
 
 
-class Region(NamedTuple):
-    """A box in whole pixels of a picture."""
+class PixelWindow(NamedTuple):
+    """A window in whole pixels of a picture."""
 
     top: int
     left: int
@@ -55,10 +55,10 @@ class Framing:
         scene = self.scene(photograph)
         if self.resize is None:
             return scene
-        region = self._crop(scene.shape[:2])
+        window = self._crop(scene.shape[:2])
         seen = np.zeros((*self.size, 3), np.uint8)
-        rows, columns = visible(region, scene.shape[:2])
-        below, right = max(0, -region.top), max(0, -region.left)
+        rows, columns = visible(window, scene.shape[:2])
+        below, right = max(0, -window.top), max(0, -window.left)
         part = scene[rows, columns]
         seen[below : below + part.shape[0], right : right + part.shape[1]] = part
         return seen
@@ -77,40 +77,40 @@ class Framing:
         resampling = Image.Resampling[self.interpolation.upper()]
         return np.asarray(Image.fromarray(photograph).resize((width, height), resampling))
 
-    def box(self, shape: tuple[int, int]) -> Box:
+    def window(self, shape: tuple[int, int]) -> Window:
         """The part of a photograph of this shape (H, W) that the network sees."""
         if self.resize is None:
-            return Box(0, 0, *shape)
+            return Window(0, 0, *shape)
         scene = self._scene_size(shape)
         vertical, horizontal = shape[0] / scene[0], shape[1] / scene[1]
         top, left, bottom, right = self._crop(scene)
-        return Box(top * vertical, left * horizontal, bottom * vertical, right * horizontal)
+        return Window(top * vertical, left * horizontal, bottom * vertical, right * horizontal)
 
-    def region(self, shape: tuple[int, int], resolution: tuple[int, int]) -> Region:
+    def pixel_window(self, shape: tuple[int, int], resolution: tuple[int, int]) -> PixelWindow:
         """Where the network looked, on a picture of the whole photograph (H, W) at this resolution."""
-        box = self.box(shape)
+        window = self.window(shape)
         vertical, horizontal = resolution[0] / shape[0], resolution[1] / shape[1]
-        top, bottom = _whole(box.top * vertical, box.bottom * vertical, resolution[0])
-        left, right = _whole(box.left * horizontal, box.right * horizontal, resolution[1])
-        return Region(top, left, bottom, right)
+        top, bottom = _whole(window.top * vertical, window.bottom * vertical, resolution[0])
+        left, right = _whole(window.left * horizontal, window.right * horizontal, resolution[1])
+        return PixelWindow(top, left, bottom, right)
 
     def place(
         self, heatmap: NDArray[Pixel], shape: tuple[int, int], resolution: tuple[int, int]
     ) -> NDArray[Pixel]:
         """A heatmap of the input on a picture of the whole photograph: resolution (rows, columns), 0 outside.
 
-        heatmap: of the input, at any resolution; interpolated where the region is of another size.
+        heatmap: of the input, at any resolution; interpolated where the window is of another size.
         shape: of the photograph, (H, W).
         """
-        region = self.region(shape, resolution)
-        if heatmap.shape != region.size:
-            grown = cv2.resize(heatmap, region.size[::-1], interpolation=cv2.INTER_LINEAR)
+        window = self.pixel_window(shape, resolution)
+        if heatmap.shape != window.size:
+            grown = cv2.resize(heatmap, window.size[::-1], interpolation=cv2.INTER_LINEAR)
             heatmap = np.asarray(grown, heatmap.dtype)
-        if region == (0, 0, *resolution):
+        if window == (0, 0, *resolution):
             return heatmap
         placed = np.zeros(resolution, heatmap.dtype)
-        rows, columns = visible(region, resolution)
-        inside = heatmap[rows.start - region.top :, columns.start - region.left :]
+        rows, columns = visible(window, resolution)
+        inside = heatmap[rows.start - window.top :, columns.start - window.left :]
         placed[rows, columns] = inside[: rows.stop - rows.start, : columns.stop - columns.start]
         return placed
 
@@ -123,15 +123,15 @@ class Framing:
             return int(self.resize * height / width), self.resize
         return self.resize, int(self.resize * width / height)
 
-    def _crop(self, scene: tuple[int, int]) -> Region:
+    def _crop(self, scene: tuple[int, int]) -> PixelWindow:
         top, left = (_start(whole, part) for whole, part in zip(scene, self.size, strict=True))
-        return Region(top, left, top + self.size[0], left + self.size[1])
+        return PixelWindow(top, left, top + self.size[0], left + self.size[1])
 
 
-def visible(region: Region, resolution: tuple[int, int]) -> tuple[slice, slice]:
-    """The rows and columns of a picture that a region covers."""
-    rows = slice(max(0, region.top), min(resolution[0], region.bottom))
-    return rows, slice(max(0, region.left), min(resolution[1], region.right))
+def visible(window: PixelWindow, resolution: tuple[int, int]) -> tuple[slice, slice]:
+    """The rows and columns of a picture that a window covers."""
+    rows = slice(max(0, window.top), min(resolution[0], window.bottom))
+    return rows, slice(max(0, window.left), min(resolution[1], window.right))
 
 
 def _start(whole: int, part: int) -> int:

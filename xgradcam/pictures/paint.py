@@ -151,15 +151,15 @@ def paint(
 ) -> Photograph:
     """The map on a picture of a whole photograph of `shape` (H, W), at any resolution; a new picture."""
     resolution = picture.shape[:2]
-    region = framing.region(shape, resolution)
-    height, width = region.size
+    window = framing.pixel_window(shape, resolution)
+    height, width = window.size
     found = heatmap((min(height, LARGEST), min(width, LARGEST)))
     if not found.any():
         return picture.copy()
     levels = framing.place(levels_of(found), shape, resolution)
-    if region == (0, 0, *resolution):
+    if window == (0, 0, *resolution):
         return blend(picture, levels, style.colormap, style.alpha)
-    seen = visible(region, resolution)
+    seen = visible(window, resolution)
     painted = np.asarray(cv2.convertScaleAbs(picture, alpha=DIMMED), np.uint8)
     painted[seen] = blend(picture[seen], levels[seen], style.colormap, style.alpha)
     return painted
