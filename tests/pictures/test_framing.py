@@ -78,23 +78,23 @@ def test_what_the_network_sees_at_a_point_is_put_back_there(shape, framing):
         seen = (framing.pixels(photograph)[..., 0] / 255).astype(np.float32)
         for resolution in (shape, (200, 300)):
             scale = np.array(resolution) / shape
-            placed = framing.place(seen, shape, resolution)
+            placed = framing.put_back(seen, shape, resolution)
             assert placed.shape == resolution
             found = centre(placed) / scale
             assert np.abs(found - (row + 0.5, column + 0.5)).max() < 2
 
 
-def test_a_heatmap_is_zero_outside_of_the_box():
+def test_a_heatmap_is_zero_outside_of_the_window():
     framing = Framing((80, 80), 100)
-    placed = framing.place(np.ones((5, 5), np.float32), (200, 400), (50, 100))
+    placed = framing.put_back(np.ones((5, 5), np.float32), (200, 400), (50, 100))
     expected = np.zeros((50, 100), np.float32)
     expected[5:45, 30:70] = 1
     assert np.array_equal(placed, expected)
 
 
-def test_of_a_padded_input_only_the_photographs_part_is_placed():
+def test_of_a_padded_input_only_the_photographs_part_is_put_back():
     heatmap = np.arange(30 * 20, dtype=np.float32).reshape(30, 20)
-    placed = Framing((30, 20), 20).place(heatmap, (10, 10), (20, 20))
+    placed = Framing((30, 20), 20).put_back(heatmap, (10, 10), (20, 20))
     assert np.array_equal(placed, heatmap[5:25])
 
 

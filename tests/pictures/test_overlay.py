@@ -60,7 +60,7 @@ def the_originals(photograph, heatmap):
 @pytest.mark.parametrize("shape", [(1, 1), (6, 5), (40, 31), (3, 700)])
 @pytest.mark.parametrize("block", [1, 64, 100, 2**20])
 def test_block_by_block_is_the_originals_formula(monkeypatch, shape, block):
-    monkeypatch.setattr(paint, "BLOCK", block)
+    monkeypatch.setattr(paint, "BLOCK_PIXELS", block)
     random = np.random.default_rng(block)
     photograph = random.integers(0, 256, (*shape, 3), dtype=np.uint8)
     heatmap = random.random(shape, dtype=np.float32)

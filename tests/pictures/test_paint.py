@@ -133,7 +133,7 @@ def test_photograph_and_map_are_not_written_to(found):
 
 def test_beyond_a_size_the_map_is_enlarged_from_8_bits_and_looks_the_same(found, monkeypatch):
     expected = (255 * found(CAT.shape[:2])).astype(np.uint8).astype(int)
-    monkeypatch.setattr(pictures, "LARGEST", 280)
+    monkeypatch.setattr(pictures, "EXACT_SIDE", 280)
     sizes = []
 
     def remembered(size):

@@ -1,4 +1,4 @@
-"""How a photograph (H, W, 3) gets into the network's input (h, w), and where that lies on the photograph."""
+"""Fit a photograph (H, W, 3) to the network's input (h, w), and put a heatmap back on the photograph."""
 
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -15,7 +15,7 @@ Pixel = TypeVar("Pixel", np.uint8, np.float32)
 
 
 class Window(NamedTuple):
-    """A part of a photograph in its pixels, from its upper left corner; beyond the edges where padded."""
+    """The part of a photograph that the network sees, in its pixels; padding lies beyond its edges."""
 
     top: float
     left: float
@@ -39,29 +39,16 @@ class PixelWindow(NamedTuple):
 
 @dataclass(frozen=True)
 class Framing:
-    """The way of a photograph into an input of `size` (h, w).
+    """Fits a photograph to an input of `size` (h, w).
 
-    resize: None to stretch it, as the original scripts do; or the length that the shorter side is resized to
-    before `size` is cropped from the centre, as most published weights expect it.
-    interpolation: of that resize, a filter of Pillow's: `bilinear`, `bicubic`, ...
+    resize: None stretches the photograph, as the original scripts do. A number is the length of the shorter
+    side before the centre is cropped, as most published weights expect it.
+    interpolation: the filter of that resize, one of Pillow's: `bilinear`, `bicubic`, ...
     """
 
     size: tuple[int, int]
     resize: int | None = None
     interpolation: str = "bilinear"
-
-    def pixels(self, photograph: Photograph) -> Photograph:
-        """What the network sees: (h, w, 3); black where the resized photograph is smaller than the crop."""
-        scene = self.scene(photograph)
-        if self.resize is None:
-            return scene
-        window = self._crop(scene.shape[:2])
-        seen = np.zeros((*self.size, 3), np.uint8)
-        rows, columns = visible(window, scene.shape[:2])
-        below, right = max(0, -window.top), max(0, -window.left)
-        part = scene[rows, columns]
-        seen[below : below + part.shape[0], right : right + part.shape[1]] = part
-        return seen
 
     def scene(self, photograph: Photograph) -> Photograph:
         """The whole photograph at the scale at which the network sees it."""
@@ -70,12 +57,25 @@ class Framing:
         height, width = self._scene_size(photograph.shape[:2])
         if height * width > MAX_PIXELS:
             shape = f"{photograph.shape[1]} x {photograph.shape[0]}"
-            raise XGradCamError(f"too long and narrow for a centre crop: {shape} pixels: have it stretched")
+            raise XGradCamError(f"too long and narrow for a centre crop: {shape} pixels: stretch it instead")
         if (height, width) == photograph.shape[:2]:
             return photograph
         # Pillow's own: its antialiasing is what the weights were trained and evaluated with.
         resampling = Image.Resampling[self.interpolation.upper()]
         return np.asarray(Image.fromarray(photograph).resize((width, height), resampling))
+
+    def pixels(self, photograph: Photograph) -> Photograph:
+        """The pixels that the network sees: (h, w, 3); black where the scene is smaller than the crop."""
+        scene = self.scene(photograph)
+        if self.resize is None:
+            return scene
+        window = self._crop(scene.shape[:2])
+        pixels = np.zeros((*self.size, 3), np.uint8)
+        rows, columns = visible(window, scene.shape[:2])
+        top, left = max(0, -window.top), max(0, -window.left)
+        seen = scene[rows, columns]
+        pixels[top : top + seen.shape[0], left : left + seen.shape[1]] = seen
+        return pixels
 
     def window(self, shape: tuple[int, int]) -> Window:
         """The part of a photograph of this shape (H, W) that the network sees."""
@@ -87,35 +87,34 @@ class Framing:
         return Window(top * vertical, left * horizontal, bottom * vertical, right * horizontal)
 
     def pixel_window(self, shape: tuple[int, int], resolution: tuple[int, int]) -> PixelWindow:
-        """Where the network looked, on a picture of the whole photograph (H, W) at this resolution."""
+        """The window on a picture of the whole photograph (H, W) at this resolution (rows, columns)."""
         window = self.window(shape)
         vertical, horizontal = resolution[0] / shape[0], resolution[1] / shape[1]
         top, bottom = _whole(window.top * vertical, window.bottom * vertical, resolution[0])
         left, right = _whole(window.left * horizontal, window.right * horizontal, resolution[1])
         return PixelWindow(top, left, bottom, right)
 
-    def place(
+    def put_back(
         self, heatmap: NDArray[Pixel], shape: tuple[int, int], resolution: tuple[int, int]
     ) -> NDArray[Pixel]:
-        """A heatmap of the input on a picture of the whole photograph: resolution (rows, columns), 0 outside.
+        """The input's heatmap on the whole photograph: of this resolution (rows, columns), 0 outside.
 
-        heatmap: of the input, at any resolution; interpolated where the window is of another size.
-        shape: of the photograph, (H, W).
+        heatmap: at any size; interpolated if the window has another. shape: the photograph's, (H, W).
         """
         window = self.pixel_window(shape, resolution)
         if heatmap.shape != window.size:
-            grown = cv2.resize(heatmap, window.size[::-1], interpolation=cv2.INTER_LINEAR)
-            heatmap = np.asarray(grown, heatmap.dtype)
+            resized = cv2.resize(heatmap, window.size[::-1], interpolation=cv2.INTER_LINEAR)
+            heatmap = np.asarray(resized, heatmap.dtype)
         if window == (0, 0, *resolution):
             return heatmap
-        placed = np.zeros(resolution, heatmap.dtype)
+        whole = np.zeros(resolution, heatmap.dtype)
         rows, columns = visible(window, resolution)
         inside = heatmap[rows.start - window.top :, columns.start - window.left :]
-        placed[rows, columns] = inside[: rows.stop - rows.start, : columns.stop - columns.start]
-        return placed
+        whole[rows, columns] = inside[: rows.stop - rows.start, : columns.stop - columns.start]
+        return whole
 
     def _scene_size(self, shape: tuple[int, int]) -> tuple[int, int]:
-        """As torchvision rounds it: the longer side down."""
+        """Height and width of the scene; the longer side is rounded down, as in torchvision."""
         if self.resize is None:
             return self.size
         height, width = shape
@@ -135,7 +134,7 @@ def visible(window: PixelWindow, resolution: tuple[int, int]) -> tuple[slice, sl
 
 
 def _start(whole: int, part: int) -> int:
-    """Where torchvision's centre crop starts: halves go to the even pixel; padding has its surplus behind."""
+    """The start of torchvision's centre crop: halves go to the even pixel, odd padding to the end."""
     return round((whole - part) / 2) if whole >= part else -((part - whole) // 2)
 
 

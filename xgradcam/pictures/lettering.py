@@ -1,4 +1,4 @@
-"""A line of text as pixels, in any script that the libraries at hand can write."""
+"""Draw a line of text, in any script that the installed libraries can write."""
 
 import unicodedata
 from bisect import bisect_right
@@ -12,16 +12,16 @@ from xgradcam.pictures.photograph import Photograph
 
 ELLIPSIS = "…"
 WHITE = 255
-# Not a character: drawn as what the font shows for those that it lacks.
+# Not a character: the font draws it as it draws every character that it lacks.
 _LACKING = "\uffff"
-# The font of OpenCV 5, which has far more characters than Pillow's; earlier ones have no such thing.
+# OpenCV 5 has a font with far more characters than Pillow's; OpenCV 4 has none.
 _FONT = "sans" if hasattr(cv2, "FontFace") else None
 
 
 def line(text: str, size: int, colour: tuple[int, int, int], width: int, height: int) -> Photograph:
-    """A line of text on white, shortened with an ellipsis where it would be wider: (height, up to width, 3).
+    """A line of text on white, shortened with an ellipsis to fit: (height, at most width, 3) uint8 RGB.
 
-    size: of the font, in pixels. Characters that no font here has lose their accents, or become `?`.
+    size: the font's, in pixels. Characters that no font here has lose their accents, or become `?`.
     """
     text = shortened(writable(" ".join(text.split())), size, width)
     picture = np.full((height, max(1, min(width, _width(text, size))), 3), WHITE, np.uint8)
@@ -35,7 +35,7 @@ def line(text: str, size: int, colour: tuple[int, int, int], width: int, height:
 
 
 def shortened(text: str, size: int, width: int) -> str:
-    """The text, or its beginning with an ellipsis, so that it is not wider than `width` pixels."""
+    """The text, or the longest beginning that fits with an ellipsis into `width` pixels."""
     if _width(text, size) <= width:
         return text
     length = bisect_right(range(1, len(text)), width, key=lambda end: _width(text[:end] + ELLIPSIS, size))
@@ -43,14 +43,14 @@ def shortened(text: str, size: int, width: int) -> str:
 
 
 def writable(text: str) -> str:
-    """The text in characters that can be drawn."""
+    """The text with only characters that can be drawn."""
     text = unicodedata.normalize("NFC", text)
     if _FONT is not None:
         return text
-    return "".join(character if _in_pillow(character) else _plain(character) for character in text)
+    return "".join(character if _in_pillow(character) else _without_accents(character) for character in text)
 
 
-def _plain(character: str) -> str:
+def _without_accents(character: str) -> str:
     """The letter without its accents, or `?`."""
     letter = unicodedata.normalize("NFD", character)[0]
     return letter if _in_pillow(letter) else "?"
@@ -59,7 +59,7 @@ def _plain(character: str) -> str:
 def _width(text: str, size: int) -> int:
     if _in_pillow(text) or _FONT is None:
         return int(np.ceil(_font(size).getlength(text)))
-    # It begins a new line where the text comes too near to the edge.
+    # OpenCV starts a new line if the text comes too near to the edge: leave it some room.
     return int(cv2.getTextSize((0, 0), text, (0, 0), cv2.FontFace(_FONT), size, 400)[2]) + size // 4
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a photograph with a map on it, at the resolution of the input or of the photograph."""
+"""Paint a heatmap over a photograph, at the resolution of the input or of the photograph."""
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,11 +14,87 @@ from xgradcam.errors import XGradCamError
 from xgradcam.pictures.framing import Framing, visible
 from xgradcam.pictures.photograph import Photograph, require_photograph
 
-# OpenCV's, by name: jet, turbo, viridis, inferno, ...
+# A heatmap at any size (H, W), in [0, 1]. It is upsampled once, to the size that the picture needs.
+HeatmapOf: TypeAlias = Callable[[tuple[int, int]], NDArray[np.float32]]
+
+# OpenCV's colour maps by name: jet, turbo, viridis, inferno, ...
 COLORMAPS: Mapping[str, int] = MappingProxyType(
     {name[9:].lower(): getattr(cv2, name) for name in dir(cv2) if name.startswith("COLORMAP_")}
 )
-BLOCK = 2**20
+# The part of their brightness that pixels keep which the network did not see.
+DIMMED = 0.35
+# Longest side of a heatmap in float32, which takes gigabytes at 100 megapixels; 8 bits are enlarged beyond.
+EXACT_SIDE = 4096
+# Pixels that are blended at once.
+BLOCK_PIXELS = 2**20
+
+
+def check_colours(colormap: str, alpha: float | None) -> None:
+    """Raise XGradCamError for an unknown colour map or an alpha outside [0, 1]."""
+    if colormap not in COLORMAPS:
+        near = difflib.get_close_matches(colormap.lower(), COLORMAPS, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise XGradCamError(f"no colour map {colormap!r}{hint} (known: {', '.join(COLORMAPS)})")
+    if alpha is not None and not 0 <= alpha <= 1:
+        raise XGradCamError(f"alpha {alpha:g} is not between 0 (photograph) and 1 (colours)")
+
+
+@dataclass(frozen=True)
+class Style:
+    """The look of an overlay. Raises XGradCamError for a wrong colour map or alpha.
+
+    full_resolution: draw at the photograph's resolution instead of the input's.
+    colormap, alpha: see `overlay_heatmap`.
+    """
+
+    full_resolution: bool = False
+    colormap: str = "jet"
+    alpha: float | None = None
+
+    def __post_init__(self) -> None:
+        check_colours(self.colormap, self.alpha)
+
+
+DEFAULT_STYLE = Style()
+
+
+def fused(heatmaps: Sequence[HeatmapOf]) -> HeatmapOf:
+    """Heatmaps of several layers as one: the maximum at each pixel, as in `fuse`."""
+    return lambda size: np.maximum.reduce([heatmap(size) for heatmap in heatmaps])
+
+
+def draw(
+    photograph: Photograph, heatmap: HeatmapOf, framing: Framing, style: Style = DEFAULT_STYLE
+) -> Photograph:
+    """The overlay of a photograph (H, W, 3): (H, W, 3), or at the input's scale; uint8 RGB.
+
+    It shows the whole photograph also if the input was cropped; the part that the network did not see is
+    dimmed. A blank heatmap gives the photograph itself.
+    """
+    whole = photograph if style.full_resolution else framing.scene(photograph)
+    return paint(whole, heatmap, framing, photograph.shape[:2], style)
+
+
+def paint(
+    picture: Photograph, heatmap: HeatmapOf, framing: Framing, shape: tuple[int, int], style: Style
+) -> Photograph:
+    """The heatmap over a picture, of any resolution, that shows a whole photograph (H, W): a new picture.
+
+    shape: the photograph's, (H, W).
+    """
+    resolution = picture.shape[:2]
+    window = framing.pixel_window(shape, resolution)
+    height, width = window.size
+    values = heatmap((min(height, EXACT_SIDE), min(width, EXACT_SIDE)))
+    if not values.any():
+        return picture.copy()
+    levels = framing.put_back(levels_of(values), shape, resolution)
+    if window == (0, 0, *resolution):
+        return blend(picture, levels, style.colormap, style.alpha)
+    seen = visible(window, resolution)
+    painted = np.asarray(cv2.convertScaleAbs(picture, alpha=DIMMED), np.uint8)
+    painted[seen] = blend(picture[seen], levels[seen], style.colormap, style.alpha)
+    return painted
 
 
 def overlay_heatmap(
@@ -27,13 +103,14 @@ def overlay_heatmap(
     colormap: str = "jet",
     alpha: float | None = None,
 ) -> Photograph:
-    """The heatmap's colours and the photograph: (H, W, 3) uint8 RGB.
+    """The heatmap's colours over the photograph: (H, W, 3) uint8 RGB.
 
-    photograph: (H, W, 3) uint8 RGB. heatmap: (H, W) in [0, 1]; where it is 0 all over, the result is the
+    photograph: (H, W, 3) uint8 RGB. heatmap: (H, W) in [0, 1]; if all of it is 0, the result is the
     photograph itself.
     colormap: a key of `COLORMAPS`.
-    alpha: None for the original scripts' sum, rescaled by its maximum; or the share of the colours, from 0
-    (the photograph) to 1. Raises XGradCamError for a wrong colour map or alpha.
+    alpha: None adds colours and photograph and rescales the sum by its maximum, as the original scripts do. A
+    number is the share of the colours, from 0 (the photograph) to 1.
+    Raises XGradCamError for a wrong colour map or alpha.
     """
     check_colours(colormap, alpha)
     require_photograph(photograph)
@@ -47,27 +124,17 @@ def overlay_heatmap(
     return blend(photograph, levels_of(heatmap), colormap, alpha)
 
 
-def check_colours(colormap: str, alpha: float | None) -> None:
-    """Raise XGradCamError for an unknown colour map or an alpha outside of [0, 1]."""
-    if colormap not in COLORMAPS:
-        near = difflib.get_close_matches(colormap.lower(), COLORMAPS, n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise XGradCamError(f"no colour map {colormap!r}{hint} (known: {', '.join(COLORMAPS)})")
-    if alpha is not None and not 0 <= alpha <= 1:
-        raise XGradCamError(f"alpha {alpha:g} is not between 0 (photograph) and 1 (colours)")
-
-
 def levels_of(heatmap: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """A heatmap (H, W) in [0, 1] as entries of a colour map, 0 to 255."""
+    """A heatmap (H, W) in [0, 1] as levels of a colour map, 0 to 255."""
     return (255 * heatmap).astype(np.uint8)
 
 
 def blend(
     photograph: Photograph, levels: NDArray[np.uint8], colormap: str, alpha: float | None
 ) -> Photograph:
-    """`overlay_heatmap` of levels (H, W) that need not be all 0.
+    """Photograph (H, W, 3) and the colours of levels (H, W), as `overlay_heatmap` combines them.
 
-    Block by block: the floating point numbers of a whole photograph would take 24 bytes a pixel.
+    Block by block: a whole photograph in float32 would take 24 bytes a pixel.
     """
     picture = np.empty_like(photograph)
     blocks = list(_blocks(levels.shape))
@@ -99,67 +166,5 @@ def _colours(levels: NDArray[np.uint8], colormap: str) -> Photograph:
 
 def _blocks(shape: tuple[int, ...]) -> Iterator[slice]:
     height, width = shape
-    step = max(1, BLOCK // width)
+    step = max(1, BLOCK_PIXELS // width)
     return (slice(start, start + step) for start in range(0, height, step))
-
-
-# A map of the input at any size (H, W): (H, W) in [0, 1]. It is upsampled once, where the picture needs it.
-HeatmapOf: TypeAlias = Callable[[tuple[int, int]], NDArray[np.float32]]
-
-# What the network did not see keeps this share of its light.
-DIMMED = 0.35
-# A heatmap larger than this is interpolated from its 8 bits: at 100 megapixels, float32 takes gigabytes.
-LARGEST = 4096
-
-
-@dataclass(frozen=True)
-class Style:
-    """How a map is painted. Raises XGradCamError for a wrong colour map or alpha.
-
-    full_resolution: at the photograph's resolution instead of the input's.
-    colormap, alpha: see `overlay_heatmap`.
-    """
-
-    full_resolution: bool = False
-    colormap: str = "jet"
-    alpha: float | None = None
-
-    def __post_init__(self) -> None:
-        check_colours(self.colormap, self.alpha)
-
-
-PLAIN = Style()
-
-
-def fused(heatmaps: Sequence[HeatmapOf]) -> HeatmapOf:
-    """Maps of several layers as one, the maximum at each place, as `fuse` does."""
-    return lambda size: np.maximum.reduce([heatmap(size) for heatmap in heatmaps])
-
-
-def draw(photograph: Photograph, heatmap: HeatmapOf, framing: Framing, style: Style = PLAIN) -> Photograph:
-    """The photograph (H, W, 3) with a map on it, (H, W, 3) or at the input's scale, uint8 RGB.
-
-    Where the input was cropped the picture shows the whole photograph, and dims what the network did not see.
-    A blank map gives the photograph itself.
-    """
-    whole = photograph if style.full_resolution else framing.scene(photograph)
-    return paint(whole, heatmap, framing, photograph.shape[:2], style)
-
-
-def paint(
-    picture: Photograph, heatmap: HeatmapOf, framing: Framing, shape: tuple[int, int], style: Style
-) -> Photograph:
-    """The map on a picture of a whole photograph of `shape` (H, W), at any resolution; a new picture."""
-    resolution = picture.shape[:2]
-    window = framing.pixel_window(shape, resolution)
-    height, width = window.size
-    found = heatmap((min(height, LARGEST), min(width, LARGEST)))
-    if not found.any():
-        return picture.copy()
-    levels = framing.place(levels_of(found), shape, resolution)
-    if window == (0, 0, *resolution):
-        return blend(picture, levels, style.colormap, style.alpha)
-    seen = visible(window, resolution)
-    painted = np.asarray(cv2.convertScaleAbs(picture, alpha=DIMMED), np.uint8)
-    painted[seen] = blend(picture[seen], levels[seen], style.colormap, style.alpha)
-    return painted

@@ -9,7 +9,7 @@ import numpy as np
 from xgradcam.cam.methods import title_of
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.lettering import WHITE, line
-from xgradcam.pictures.paint import PLAIN, HeatmapOf, Style, paint
+from xgradcam.pictures.paint import DEFAULT_STYLE, HeatmapOf, Style, paint
 from xgradcam.pictures.photograph import Photograph
 
 # Heights of the pictures: text is unreadable beside smaller ones; larger ones are no overview.
@@ -26,7 +26,7 @@ def draw_panel(
     framing: Framing,
     title: str,
     detail: str = "",
-    style: Style = PLAIN,
+    style: Style = DEFAULT_STYLE,
 ) -> Photograph:
     """The photograph and a picture for each method, in rows with captions: (height, width, 3) uint8 RGB.
 

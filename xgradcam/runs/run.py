@@ -15,7 +15,7 @@ from xgradcam.capture.borrowing import Arrangement
 from xgradcam.errors import XGradCamError
 from xgradcam.models.classifier import Classifier
 from xgradcam.pictures.framing import Framing
-from xgradcam.pictures.paint import PLAIN, Style
+from xgradcam.pictures.paint import DEFAULT_STYLE, Style
 from xgradcam.pictures.photograph import Photograph, normalise
 from xgradcam.runs.sources import Source
 
@@ -80,7 +80,7 @@ class Writing:
     """
 
     folder: Path
-    style: Style = PLAIN
+    style: Style = DEFAULT_STYLE
     original_names: bool = False
     panel: bool = False
     page: bool = False
