@@ -15,10 +15,10 @@ from skimage import data
 
 import xgradcam
 from xgradcam.cam.explanation import heatmap_of
+from xgradcam.cam.methods import title_of
 from xgradcam.cli.proof_verify import main as proof_verify
-from xgradcam.files import encode_jpeg
 from xgradcam.pictures.panel import draw_panel, score_line
-from xgradcam.pictures.photograph import Photograph, read_image
+from xgradcam.pictures.photograph import Photograph, encode_jpeg, read_image
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 DEFAULT_LAYER, EARLIER_LAYER = "bn2", "blocks.6.0.bn2"
@@ -41,7 +41,7 @@ def row(
     """Photograph and maps of a class side by side."""
     inputs = classifier.inputs(photograph)
     explanation = xgradcam.explain(classifier.module, inputs, layer, target, methods)
-    heatmaps = {method: heatmap_of(explanation, method) for method in explanation.maps}
+    heatmaps = {title_of(method): heatmap_of(explanation, method) for method in explanation.maps}
     words = xgradcam.imagenet_labels()[target].split(" ", 1)[1]
     detail = score_line(explanation.score.item(), explanation.probability.item())
     return draw_panel(photograph, heatmaps, classifier.framing(), words, detail)

@@ -1,16 +1,13 @@
-import io
 import os
 import resource
 import signal
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from xgradcam.errors import XGradCamError
-from xgradcam.files import encode_jpeg, make_folder, write_files
+from xgradcam.files import make_folder, write_files
 
 
 def test_files_are_written_with_the_usual_permissions(tmp_path):
@@ -71,17 +68,3 @@ def test_folders_are_made_or_refused(tmp_path):
         make_folder(tmp_path / "file" / "below")
     with pytest.raises(XGradCamError, match="cannot make the folder"):
         make_folder(tmp_path / "file")
-
-
-def test_jpeg_is_rgb():
-    red = np.zeros((16, 16, 3), np.uint8)
-    red[..., 0] = 255
-    decoded = np.asarray(Image.open(io.BytesIO(encode_jpeg(red))))
-    assert decoded[8, 8, 0] > 250
-    assert decoded[8, 8, 2] < 5
-
-
-def test_a_picture_that_no_jpeg_holds_is_refused():
-    assert encode_jpeg(np.zeros((1, 65_500, 3), np.uint8))
-    with pytest.raises(XGradCamError, match="a picture of 65501 x 1 pixels does not fit into a JPEG file"):
-        encode_jpeg(np.zeros((1, 65_501, 3), np.uint8))

@@ -16,8 +16,7 @@ from skimage import data
 from tests.golden_vgg16 import vgg16_state_dict
 from tests.support import MEASURED_COMMAND
 from xgradcam import explain, overlay_heatmap
-from xgradcam.files import encode_jpeg
-from xgradcam.pictures.photograph import read_image, stretch
+from xgradcam.pictures.photograph import encode_jpeg, read_image, stretch
 
 ROOT = Path(__file__).resolve().parents[1]
 CASES = ("vgg16_seed0_chelsea_282", "vgg16_seed0_chelsea_argmax")

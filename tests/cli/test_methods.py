@@ -17,7 +17,7 @@ from xgradcam.cam.guided import gradient_picture, guided_backpropagation, guided
 from xgradcam.cam.methods import METHODS
 from xgradcam.cli.options import BOTH
 from xgradcam.cli.xgrad_cam import main
-from xgradcam.files import encode_jpeg
+from xgradcam.pictures.photograph import encode_jpeg
 from xgradcam.runs.sources import find_photographs
 
 MAPPED = ("features.0", "features.2")

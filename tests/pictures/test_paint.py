@@ -24,9 +24,9 @@ import re, sys
 from pathlib import Path
 import numpy as np, torch
 from xgradcam.cam.explanation import Explanation, heatmap_of
-from xgradcam.files import encode_jpeg
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.paint import Style, draw
+from xgradcam.pictures.photograph import encode_jpeg
 tile = np.random.default_rng(0).integers(0, 256, (200, 250, 3), dtype=np.uint8)
 photograph = np.tile(tile, (50, 40, 1))
 maps = torch.randn(4, 7, 7, generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,7 @@ from skimage import data
 
 from xgradcam.errors import XGradCamError
 from xgradcam.pictures import photograph as images
-from xgradcam.pictures.photograph import decode_image, read_image, stretch, to_input
+from xgradcam.pictures.photograph import decode_image, encode_jpeg, read_image, stretch, to_input
 
 CAT = data.chelsea()
 
@@ -107,8 +107,8 @@ def test_what_is_no_image_is_named_with_the_reason(tmp_path):
         ("missing.jpg", "no such image"),
         ("", "a folder, not an image"),
         ("empty.jpg", "the file is empty"),
-        ("text.jpg", "its content is no whole JPEG"),
-        ("drawing.eps", "its content is no whole JPEG"),
+        ("text.jpg", "it is not a complete JPEG"),
+        ("drawing.eps", "it is not a complete JPEG"),
         ("x" * 5000 + ".jpg", "cannot read image"),
         ("zero\0.jpg", "cannot read image"),
     ):
@@ -207,3 +207,17 @@ def test_input_is_the_stretched_photograph_normalised():
     for channel in range(3):
         expected = (small[5, 7, channel] / 255 - mean[channel]) / std[channel]
         assert inputs[0, channel, 5, 7].item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_jpeg_is_rgb():
+    red = np.zeros((16, 16, 3), np.uint8)
+    red[..., 0] = 255
+    decoded = np.asarray(Image.open(io.BytesIO(encode_jpeg(red))))
+    assert decoded[8, 8, 0] > 250
+    assert decoded[8, 8, 2] < 5
+
+
+def test_a_picture_that_no_jpeg_holds_is_refused():
+    assert encode_jpeg(np.zeros((1, 65_500, 3), np.uint8))
+    with pytest.raises(XGradCamError, match="a picture of 65501 x 1 pixels does not fit into a JPEG file"):
+        encode_jpeg(np.zeros((1, 65_501, 3), np.uint8))

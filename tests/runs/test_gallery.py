@@ -13,7 +13,7 @@ import pytest
 
 from tests.runs.browser import CHROMIUM, Browser
 from xgradcam import XGradCamError
-from xgradcam.files import encode_jpeg
+from xgradcam.pictures.photograph import encode_jpeg
 from xgradcam.runs.gallery import relative_url, write_gallery
 
 HOSTILE = [

@@ -1,4 +1,4 @@
-"""A photograph and all its maps side by side, with the methods' names above and the class in a header."""
+"""Draw a photograph and its overlays side by side, with captions and a header."""
 
 import math
 from collections.abc import Mapping
@@ -6,17 +6,17 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
-from xgradcam.cam.methods import title_of
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.lettering import WHITE, line
 from xgradcam.pictures.paint import DEFAULT_STYLE, HeatmapOf, Style, paint
 from xgradcam.pictures.photograph import Photograph
 
-# Heights of the pictures: text is unreadable beside smaller ones; larger ones are no overview.
-SMALLEST, USUAL, LARGEST = 224, 336, 2048
-# Of a picture's width to its height, so that a panorama does not make a ribbon of the panel.
-WIDEST = 3
-IN_A_ROW = 5
+# Heights of the pictures in pixels: the least that text is readable at, the most by default, and the most at
+# full resolution.
+SMALLEST_HEIGHT, USUAL_HEIGHT, LARGEST_HEIGHT = 224, 336, 2048
+# The most that a picture is wider than high, so that a panorama does not make the panel a ribbon.
+WIDEST_ASPECT = 3
+PICTURES_IN_A_ROW = 5
 BLACK, GREY = (0, 0, 0), (96, 96, 96)
 
 
@@ -28,61 +28,57 @@ def draw_panel(
     detail: str = "",
     style: Style = DEFAULT_STYLE,
 ) -> Photograph:
-    """The photograph and a picture for each method, in rows with captions: (height, width, 3) uint8 RGB.
+    """The photograph and an overlay for each heatmap, in rows with captions: (height, width, 3) uint8 RGB.
 
-    photograph: (H, W, 3); all pictures have its aspect. heatmaps: method -> map, see `draw`.
-    title, detail: of the header, such as the class's name and `score_line`.
+    photograph: (H, W, 3); all pictures have its aspect. heatmaps: caption -> heatmap, see `draw`.
+    title, detail: the header's text, such as the class's name and `score_line`.
     style: with `full_resolution` the pictures are as high as the photograph, up to 2048 pixels.
     """
     shape = photograph.shape[0], photograph.shape[1]
-    height, width = _panel_size(shape, LARGEST if style.full_resolution else USUAL)
+    height, width = _panel_size(shape, LARGEST_HEIGHT if style.full_resolution else USUAL_HEIGHT)
     smaller = height * width < shape[0] * shape[1]
     interpolation = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     shown = np.asarray(cv2.resize(photograph, (width, height), interpolation=interpolation), np.uint8)
     pictures = {"photograph": shown}
-    for method, heatmap in heatmaps.items():
+    for caption, heatmap in heatmaps.items():
         blank = "" if heatmap(framing.size).any() else " (blank)"
-        pictures[title_of(method) + blank] = paint(shown, heatmap, framing, shape, style)
+        pictures[caption + blank] = paint(shown, heatmap, framing, shape, style)
     return panel(pictures, title, detail)
 
 
 def panel(pictures: Mapping[str, Photograph], title: str, detail: str = "") -> Photograph:
-    """Pictures in rows on white, their captions above, and above all a title on the left, a detail right.
+    """Pictures in rows on white, each below its caption, and a header: a title left, a detail right.
 
-    pictures: caption -> (H, W, 3); up to five in a row. What is too long for its place is shortened.
+    pictures: caption -> (H, W, 3); at most five in a row. Text that is too long is shortened.
     """
     height = max(picture.shape[0] for picture in pictures.values())
-    legible = max(SMALLEST, height)
+    legible = max(SMALLEST_HEIGHT, height)
     large, small, gap = legible // 11, legible // 14, legible // 28
     width = max(legible * 3 // 4, *(picture.shape[1] for picture in pictures.values()))
     columns = [_column(caption, picture, (height, width), small) for caption, picture in pictures.items()]
-    across = math.ceil(len(columns) / math.ceil(len(columns) / IN_A_ROW))
+    across = math.ceil(len(columns) / math.ceil(len(columns) / PICTURES_IN_A_ROW))
     columns += [np.full_like(columns[0], WHITE)] * (-len(columns) % across)
     space = np.full((columns[0].shape[0], gap, 3), WHITE, np.uint8)
     rows = [columns[start : start + across] for start in range(0, len(columns), across)]
     body = np.vstack([np.hstack([space, *(part for one in row for part in (one, space))]) for row in rows])
-    header = np.full((2 * large, body.shape[1], 3), WHITE, np.uint8)
-    right = line(detail, small, GREY, body.shape[1] // 2, 2 * large)
-    left = line(title, large, BLACK, body.shape[1] - right.shape[1] - 3 * gap, 2 * large)
-    header[:, gap : gap + left.shape[1]] = left
-    header[:, body.shape[1] - gap - right.shape[1] : body.shape[1] - gap] = right
+    header = _header(title, detail, body.shape[1], (large, small, gap))
     return np.vstack([header, body, np.full((gap, body.shape[1], 3), WHITE, np.uint8)])
 
 
 def score_line(score: float, probability: float) -> str:
-    """The detail of a class, `score 7.44, probability 11.1%`."""
+    """The detail of a class: `score 7.44, probability 11.1%`."""
     return f"score {score:.2f}, probability {probability:.1%}"
 
 
 def _panel_size(shape: tuple[int, int], largest: int) -> tuple[int, int]:
-    """Height and width of the pictures of a photograph (H, W)."""
-    height = min(max(shape[0], SMALLEST), largest)
-    height = min(height, max(1, WIDEST * height * shape[0] // shape[1]))
-    return height, min(max(1, round(height * shape[1] / shape[0])), WIDEST * largest)
+    """Height and width of the pictures in the panel of a photograph (H, W)."""
+    height = min(max(shape[0], SMALLEST_HEIGHT), largest)
+    height = min(height, max(1, WIDEST_ASPECT * height * shape[0] // shape[1]))
+    return height, min(max(1, round(height * shape[1] / shape[0])), WIDEST_ASPECT * largest)
 
 
 def _column(caption: str, picture: Photograph, size: tuple[int, int], text: int) -> Photograph:
-    """The picture in the middle of `size` below its caption."""
+    """The picture in the middle of `size` (height, width), below its caption; text: the font's size."""
     height, width = size
     band = 2 * text
     column = np.full((band + height, width, 3), WHITE, np.uint8)
@@ -92,3 +88,14 @@ def _column(caption: str, picture: Photograph, size: tuple[int, int], text: int)
     column[top : top + band, indent : indent + words.shape[1]] = words
     column[band + top : band + top + picture.shape[0], left : left + picture.shape[1]] = picture
     return column
+
+
+def _header(title: str, detail: str, width: int, sizes: tuple[int, int, int]) -> Photograph:
+    """The title on the left, the detail on the right; sizes: of the two fonts, and of the margin."""
+    large, small, margin = sizes
+    header = np.full((2 * large, width, 3), WHITE, np.uint8)
+    right = line(detail, small, GREY, width // 2, 2 * large)
+    left = line(title, large, BLACK, width - right.shape[1] - 3 * margin, 2 * large)
+    header[:, margin : margin + left.shape[1]] = left
+    header[:, width - margin - right.shape[1] : width - margin] = right
+    return header

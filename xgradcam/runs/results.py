@@ -13,12 +13,13 @@ from torch import Tensor
 
 from xgradcam.cam.explanation import ClassExplanation, heatmap_of
 from xgradcam.cam.guided import gradient_picture, guided_map
+from xgradcam.cam.methods import title_of
 from xgradcam.errors import XGradCamError
-from xgradcam.files import encode_jpeg, make_folder, write_files
+from xgradcam.files import make_folder, write_files
 from xgradcam.models.labels import label_of, name_only
 from xgradcam.pictures.paint import HeatmapOf, draw, fused
 from xgradcam.pictures.panel import draw_panel, score_line
-from xgradcam.pictures.photograph import Photograph
+from xgradcam.pictures.photograph import Photograph, encode_jpeg
 from xgradcam.runs.run import Explained, Run
 from xgradcam.runs.sources import STDIN, Source
 
@@ -128,7 +129,8 @@ def _contents(run: Run, canvas: Photograph, view: _View) -> dict[str, tuple[str,
         title = name_only(label_of(run.classifier.labels, view.target))
         detail = score_line(float(view.first.score), float(view.first.probability))
         detail = f"{view.file_part}, {detail}" if len(run.layers) > 1 else detail
-        picture = draw_panel(canvas, heatmaps, run.framing, title, detail, style)
+        captioned = {title_of(method): heatmap for method, heatmap in heatmaps.items()}
+        picture = draw_panel(canvas, captioned, run.framing, title, detail, style)
         made["panel"] = (PANEL, encode_jpeg(picture))
     if run.writing.save_maps and not view.is_fused:
         made["maps"] = (MAPS, _npz(view.first))
