@@ -1,4 +1,4 @@
-"""What --list-layers and --list-methods print."""
+"""The listings of --list-layers and --list-methods."""
 
 import argparse
 

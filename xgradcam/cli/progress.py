@@ -6,12 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from xgradcam.cli.terminal import note, one_line
-
-if TYPE_CHECKING:
-    from xgradcam.runs.sources import Source
 
 
 @dataclass
@@ -50,7 +47,7 @@ class Console:
             self.earlier += 1
             self._objects(records)
 
-    def tell(self, source: "Source", records: Sequence[Mapping[str, Any]], problem: str) -> None:
+    def tell(self, records: Sequence[Mapping[str, Any]], problem: str) -> None:
         """Print a photograph that is done, or failed."""
         if problem:
             self.failed += 1
@@ -127,7 +124,7 @@ def _axioms(record: Mapping[str, Any]) -> list[str]:
 
 
 def _conservation(record: Mapping[str, Any]) -> list[str]:
-    """How much of the score each map leaves out, where the methods differ in that."""
+    """The share of the score that each map leaves out, where the methods differ in it."""
     errors = {method: _digits(error) for method, error in record.get("conservation_error", {}).items()}
     if len(set(errors.values())) < 2:
         return []

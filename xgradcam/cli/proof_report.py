@@ -1,4 +1,4 @@
-"""What `proof-verify` says: verifications as the originals' four lines, as a table and as JSON."""
+"""The text and the JSON of `proof-verify`: the originals' four lines, or a table of layers."""
 
 import math
 from collections import defaultdict
@@ -19,14 +19,14 @@ VERDICTS = {
     "empty": "nothing is verified: the score and all its terms are 0",
 }
 TERMS = ("score", "feature", "bias", "bypass", "curvature", "residual")
-# Where the terms are this many times the score, nearly all of them cancel.
+# Terms this many times as large as the score cancel almost entirely.
 CANCELLATION = 1000
 MOST_OPERATIONS = 4
 
 
 @dataclass(frozen=True)
 class Row:
-    """A layer with its verification, of one sample, or with the reason why there is none."""
+    """A layer with its verification, of one sample, or with the problem that prevented it."""
 
     layer: str
     verification: "Verification | None"
@@ -72,7 +72,7 @@ def dtype_of(rows: Sequence[Row]) -> str:
 
 
 def proof_lines(layer: str, found: "Verification", verdict: str, model: "nn.Module") -> list[str]:
-    """The originals' four lines, what their bias term and their difference consist of, and the verdict."""
+    """The originals' four lines, the parts of their bias term and difference, and the verdict."""
     number = _number_format([found])
     score, feature, bias, bypass, curvature, residual = (_value(found, term) for term in TERMS)
     lines = [
@@ -101,7 +101,7 @@ def proof_lines(layer: str, found: "Verification", verdict: str, model: "nn.Modu
 
 
 def table_lines(rows: Sequence[Row], model: "nn.Module") -> list[str]:
-    """The terms layer by layer, what the verdicts mean, and a summary."""
+    """A table of the terms at each layer, the meaning of the verdicts, and a summary."""
     verified = [(row, row.verification) for row in rows if row.verification is not None]
     number = _number_format([found for _, found in verified]).replace("6e", "3e")
     cells = {
@@ -130,7 +130,7 @@ def table_lines(rows: Sequence[Row], model: "nn.Module") -> list[str]:
 
 
 def curvature_lines(layer: str, found: "Verification", model: "nn.Module") -> list[str]:
-    """Which operations the curvature comes from, by their summed absolute contributions; [] without any."""
+    """The operations that the curvature comes from, by summed absolute contributions; [] without any."""
     sizes: defaultdict[str, float] = defaultdict(float)
     for term in found.contributions:
         if term.kind == "curvature":
@@ -146,7 +146,7 @@ def curvature_lines(layer: str, found: "Verification", model: "nn.Module") -> li
 
 
 def as_json(row: Row) -> dict[str, Any]:
-    """The numbers of a row, as valid JSON has them: null stands for what is not finite."""
+    """The numbers of a row for JSON: None stands for a number that is not finite."""
     found = row.verification
     if found is None:
         return {"layer": row.layer, "holds": False, "problem": row.problem}
@@ -161,7 +161,7 @@ def as_json(row: Row) -> dict[str, Any]:
 
 
 def contributions_as_json(found: "Verification") -> list[dict[str, Any]]:
-    """Every operation's contribution, in the order of execution."""
+    """Each operation's contribution, in the order of execution."""
     return [
         {
             "module": term.module,
@@ -174,25 +174,25 @@ def contributions_as_json(found: "Verification") -> list[dict[str, Any]]:
 
 
 def _operation(term: "Contribution", model: "nn.Module") -> str:
-    """The operation, with the kind of module that ran it where that says more: `mul (SqueezeExcitation)`."""
+    """The operation's name, with its module's class where that adds something: `mul (SqueezeExcitation)`."""
     kind = type(model.get_submodule(term.module)).__name__
     plain = term.operation.replace("_", "")
     return term.operation if plain in kind.lower() else f"{term.operation} ({kind})"
 
 
 def _short(row: Row) -> str:
-    """Why a layer is not verified, without its name and the remedy."""
+    """The reason why a layer is not verified, without its name and the remedy."""
     return "not verified: " + row.problem.removeprefix(f"layer '{row.layer}' ").split(": take ")[0]
 
 
 def _number_format(verifications: Sequence["Verification"]) -> str:
-    """Six decimals, or seven digits where the terms are too small or too large for that."""
+    """A format of six decimals, or of seven digits where the terms are too small or too large for that."""
     largest = max(abs(_value(found, term)) for found in verifications for term in TERMS)
     return ".6f" if largest == 0 or 0.1 <= largest < 1e6 else ".6e"
 
 
 def _cell(found: "Verification", term: str, number: str) -> str:
-    """A number of the table; one that is exactly 0 is seen to be."""
+    """A number of the table; an exact 0 is written as 0."""
     value = _value(found, term)
     return f"{value:{number}}" if value else "0"
 

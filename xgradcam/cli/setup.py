@@ -1,4 +1,4 @@
-"""From the parsed options to what they mean: device, classifier, classes, layers, and the run of all."""
+"""From parsed options to plain values: device, classifier, classes, layers, and the run made of them."""
 
 import argparse
 import re
@@ -165,9 +165,9 @@ def sources_of(arguments: argparse.Namespace) -> "list[Source]":
 
 
 def explaining_of(arguments: argparse.Namespace) -> "Explaining":
-    """How the arguments want photographs explained; what needs no network is checked here.
+    """The explaining that the arguments ask for, checked as far as that needs no network.
 
-    Of `all` methods those are left out that the precision does not allow.
+    `all` methods leaves out those that the precision does not allow.
     """
     from xgradcam.cam.methods import METHODS, known_methods
     from xgradcam.runs.run import ABLATION_CAM, Explaining
@@ -187,7 +187,7 @@ def explaining_of(arguments: argparse.Namespace) -> "Explaining":
 
 
 def style_of(arguments: argparse.Namespace) -> "Style":
-    """How the arguments want heatmaps painted; XGradCamError for an unknown colour map or a wrong alpha."""
+    """The style that the arguments ask for; XGradCamError for an unknown colour map or a wrong alpha."""
     from xgradcam.pictures.paint import Style
 
     return Style(arguments.full_resolution, arguments.colormap, arguments.alpha)

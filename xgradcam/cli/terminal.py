@@ -1,4 +1,4 @@
-"""The commands' way of ending: exit codes, errors in one line, notes on stderr."""
+"""Exit codes, errors in one line, and notes on stderr."""
 
 import errno
 import os

@@ -89,7 +89,7 @@ def _explain(work: "Run", console: Console, journal: "Journal | None") -> int:
             for outcome in outcomes:
                 if journal is not None and not outcome.problem:
                     journal.add(outcome.source, outcome.state, outcome.records)
-                console.tell(outcome.source, outcome.records, outcome.problem)
+                console.tell(outcome.records, outcome.problem)
                 bar.update()
         except KeyboardInterrupt:
             outcomes.close()

@@ -1,4 +1,4 @@
-"""The page of a run: every map over its photograph, in one HTML file that opens from disk."""
+"""The page of a run: every heatmap over its photograph, in one HTML file that opens from disk."""
 
 import html
 import json
@@ -21,8 +21,8 @@ def write_gallery(folder: Path, records: Iterable[Mapping[str, Any]], title: str
     """Write `index.html` beside the pictures of a run, whole or not at all, and return its path.
 
     records: one for each photograph and class, as in the run's JSON; `photograph` and `files` are paths
-    relative to the folder. The page holds its style, script and data, and refers to nothing but the
-    pictures. Raises XGradCamError where it cannot be written.
+    relative to the folder. The page holds its style, script and data, and loads nothing but the pictures.
+    Raises XGradCamError where it cannot be written.
     """
     page = folder / PAGE
     write_files({page: render_page(records, title).encode("utf-8", "replace")})
@@ -42,7 +42,7 @@ def render_page(records: Iterable[Mapping[str, Any]], title: str) -> str:
 
 
 def relative_url(path: str) -> str:
-    """A path relative to the page as a URL: `50% #1.jpg` -> `50%25%20%231.jpg`, also where it is no UTF-8."""
+    """A path relative to the page as a URL: `50% #1.jpg` -> `50%25%20%231.jpg`; it need not be UTF-8."""
     return quote(os.fsencode(PurePath(path).as_posix()))
 
 
@@ -52,12 +52,12 @@ def _with_urls(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _script_json(value: object) -> str:
-    """JSON that may stand in a <script>: ASCII, no `<` that could begin `</script>`, no NaN."""
+    """JSON that is safe inside <script>: ASCII, no `<`, which could begin `</script>`, and no NaN."""
     return json.dumps(_finite(value), allow_nan=False).replace("<", "\\u003c")
 
 
 def _finite(value: Any) -> Any:
-    """The value with null in place of NaN and infinities, for which JSON has no word."""
+    """The value with None in place of NaN and infinities, which JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The record of a run, a line of JSON for each photograph, by which an interrupted run goes on."""
+"""The journal of a run: a line of JSON for each photograph, from which an interrupted run goes on."""
 
 import json
 import os
@@ -14,15 +14,16 @@ from xgradcam.runs.results import files_of
 from xgradcam.runs.sources import STDIN, Source, state_of
 
 NAME = "xgrad-cam.jsonl"
-# What a line of another's making may raise where it is looked into.
+# Errors of reading a line that another program wrote.
 MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
 
 
 class Journal:
-    """The file `xgrad-cam.jsonl` of a run's folder; a context that is written to photograph by photograph.
+    """The file `xgrad-cam.jsonl` in a run's folder, as a context; each finished photograph adds a line.
 
-    Its first line is the run's settings. sources: the photographs of the run. Raises XGradCamError where it
-    cannot be written, or where a run is to go on that had other settings.
+    Its first line holds the run's settings. sources: the photographs of the run. done: path of a complete
+    photograph -> its records. Raises XGradCamError where it cannot be written, or where a resumed run had
+    other settings.
     """
 
     def __init__(
@@ -42,8 +43,8 @@ class Journal:
         self.done: dict[str, list[dict[str, Any]]] = {
             image: line["records"] for image, line in complete.items()
         }
-        # The files that photographs have of their own now, and those that they had: of a class that is no
-        # more the highest, of another stem. What is another's now must stay, so they go when all is written.
+        # Files that a photograph no longer has (of a class that is not the highest now, of another stem) are
+        # deleted at the end: until then another photograph's result may take the name.
         self._named = {name for line in complete.values() for name in _files_in(line)}
         self._stale: defaultdict[str, set[str]] = defaultdict(set)
         self._begin = [dict(settings)]
@@ -68,10 +69,10 @@ class Journal:
             self._clear_up()
 
     def _clear_up(self) -> None:
-        """Delete what photographs that are written no longer have; what cannot be stays in the record.
+        """Delete files that finished photographs no longer have; what cannot be deleted stays in the journal.
 
-        Not what is another's, or a photograph of the run. Those that an earlier run wrote count, too: it may
-        have been killed before it came here.
+        Results of other photographs and the photographs of the run are kept. Files of an earlier run count
+        too: it may have been killed before it came here.
         """
         there = self._there()
         replaced = there & self._stale.keys()
@@ -88,11 +89,11 @@ class Journal:
         self._write(self._latest(replaced))
 
     def _there(self) -> set[str]:
-        """The photographs whose files are all written, by this run or an earlier one."""
+        """Paths of photographs whose files are all written, by this run or an earlier one."""
         return self._added | self.done.keys()
 
     def add(self, source: Source, state: Mapping[str, int], records: Sequence[Mapping[str, Any]]) -> None:
-        """Note that all files of a photograph, which was in this state when it was read, are there."""
+        """Add a photograph whose files are all written; state: `state_of` its file when it was read."""
         line = {"image": source.path, "stem": source.stem.as_posix(), **state, "records": records}
         if self._file is not None and not self.path.exists():
             raise CannotWriteError(f"{self.path} has gone during the run: was the folder moved or emptied?")
@@ -107,7 +108,7 @@ class Journal:
         self._named |= _files_in(line)
 
     def _started(self) -> TextIO:
-        """The file, anew: a line that was cut off, or whose files have gone, is not left in it."""
+        """Write the file anew, without lines that were cut off or whose files have gone, and open it."""
         self._write(self._begin)
         return self.path.open("a", encoding="utf-8")
 
@@ -118,7 +119,7 @@ class Journal:
         aside.replace(self.path)
 
     def _latest(self, images: Container[str]) -> Iterator[Mapping[str, Any]]:
-        """All lines but the earlier ones of these images."""
+        """All lines except the earlier ones of these images."""
         settings, *lines = self._read()
         latest = {line["image"]: line for line in lines}
         yield settings
@@ -143,7 +144,7 @@ class Journal:
         for line in text.splitlines():
             try:
                 lines.append(json.loads(line))
-            except ValueError:  # the last one, if the run was killed while it wrote
+            except ValueError:  # the last line, if the run was killed while it wrote
                 continue
         return [line for line in lines if isinstance(line, dict)]
 
@@ -158,18 +159,18 @@ class Journal:
             return False
 
     def _has(self, name: str) -> bool:
-        """Whether there is a file of this name, in the folder."""
+        """True if there is a file of this name in the folder."""
         path = self.folder / name
         return path.is_file() and path.resolve().is_relative_to(self.folder.resolve())
 
 
 def _of_photographs(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines without the settings, and without what no photograph wrote."""
+    """The lines of photographs: without the settings and anything else."""
     return [line for line in lines[1:] if isinstance(line.get("image"), str)]
 
 
 def _files_in(line: Mapping[str, Any]) -> set[str]:
-    """The files that a line of the record names; none where it is no such line."""
+    """Names of the files in a line of the journal; none where it is malformed."""
     try:
         return {name for record in line["records"] for name in files_of(record) if isinstance(name, str)}
     except MALFORMED:
@@ -178,7 +179,7 @@ def _files_in(line: Mapping[str, Any]) -> set[str]:
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     differing = [key for key in now if before.get(key) != now[key]]
-    # More of them are welcome: a shell's pattern finds them by itself.
+    # More photographs are welcome: a shell's pattern finds new ones by itself.
     if "photographs" in differing and set(before.get("photographs", ())) <= set(now["photographs"]):
         differing.remove("photographs")
     if differing:

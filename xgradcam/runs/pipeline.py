@@ -1,6 +1,6 @@
-"""Many photographs: read, explained in batches and written at the same time, in their order.
+"""Many photographs: read, explained in batches and written, all three at the same time.
 
-However many they are, no more than a few batches of them are in memory, and of large ones no more than one.
+At most a few batches of photographs are in memory, and of large ones one at a time.
 """
 
 from collections import deque
@@ -29,9 +29,9 @@ Record = Mapping[str, Any]
 Explainer: TypeAlias = Callable[[Tensor], Explained]
 
 READERS, WRITERS = 2, 2
-# Photographs of more pixels are read and drawn on one at a time, and read again rather than kept.
+# Photographs of more pixels are read and drawn one at a time, and read twice rather than kept.
 LARGE = 16_000_000
-# Of a photograph that was not explained: its explanations, its place in their batch, its problem.
+# Result for a photograph that was not explained: explanations, its place in their batch, its problem.
 NOTHING: tuple[Explained, int, str] = ((), 0, "")
 
 
@@ -100,7 +100,7 @@ def _explain_and_write(
     done: Container[str],
     write: Callable[[_Read, Explained, int], Future[Outcome]],
 ) -> Iterator[Future[Outcome]]:
-    """The outcomes to come of those photographs of a batch that are not done."""
+    """The future outcomes of those photographs of a batch that are not done."""
     good = [item for item in batch if item.inputs is not None]
     wanted = any(item.source.path not in done for item in good)
     results = iter(_explain(run, explain, [item.inputs for item in good]) if wanted else ())

@@ -1,4 +1,4 @@
-"""Which photographs a run is about, and how the files made of each are named."""
+"""The photographs of a run, and the names of their results."""
 
 import glob
 import hashlib
@@ -15,12 +15,12 @@ from xgradcam.errors import XGradCamError
 from xgradcam.pictures.photograph import Photograph, decode_image, read_image
 
 STDIN = "-"
-# Of a name in bytes; file systems end at 255.
+# Limit on a name in bytes, below the 255 of file systems: a class and an ending are added.
 LONGEST = 200
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .bmp .dib .tif .tiff .gif .ppm .pgm .pbm .pnm .avif .jp2".split()
 )
-# What an earlier run left in a folder is no photograph of this one.
+# Names of results: those of an earlier run are not photographs of this one.
 MADE = re.compile(
     r"_\d+_(.+_)?(panel|gb|[a-z-]*cam[a-z+-]*(_gb)?)\.jpg$|_photograph\.jpg$|^(X_)?cam(_gb)?\.jpg$"
 )
@@ -44,11 +44,11 @@ class Source:
 
 
 def find_photographs(places: Sequence[str], output_dir: Path) -> list[Source]:
-    """The photographs at these places: files, folders (with those in them), patterns, '-' for stdin.
+    """The photographs at these places: files, folders with their subfolders, patterns, '-' for stdin.
 
-    In the order given, those of a folder or a pattern sorted, each once. What lies in a folder keeps its
-    place in it; `output_dir` and what earlier runs made are passed over in folders.
-    Raises XGradCamError for a place that has no photograph.
+    They come in the order given, those of a folder or a pattern sorted, each once. Results keep the
+    photographs' places in a folder. In folders, `output_dir` and results of earlier runs are skipped.
+    Raises XGradCamError for a place without a photograph.
     """
     found: dict[str, Source] = {}
     for place in places:
@@ -65,7 +65,7 @@ def read_photograph(path: str) -> Photograph:
 
 
 def state_of(path: str) -> dict[str, int]:
-    """What changes when a file does: its size in bytes and its time in nanoseconds, -1 where it is not."""
+    """A file's size in bytes and time of change in nanoseconds; -1 where there is no file."""
     try:
         state = os.stat(path)
     except (OSError, ValueError):
@@ -95,24 +95,24 @@ def _within(root: str, path: str) -> Source:
 
 
 def _walk(folder: str, output_dir: Path) -> Iterator[str]:
-    passed_over = os.path.realpath(output_dir)
+    skipped = os.path.realpath(output_dir)
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(
             name
             for name in folders
-            if not name.startswith(".") and os.path.realpath(os.path.join(parent, name)) != passed_over
+            if not name.startswith(".") and os.path.realpath(os.path.join(parent, name)) != skipped
         )
         for name in sorted(files):
             suffix = os.path.splitext(name)[1].lower()
             path = os.path.join(parent, name)
-            # A link to nowhere is a problem to be told; a pipe would be waited for.
+            # A broken link is listed, so that its error is reported; a pipe would block.
             is_pipe = os.path.exists(path) and not os.path.isfile(path)
             if suffix in SUFFIXES and not name.startswith(".") and not MADE.search(name) and not is_pipe:
                 yield path
 
 
 def _with_own_stems(sources: list[Source]) -> list[Source]:
-    """The sources, those with one stem told apart by their endings, or by their folders too."""
+    """The sources with unique stems: where several share one, it gets the ending, or the folders too."""
     sources = [replace(source, stem=_short(source.stem)) for source in sources]
     sources = _where_shared(sources, lambda source: source.stem.with_name(os.path.basename(source.path)))
     sources = _where_shared(sources, lambda source: Path(_below_all(source.path, sources)))
@@ -129,7 +129,7 @@ def _with_own_stems(sources: list[Source]) -> list[Source]:
 
 
 def _short(stem: Path) -> Path:
-    """The stem, shortened where it would leave no room for a class and an ending in a file's name."""
+    """The stem, shortened to leave room for a class and an ending in a file's name."""
     if len(os.fsencode(stem.name)) <= LONGEST:
         return stem
     digest = hashlib.sha256(os.fsencode(stem.name)).hexdigest()[:8]
@@ -149,7 +149,7 @@ def _where_shared(sources: list[Source], stem_of: Callable[[Source], Path]) -> l
 
 
 def _below_all(path: str, sources: Iterable[Source]) -> str:
-    """The path from the folder that holds all the photographs."""
+    """The path relative to the folder that holds all photographs."""
     paths = [os.path.abspath(source.path) for source in sources if source.path != STDIN]
     try:
         return os.path.relpath(os.path.abspath(path), os.path.commonpath([os.path.dirname(p) for p in paths]))
@@ -158,5 +158,5 @@ def _below_all(path: str, sources: Iterable[Source]) -> str:
 
 
 def _key(stem: Path) -> str:
-    """Equal for names that some file systems take for the same."""
+    """A key that is equal for names which some file systems do not tell apart."""
     return str(stem).casefold()

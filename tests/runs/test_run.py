@@ -1,0 +1,74 @@
+"""A run is validated once, when it is made, and says what is explained and drawn."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from xgradcam.cam.explain import explain
+from xgradcam.errors import XGradCamError
+from xgradcam.models.classifier import Classifier
+from xgradcam.pictures.paint import Style
+from xgradcam.pictures.photograph import to_input
+from xgradcam.runs.run import Explaining, Run, TopClasses, Writing
+
+MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+LAYERS = ("features.1", "features.4")
+PHOTOGRAPH = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+
+
+def run_of(net, classes=(None,), style=None, panel=False, **explaining):
+    classifier = Classifier("tiny", net, (8, 8), MEAN, STD, None)
+    writing = Writing(Path(), style=style or Style(), panel=panel)
+    return Run([], classifier, classifier.framing(), LAYERS, classes, Explaining(**explaining), writing)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"batch_size": 0}, "the batch size is 0: take 1 or more"),
+        ({"augment": True, "axioms": True}, "about one input, not about an average"),
+        ({"precision": "bf16", "axioms": True}, "which bf16 rounds away"),
+        ({"precision": "bf16", "methods": ("ablation-cam",)}, "which bf16 rounds away"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_when_it_is_made(wrong, message):
+    with pytest.raises(XGradCamError, match=message):
+        Explaining(**wrong)
+
+
+def test_the_top_of_no_classes_is_refused():
+    with pytest.raises(XGradCamError, match="top0 has no class"):
+        TopClasses(0)
+
+
+def test_each_layer_has_an_explanation_for_each_class_in_the_order_asked_for(net, batch):
+    explained = run_of(net, classes=(4, TopClasses(2), None)).explain(batch)
+    assert len(explained) == len(LAYERS)
+    best = net(batch).argsort(dim=1, descending=True)
+    for layer, of_classes in zip(LAYERS, explained, strict=True):
+        targets = [explanation.targets.tolist() for explanation in of_classes]
+        assert targets == [[4, 4, 4], best[:, 0].tolist(), best[:, 1].tolist(), best[:, 0].tolist()]
+        expected = explain(net, batch, layer, 4)
+        for method in ("grad-cam", "xgrad-cam"):
+            torch.testing.assert_close(of_classes[0].maps[method], expected.maps[method])
+
+
+def test_bf16_computes_the_network_in_it(net, batch):
+    seen = []
+    net.float().features[0].register_forward_hook(lambda _module, _given, made: seen.append(made.dtype))
+    for precision in ("float32", "bf16"):
+        run_of(net, precision=precision).explain(batch.float())
+    assert seen == [torch.float32] * len(LAYERS) + [torch.bfloat16] * len(LAYERS)
+
+
+def test_the_inputs_are_the_framed_photograph_normalised(net):
+    run = run_of(net)
+    assert torch.equal(run.inputs(PHOTOGRAPH), to_input(PHOTOGRAPH, (8, 8), MEAN, STD))
+
+
+def test_the_canvas_is_the_photograph_only_where_more_than_the_networks_scale_is_shown(net):
+    assert run_of(net).canvas(PHOTOGRAPH).shape == (8, 8, 3)
+    assert run_of(net, panel=True).canvas(PHOTOGRAPH) is PHOTOGRAPH
+    assert run_of(net, style=Style(full_resolution=True)).canvas(PHOTOGRAPH) is PHOTOGRAPH
