@@ -45,7 +45,7 @@ def test_an_only_photograph_has_all_lines_and_its_notes(capsys):
 
 @pytest.mark.parametrize(
     "errors",
-    [{"grad-cam": 0.5}, {"grad-cam": 0.00261, "xgrad-cam": 0.0026102}, {"cam": None, "xgrad-cam": None}, {}],
+    [{"grad-cam": 0.5}, {"grad-cam": 0.00261, "xgrad-cam": 0.00262}, {"cam": None, "xgrad-cam": None}, {}],
 )
 def test_conservation_errors_are_printed_only_where_they_tell_the_methods_apart(errors, capsys):
     console().tell([{**RECORD, "conservation_error": errors}], "")

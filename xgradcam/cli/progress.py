@@ -10,6 +10,9 @@ from typing import Any
 
 from xgradcam.cli.terminal import note, one_line
 
+# Conservation errors that differ by less than this share are not worth a line.
+CLOSE = 0.01
+
 
 @dataclass
 class Console:
@@ -125,10 +128,12 @@ def _axioms(record: Mapping[str, Any]) -> list[str]:
 
 def _conservation(record: Mapping[str, Any]) -> list[str]:
     """The share of the score that each map leaves out, where the methods differ in it."""
-    errors = {method: _digits(error) for method, error in record.get("conservation_error", {}).items()}
-    if len(set(errors.values())) < 2:
+    errors = {
+        method: error for method, error in record.get("conservation_error", {}).items() if error is not None
+    }
+    if not errors or max(errors.values()) - min(errors.values()) <= CLOSE * max(errors.values()):
         return []
-    listed = ", ".join(f"{method} {error}" for method, error in errors.items())
+    listed = ", ".join(f"{method} {_digits(error)}" for method, error in errors.items())
     return [f"conservation error (0: the map adds up to the score): {listed}"]
 
 
