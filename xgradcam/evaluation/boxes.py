@@ -1,4 +1,4 @@
-"""Where the objects are, as PASCAL VOC (XML) and COCO (JSON) say it."""
+"""Boxes around objects, from annotations of PASCAL VOC (XML) and COCO (JSON)."""
 
 import json
 from collections import defaultdict
@@ -17,7 +17,7 @@ from xgradcam.pictures.framing import Framing
 
 @dataclass(frozen=True)
 class Box:
-    """An object in a photograph: left and top edge, right and bottom edge, in pixels from the upper left."""
+    """The box of an object: its edges in pixels of the photograph, from the upper left corner."""
 
     label: str
     left: float
@@ -27,9 +27,9 @@ class Box:
 
 
 def read_boxes(path: Path) -> dict[str, list[Box]]:
-    """Photograph's file name -> its boxes: of a COCO JSON file, or of a VOC XML file or a folder of them.
+    """File name of a photograph -> its boxes, from a COCO file, a VOC file, or a folder of VOC files.
 
-    Raises XGradCamError for what is neither.
+    Raises XGradCamError for a file in neither format.
     """
     if path.is_dir():
         files = sorted(path.rglob("*.xml"))
@@ -44,9 +44,9 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
 
 
 def read_voc(path: Path) -> dict[str, list[Box]]:
-    """The boxes in a file of PASCAL VOC, whose pixels count from 1 and whose edges are pixels of the box."""
+    """The boxes in a PASCAL VOC file. VOC counts pixels from 1, and a box includes its edge pixels."""
     text = _read(path)
-    # Entities could make it grow without bound; VOC's files have none.
+    # Nested entities can expand to gigabytes; VOC files have none.
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise XGradCamError(f"{path} declares a document type: VOC's files have none")
     try:
@@ -67,7 +67,7 @@ def _voc_box(found: ElementTree.Element) -> Box:
 
 
 def read_coco(path: Path) -> dict[str, list[Box]]:
-    """The boxes in a file of COCO's instances: corner, width and height."""
+    """The boxes in a COCO file of instances, where a box is its upper left corner, width and height."""
     try:
         content: Mapping[str, Sequence[Mapping[str, Any]]] = json.loads(_read(path))
         names = {image["id"]: image["file_name"] for image in content["images"]}
@@ -90,9 +90,10 @@ def _read(path: Path) -> str:
 
 
 def region_of(boxes: Sequence[Box], shape: tuple[int, int], framing: Framing) -> Tensor:
-    """True in the boxes of a photograph (H, W) that gets into the input (h, w) by `framing`: (h, w) bool.
+    """True where the network's input shows one of the boxes: (h, w) bool.
 
-    A pixel counts if its middle is in a box; a box smaller than that has the pixel that it is in.
+    shape: of the photograph, (H, W). framing: how the photograph becomes the input (h, w).
+    A pixel is inside if its centre is in a box; a box without any pixel's centre has the pixel that it is in.
     """
     size, seen = framing.size, framing.window(shape)
     inside = torch.zeros(size, dtype=torch.bool)

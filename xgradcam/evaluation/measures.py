@@ -134,7 +134,7 @@ def _measures(question: Question, evidence: Evidence, weights: Tensor) -> dict[s
     return found
 
 
-def _probability(question: Question) -> metrics.ScoreOf:
+def _probability(question: Question) -> metrics.ScoreFunction:
     def probability(inputs: Tensor) -> Tensor:
         with borrowed(question.model):
             logits = finite_logits_of(question.model(inputs), question.output)

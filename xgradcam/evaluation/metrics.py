@@ -1,8 +1,7 @@
-"""How faithful a heatmap is to the network, and how well it finds what is in a box.
+"""Measures of one heatmap: does it show what the network uses, and does it find the object?
 
-Each measure is of one photograph: `inputs` (1, C, H, W) as the network sees it, normalised, so that 0 is the
-mean colour; `heatmap` (H, W) in [0, 1]. `score` maps inputs (M, C, H, W) to a number for each, (M,): the
-probability, or the logit, of the class explained.
+Common arguments: `inputs` (1, C, H, W), normalised, so that 0 is the mean colour; `heatmap` (H, W) in [0, 1];
+`score`, a function from inputs (M, C, H, W) to scores (M,), such as the probability of the target.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,75 +9,79 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from xgradcam.errors import XGradCamError
+from xgradcam.evaluation.imputation import imputed
 
-ScoreOf: TypeAlias = Callable[[Tensor], Tensor]
+ScoreFunction: TypeAlias = Callable[[Tensor], Tensor]
 
-# Inputs that the network is given at once.
+# Inputs per forward pass.
 BATCH = 16
-# RISE's blur of what insertion begins with, in pixels.
+# Blur of the first picture of an insertion, in pixels, as RISE has it.
 KERNEL, SIGMA = 11, 5.0
-# ROAD: the shares of pixels that are removed, and the noise on those filled in.
+# Shares of pixels that ROAD removes.
 REMOVED = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-ROAD_NOISE = 0.01
 
 
-def scores_in_batches(score: ScoreOf, inputs: Tensor) -> Tensor:
-    """The scores of inputs (M, C, H, W), (M,), without a graph."""
+def scores_in_batches(score: ScoreFunction, inputs: Tensor) -> Tensor:
+    """The scores of inputs (M, C, H, W), computed in batches without a graph: (M,)."""
     with torch.no_grad():
         return torch.cat([score(inputs[start : start + BATCH]) for start in range(0, len(inputs), BATCH)])
 
 
 def fade(inputs: Tensor, heatmap: Tensor) -> Tensor:
-    """The explanation map: the input where the heatmap is 1, the mean colour where it is 0, (1, C, H, W)."""
+    """Inputs times heatmap, (1, C, H, W): unchanged where the heatmap is 1, the mean colour where it is 0."""
     return inputs * heatmap.to(inputs)
 
 
 def average_drop(whole: Tensor, faded: Tensor) -> Tensor:
-    """max(0, p − p_faded) / p, in [0, 1]: what the score loses if only what is hot is left; less is better.
+    """Relative loss of probability on the faded input, max(0, p − p_faded) / p, in [0, 1]; less is better.
 
-    whole, faded: the probabilities of the input and of `fade`'s, of one shape. Chattopadhay et al. 2018.
+    whole, faded: probabilities of the input and of the faded input, same shape. Chattopadhay et al. 2018.
     """
     return (whole - faded).clamp(min=0) / whole
 
 
 def increase_in_confidence(whole: Tensor, faded: Tensor) -> Tensor:
-    """1 where the score rises if only what is hot is left, else 0; more is better. Source as above."""
+    """1 where the faded input has the higher probability, else 0; more is better.
+
+    Arguments and source: see `average_drop`.
+    """
     return (faded > whole).to(whole.dtype)
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """The score as more and more of the pixels change. shares: of the pixels, (steps + 1,), from 0 to 1."""
+    """Scores (steps + 1,) while pixels change step by step; shares: of pixels changed so far, from 0 to 1."""
 
     shares: Tensor
     scores: Tensor
 
     @property
     def area(self) -> float:
-        """Under the curve, by trapezoids."""
+        """Area under the curve, by trapezoids."""
         return float(torch.trapezoid(self.scores, self.shares))
 
 
-def deletion(score: ScoreOf, inputs: Tensor, heatmap: Tensor, steps: int = 28) -> Curve:
-    """The score as the hottest pixels become the mean colour first; a small area is better.
+def deletion(score: ScoreFunction, inputs: Tensor, heatmap: Tensor, steps: int = 28) -> Curve:
+    """Scores while pixels become the mean colour, hottest first; a small area is better.
 
     Petsiuk et al. 2018.
     """
     return _curve(score, inputs, torch.zeros_like(inputs), heatmap, steps)
 
 
-def insertion(score: ScoreOf, inputs: Tensor, heatmap: Tensor, steps: int = 28) -> Curve:
-    """The score as the hottest pixels of a blurred photograph become sharp first; a large area is better.
+def insertion(score: ScoreFunction, inputs: Tensor, heatmap: Tensor, steps: int = 28) -> Curve:
+    """Scores while pixels of the blurred input become sharp, hottest first; a large area is better.
 
     Petsiuk et al. 2018.
     """
     return _curve(score, blur(inputs), inputs, heatmap, steps)
 
 
-def _curve(score: ScoreOf, start: Tensor, end: Tensor, heatmap: Tensor, steps: int) -> Curve:
+def _curve(score: ScoreFunction, start: Tensor, end: Tensor, heatmap: Tensor, steps: int) -> Curve:
     rank = ranks(heatmap).to(start.device)
     counts = torch.arange(steps + 1) * rank.numel() // steps
     scores = []
@@ -91,31 +94,28 @@ def _curve(score: ScoreOf, start: Tensor, end: Tensor, heatmap: Tensor, steps: i
 
 
 def ranks(heatmap: Tensor) -> Tensor:
-    """The place of each pixel in the order of heat, hottest 0, (H, W) int64; ties in an order drawn once.
+    """The rank of each pixel, (H, W) int64, 0 for the hottest; ties are in a fixed random order.
 
-    Without the draw a flat heatmap would be ranked from the upper left, as no method means it.
+    In reading order, ties would rank a flat heatmap from its upper left corner, which no method means.
     """
     draw = torch.randperm(heatmap.numel(), generator=torch.Generator().manual_seed(0))
     order = draw[heatmap.flatten().cpu()[draw].argsort(descending=True, stable=True)]
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order))
-    return place.reshape(heatmap.shape)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(len(order))
+    return rank.reshape(heatmap.shape)
 
 
 def blur(inputs: Tensor) -> Tensor:
-    """The inputs under a Gaussian of 11 x 11 pixels, σ = 5, its edges reflected."""
-    distance = torch.arange(KERNEL, device=inputs.device, dtype=inputs.dtype) - KERNEL // 2
-    line = (-(distance**2) / (2 * SIGMA**2)).exp()
-    weight = (line[:, None] * line / line.sum() ** 2).expand(inputs.shape[1], 1, KERNEL, KERNEL)
-    padded = nn.functional.pad(inputs, [KERNEL // 2] * 4, mode="reflect")
-    return nn.functional.conv2d(padded, weight, groups=inputs.shape[1])
+    """Inputs (M, C, H, W) under a Gaussian blur of 11 x 11 pixels, σ = 5, with reflected edges."""
+    blurred: Tensor = gaussian_blur(inputs, [KERNEL, KERNEL], [SIGMA, SIGMA])
+    return blurred
 
 
-def road(score: ScoreOf, inputs: Tensor, heatmap: Tensor, removed: Sequence[float] = REMOVED) -> float:
+def road(score: ScoreFunction, inputs: Tensor, heatmap: Tensor, removed: Sequence[float] = REMOVED) -> float:
     """Mean over shares of (score without the coldest pixels − score without the hottest) / 2; more is better.
 
-    What is removed is filled in from its neighbours, so that the mask's shape tells nothing. Rong et al.
-    2022; their two curves in one number as the package grad-cam's ROADCombined has it.
+    Removed pixels are imputed from their neighbours, so that the shape of the mask gives nothing away.
+    Rong et al. 2022; the two curves become one number as in ROADCombined of the package grad-cam.
     """
     rank = ranks(heatmap).to(inputs.device)
     last = rank.numel() - 1
@@ -128,77 +128,30 @@ def road(score: ScoreOf, inputs: Tensor, heatmap: Tensor, removed: Sequence[floa
     return float((coldest - hottest).mean() / 2)
 
 
-def imputed(inputs: Tensor, missing: Tensor, steps: int = 2000, tolerance: float = 1e-3) -> Tensor:
-    """The inputs (1, C, H, W) with the missing pixels (H, W) as means of their neighbours, and some noise.
+def pointing_game(heatmap: Tensor, region: Tensor, tolerance: int = 15) -> bool:
+    """True if the hottest pixel is in the region or at most `tolerance` pixels away. Zhang et al. 2018.
 
-    Each is the mean of its eight neighbours, the direct weighing 1/6 and the diagonal 1/12, of those that
-    there are: a linear system for all at once, solved by conjugate gradients. Rong et al. 2022.
+    region: True where the object is, (H, W) bool. False for a blank heatmap or an empty region.
     """
-    known = torch.where(missing, 0, inputs)
-    mask = missing.to(inputs)
-    total = _neighbours(torch.ones_like(inputs[:, :1]))
-
-    def apply(values: Tensor) -> Tensor:
-        return mask * (total * values - _neighbours(values))
-
-    residual = mask * _neighbours(known)
-    solution, direction = torch.zeros_like(inputs), residual
-    size = first = (residual**2).sum(dim=(2, 3), keepdim=True)
-    for _ in range(steps):
-        if (size <= tolerance**2 * first).all():
-            break
-        applied = apply(direction)
-        curve = (direction * applied).sum(dim=(2, 3), keepdim=True)
-        length = torch.where(curve > 0, size / torch.where(curve > 0, curve, 1), 0)
-        solution = solution + length * direction
-        residual = residual - length * applied
-        before, size = size, (residual**2).sum(dim=(2, 3), keepdim=True)
-        direction = (
-            residual + torch.where(before > 0, size / torch.where(before > 0, before, 1), 0) * direction
-        )
-    noise = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return torch.where(missing, solution + ROAD_NOISE * noise.to(inputs), inputs)
-
-
-def _neighbours(values: Tensor) -> Tensor:
-    """The weighted sum of each pixel's neighbours; beyond the edges there are none.
-
-    The weights are those of (1, 2, 1) down times (1, 2, 1) across, less the pixel's own, over 12: sums of
-    slices, which take a tenth of a convolution's time.
-    """
-    return (_one_two_one(_one_two_one(values, 2), 3) - 4 * values) / 12
-
-
-def _one_two_one(values: Tensor, dimension: int) -> Tensor:
-    total, last = 2 * values, values.shape[dimension] - 1
-    total.narrow(dimension, 1, last).add_(values.narrow(dimension, 0, last))
-    total.narrow(dimension, 0, last).add_(values.narrow(dimension, 1, last))
-    return total
-
-
-def pointing_game(heatmap: Tensor, inside: Tensor, tolerance: int = 15) -> bool:
-    """Whether the hottest pixel lies in the region, or within `tolerance` pixels of it. Zhang et al. 2018.
-
-    inside: True in the region, (H, W). A blank heatmap points nowhere.
-    """
-    _require_same(heatmap, inside)
-    if not heatmap.any() or not inside.any():
+    _require_region(region, heatmap)
+    if not heatmap.any() or not region.any():
         return False
     row, column = divmod(int(heatmap.argmax()), heatmap.shape[1])
-    rows, columns = inside.nonzero().unbind(dim=1)
+    rows, columns = region.nonzero().unbind(dim=1)
     return bool(((rows - row) ** 2 + (columns - column) ** 2).min() <= tolerance**2)
 
 
-def energy_inside(heatmap: Tensor, inside: Tensor) -> float:
-    """The share of the heatmap's sum that lies in the region, 0 to 1; 0 of a blank one. Wang et al. 2020."""
-    _require_same(heatmap, inside)
+def energy_inside(heatmap: Tensor, region: Tensor) -> float:
+    """The share of the heatmap's sum that is in the region, 0 to 1; 0 for a blank one. Wang et al. 2020."""
+    _require_region(region, heatmap)
     total = float(heatmap.sum())
-    return float(heatmap[inside].sum()) / total if total else 0.0
+    return float(heatmap[region].sum()) / total if total else 0.0
 
 
-def _require_same(heatmap: Tensor, inside: Tensor) -> None:
-    if heatmap.shape != inside.shape or inside.dtype != torch.bool:
+def _require_region(region: Tensor, heatmap: Tensor) -> None:
+    """Raise XGradCamError unless the region is a bool for each pixel of the heatmap."""
+    if heatmap.shape != region.shape or region.dtype != torch.bool:
         raise XGradCamError(
-            f"the region is {inside.dtype} {tuple(inside.shape)}, not a bool for each pixel of "
+            f"the region is {region.dtype} {tuple(region.shape)}, not a bool for each pixel of "
             f"{tuple(heatmap.shape)}"
         )

@@ -1,9 +1,10 @@
-"""Does a map depend on what the network has learned? The randomisation check of Adebayo et al. 2018."""
+"""The randomisation check of Adebayo et al. 2018: does a map depend on what the network has learned?"""
 
 import copy
 from collections.abc import Container, Iterator, Sequence
 
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
@@ -11,23 +12,20 @@ from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from xgradcam.capture.borrowing import borrowed
 
-# SSIM: side of the window in pixels, and the constants of Wang et al. 2004 for values in [0, 1].
-WINDOW, C1, C2 = 7, 0.01**2, 0.03**2
-
 
 def randomised(
     model: nn.Module, inputs: Tensor, seed: int = 0, counts: Container[int] | None = None
 ) -> Iterator[tuple[str, nn.Module]]:
-    """The name of each module with parameters, last first, and a copy that is random from there on.
+    """Randomise a copy of the model module by module, from the output down; yield each name and the copy.
 
-    Cascading: what was randomised stays so. The modules' order is that of their definition, which is that of
-    the computation in the networks of torchvision and timm. The weights of convolutions and linear layers are
-    drawn as He et al. 2015 do, also those computed by a parametrisation, others as the module draws them, or,
-    where it does not know how, from a normal distribution of their own mean and deviation. A batch norm from
-    there on has the statistics of `inputs` (N, ...), so that values keep their size however deep the network
-    is: with those of nothing, as it begins its training, they would vanish. counts: of random modules, at
-    which to stop by; None: all.
-    The same copy each time: use it before the next. The model itself is left alone.
+    The order is that in which modules are defined, reversed: in the networks of torchvision and timm, modules
+    are defined in the order of computation. A random module stays random (cascading randomisation).
+    New weights: for convolutions and linear layers as in He et al. 2015, also if a parametrisation computes
+    them; for other modules by their `reset_parameters`, or, if they have none, from a normal distribution
+    with the old mean and standard deviation. The batch norms behind get the statistics of `inputs` (N, ...)
+    under the new weights; with their initial statistics, values would vanish in a deep network.
+    counts: yield only when this many modules are random; None: always.
+    It is the same copy each time: use it before asking for the next. The model itself does not change.
     """
     changed = copy.deepcopy(model)
     _unparametrise(changed)
@@ -47,7 +45,7 @@ def randomised(
 
 
 def with_parameters(model: nn.Module) -> list[str]:
-    """The names of the modules that have parameters of their own, in the order of their definition."""
+    """The names of the modules with parameters of their own, in the order of definition."""
     return [
         name
         for name, module in model.named_modules()
@@ -57,15 +55,17 @@ def with_parameters(model: nn.Module) -> list[str]:
 
 
 def _unparametrise(model: nn.Module) -> None:
-    """Make parameters of the weights that parametrisations compute."""
+    """Replace parametrised weights by plain parameters of the same value."""
     for module in list(model.modules()):
         for name in list(getattr(module, "parametrizations", ())):
-            module.requires_grad_(True)  # else what several tensors make becomes no parameter
+            # Without gradients, a weight computed from several tensors would become no parameter.
+            module.requires_grad_(True)
             remove_parametrizations(module, name)
             module.requires_grad_(False)
 
 
 def _draw(module: nn.Module) -> None:
+    """Give the module's own parameters random values."""
     has_kernel = isinstance(module, (nn.Linear, _ConvNd))
     reset = getattr(module, "reset_parameters", None)
     if reset is not None and not has_kernel:
@@ -82,14 +82,14 @@ def _draw(module: nn.Module) -> None:
 
 
 def _estimate_statistics(model: nn.Module, modules: Sequence[nn.Module], inputs: Tensor) -> None:
-    """Give the batch norms among these modules the means and variances of what they get for `inputs`."""
+    """Set the statistics of the batch norms among these modules to those of their input for `inputs`."""
 
     def estimate(norm: nn.Module, given: tuple[Tensor]) -> None:
         if isinstance(norm, _BatchNorm) and norm.running_mean is not None and norm.running_var is not None:
-            places = [0, *range(2, given[0].ndim)]
-            if given[0].numel() > given[0].shape[1]:  # else of each channel there is but one value
-                norm.running_mean.copy_(given[0].mean(places))
-                norm.running_var.copy_(given[0].var(places, correction=0))
+            all_but_channels = [0, *range(2, given[0].ndim)]
+            if given[0].numel() > given[0].shape[1]:  # one value per channel has no variance
+                norm.running_mean.copy_(given[0].mean(all_but_channels))
+                norm.running_var.copy_(given[0].var(all_but_channels, correction=0))
 
     handles = [module.register_forward_pre_hook(estimate) for module in modules]
     try:
@@ -100,34 +100,9 @@ def _estimate_statistics(model: nn.Module, modules: Sequence[nn.Module], inputs:
             handle.remove()
 
 
-def rank_correlation(one: Tensor, other: Tensor) -> float:
-    """Spearman's, of two heatmaps of one shape, in [-1, 1]; ties share their mean rank, flat ones give 0."""
-    first, second = (_mean_ranks(heatmap.flatten()) for heatmap in (one, other))
-    first, second = first - first.mean(), second - second.mean()
-    size = first.norm() * second.norm()
-    return float(first @ second / size) if size > 0 else 0.0
-
-
-def _mean_ranks(values: Tensor) -> Tensor:
-    _, place, count = torch.unique(values, sorted=True, return_inverse=True, return_counts=True)
-    end = count.cumsum(0)
-    means: Tensor = (end - count + end - 1).double() / 2
-    return means[place]
-
-
-def structural_similarity(one: Tensor, other: Tensor) -> float:
-    """SSIM of two heatmaps (H, W) in [0, 1], in [-1, 1]: the mean over windows of 7 x 7. Wang et al. 2004."""
-    first, second = one.double()[None, None], other.double()[None, None]
-
-    def mean(values: Tensor) -> Tensor:
-        return nn.functional.avg_pool2d(values, WINDOW, stride=1)
-
-    a, b = mean(first), mean(second)
-    # Of a sample, not of all there is.
-    unbiased = WINDOW**2 / (WINDOW**2 - 1)
-    aa, bb, ab = (
-        unbiased * (mean(x * y) - mean(x) * mean(y))
-        for x, y in ((first, first), (second, second), (first, second))
-    )
-    similarity = (2 * a * b + C1) * (2 * ab + C2) / ((a**2 + b**2 + C1) * (aa + bb + C2))
-    return float(similarity.mean())
+def rank_correlation(first: Tensor, second: Tensor) -> float:
+    """Spearman's rank correlation of two heatmaps of one shape, in [-1, 1]; 0 if one of them is flat."""
+    values = [heatmap.flatten().cpu().numpy() for heatmap in (first, second)]
+    if any(one.min() == one.max() for one in values):
+        return 0.0
+    return float(spearmanr(*values).statistic)
