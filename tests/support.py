@@ -17,6 +17,22 @@ sys.exit(code)
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
+# A user's model: 4 classes by a linear layer on the averages of the maps of `features.0` and `features.1`.
+POOLED = """
+import torch
+from torch import nn
+
+class Pooled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, images):
+        return self.head(self.features(images).mean(dim=(2, 3)))
+"""
+
 
 class TinyNet(nn.Module):
     """Convolutions, a batch norm, in-place ReLUs and a linear head: 5 classes from (N, 3, 8, 8), float64."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.cli.test_many import OWN, TINY, noise
-from tests.support import EXAMPLES
+from tests.support import EXAMPLES, POOLED
 from xgradcam import explain, load_classifier, read_image
 from xgradcam.cam.guided import gradient_picture, guided_backpropagation, guided_map
 from xgradcam.cam.methods import METHODS
@@ -21,20 +21,6 @@ from xgradcam.pictures.photograph import encode_jpeg
 from xgradcam.runs.sources import find_photographs
 
 MAPPED = ("features.0", "features.2")
-POOLED = """
-import torch
-from torch import nn
-
-class Pooled(nn.Module):
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU())
-        self.head = nn.Linear(8, 4)
-
-    def forward(self, images):
-        return self.head(self.features(images).mean(dim=(2, 3)))
-"""
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Which map to trust: measures of maps on photographs, and a report over many.
+"""Which map to trust: measures of maps on photographs, and a report of their means.
 
-It knows models and maps, but no command line.
+It uses models, maps and photographs. It knows no command line: it takes plain values and prints nothing.
 """

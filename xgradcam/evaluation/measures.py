@@ -1,10 +1,10 @@
-"""All measures of the maps of a photograph, method by method, and what they come to over many photographs."""
+"""All measures of the maps of one photograph, and the randomisation check over several photographs."""
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,33 +20,40 @@ from xgradcam.errors import NotApplicableError
 from xgradcam.evaluation import metrics
 from xgradcam.evaluation.randomisation import randomised, rank_correlation, with_parameters
 
-# Measure -> its name in a table, and whether more of it is better (None: it is a cost, or only said).
-MEASURES: Mapping[str, tuple[str, bool | None]] = MappingProxyType(
+
+class Measure(NamedTuple):
+    """A column of the report. more_is_better: None for a cost or a mere count."""
+
+    title: str
+    more_is_better: bool | None
+
+
+MEASURES: Mapping[str, Measure] = MappingProxyType(
     {
-        "conservation": ("conservation error", False),
-        "sensitivity": ("sensitivity error", False),
-        "drop": ("average drop", False),
-        "increase": ("increase in confidence", True),
-        "deletion": ("deletion", False),
-        "insertion": ("insertion", True),
-        "road": ("ROAD", True),
-        "pointing": ("pointing game", True),
-        "energy": ("energy inside", True),
-        "randomised": ("likeness when randomised", False),
-        "blank": ("blank", None),
-        "seconds": ("seconds", None),
-        "evaluations": ("evaluations", None),
+        "conservation": Measure("conservation error", False),
+        "sensitivity": Measure("sensitivity error", False),
+        "drop": Measure("average drop", False),
+        "increase": Measure("increase in confidence", True),
+        "deletion": Measure("deletion", False),
+        "insertion": Measure("insertion", True),
+        "road": Measure("ROAD", True),
+        "pointing": Measure("pointing game", True),
+        "energy": Measure("energy inside", True),
+        "randomised": Measure("likeness when randomised", False),
+        "blank": Measure("blank", None),
+        "seconds": Measure("seconds", None),
+        "evaluations": Measure("evaluations", None),
     }
 )
-RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked about a photograph.
+    """A photograph and the class whose maps are measured.
 
-    inputs: (1, C, H, W). target: the class. output: where the scores are, see `explain`.
-    region: where the class's object is, (H, W) bool, if that is known. steps, removed: see `metrics`.
+    inputs: (1, C, H, W). target: index of the class. output: place of the scores in what the model returns,
+    as in `explain`. region: True where an object of the class is, (H, W) bool; None if not known.
+    steps, removed: see `metrics`.
     """
 
     model: nn.Module
@@ -59,28 +66,29 @@ class Question:
 
 
 @dataclass
-class _Count:
-    """Evaluations that one method asks for."""
+class _EvaluationCount:
+    """Progress callback that keeps the number of evaluations done."""
 
-    done: int = field(default=0)
+    done: int = 0
 
     def __call__(self, done: int, _total: int) -> None:
         self.done = done
 
 
 def measure(question: Question, layer: str, methods: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Method -> its measures and curves at a layer; what does not apply there is left out.
+    """Method -> its measures and curves at a layer, without the methods that do not apply there.
 
-    The score is the logit for the axioms and the probability for the others. seconds and evaluations are
-    those of a map by itself: a forward, a backward, and what its method asks beside them.
+    The axioms' errors are of the logit, the other measures of the probability. `seconds` and `evaluations`
+    are the cost of a map alone: one forward, one backward, and all evaluations that the method asks for.
     """
-    count = _Count()
+    count = _EvaluationCount()
     started = time.perf_counter()
     evidence = evidence_of(question.model, question.inputs, layer, question.target, question.output, count)
     shared = time.perf_counter() - started
     weights: dict[str, Tensor] = {}
     costs: dict[str, dict[str, float]] = {}
-    # Before any measure: what one of them asks the network would be there for the methods that ask the same.
+    # First all weights, then all measures: evaluations for a measure are kept, and a method that needs the
+    # same ones would seem to cost nothing.
     for method in methods:
         count.done, started = 0, time.perf_counter()
         found = _weights(method, evidence)
@@ -92,33 +100,24 @@ def measure(question: Question, layer: str, methods: Sequence[str]) -> dict[str,
 
 
 def _weights(method: str, evidence: Evidence) -> Tensor | None:
-    """The method's weights; None where it does not apply."""
+    """The method's weights; None if it does not apply."""
     try:
         return METHODS[method](evidence)
     except NotApplicableError:
         return None
 
 
-def _hot(question: Question, signed: Tensor) -> Tensor:
-    """The heatmap of a map (1, h, w), of the inputs' size (H, W)."""
-    return heatmap(signed, (question.inputs.shape[2], question.inputs.shape[3]))[0]
-
-
 def _measures(question: Question, evidence: Evidence, weights: Tensor) -> dict[str, Any]:
-    probe = probe_of(evidence)
-    score = probe.score.detach()
+    """Measure -> value for one method's weights, and the points of its curves."""
     signed = weighted_map(weights, evidence.activation)
-    channel_sums = (weights * evidence.activation).sum(dim=(2, 3))
-    drops = score[:, None] - probe.without_channels
-    hot = _hot(question, signed)
+    hot = _heatmap(question, signed)
     probability = _probability(question)
     both = torch.cat([question.inputs, metrics.fade(question.inputs, hot)])
     whole, faded = metrics.scores_in_batches(probability, both)
     deletion = metrics.deletion(probability, question.inputs, hot, question.steps)
     insertion = metrics.insertion(probability, question.inputs, hot, question.steps)
-    found = {
-        "conservation": float(conservation_error(signed, score)),
-        "sensitivity": float(sensitivity_error(channel_sums, drops)),
+    return {
+        **_axiom_errors(evidence, weights, signed),
         "drop": float(metrics.average_drop(whole, faded)),
         "increase": float(metrics.increase_in_confidence(whole, faded)),
         "deletion": deletion.area,
@@ -126,15 +125,40 @@ def _measures(question: Question, evidence: Evidence, weights: Tensor) -> dict[s
         "road": metrics.road(probability, question.inputs, hot, question.removed),
         "blank": float(not hot.any()),
         "curves": {"deletion": deletion.scores.tolist(), "insertion": insertion.scores.tolist()},
+        **_localisation(question.region, hot),
     }
-    if question.region is not None:
-        inside = question.region.to(hot.device)
-        found["pointing"] = float(metrics.pointing_game(hot, inside))
-        found["energy"] = metrics.energy_inside(hot, inside)
-    return found
+
+
+def _axiom_errors(evidence: Evidence, weights: Tensor, signed: Tensor) -> dict[str, float]:
+    probe = probe_of(evidence)
+    score = probe.score.detach()
+    channel_sums = (weights * evidence.activation).sum(dim=(2, 3))
+    drops = score[:, None] - probe.without_channels
+    return {
+        "conservation": float(conservation_error(signed, score)),
+        "sensitivity": float(sensitivity_error(channel_sums, drops)),
+    }
+
+
+def _localisation(region: Tensor | None, hot: Tensor) -> dict[str, float]:
+    """Pointing game and energy inside; nothing if the object's region is not known."""
+    if region is None:
+        return {}
+    region = region.to(hot.device)
+    return {
+        "pointing": float(metrics.pointing_game(hot, region)),
+        "energy": metrics.energy_inside(hot, region),
+    }
+
+
+def _heatmap(question: Question, signed: Tensor) -> Tensor:
+    """The heatmap of a map (1, h, w) at the size of the inputs, (H, W)."""
+    return heatmap(signed, (question.inputs.shape[2], question.inputs.shape[3]))[0]
 
 
 def _probability(question: Question) -> metrics.ScoreFunction:
+    """The function from inputs (M, C, H, W) to the target's probabilities (M,)."""
+
     def probability(inputs: Tensor) -> Tensor:
         with borrowed(question.model):
             logits = finite_logits_of(question.model(inputs), question.output)
@@ -146,17 +170,16 @@ def _probability(question: Question) -> metrics.ScoreFunction:
 def likeness_when_randomised(
     questions: Sequence[Question], layer: str, methods: Sequence[str], stages: Sequence[float], seed: int = 0
 ) -> dict[str, list[float | None]]:
-    """Method -> for each question, the mean over stages of how like its map is to that of a random model.
+    """Method -> for each question, how much its heatmap stays the same when the model's weights are random.
 
-    None where the map is blank: there is nothing that could change.
-
-    stages: shares of the modules, from the output down, that are randomised; see `sanity.randomised`, which
-    is given all inputs.
-    Likeness is the rank correlation of the heatmaps without its sign; near 0 the map depends on what was
-    learned.
+    Likeness is the absolute rank correlation of the heatmaps with trained and with random weights, as a mean
+    over stages; near 0 the heatmap depends on what the model has learned. None for a blank heatmap, which
+    cannot change. The questions share one model.
+    stages: shares of the modules that are random, counted from the output; see `randomised`, which gets the
+    inputs of all questions.
     """
     model = questions[0].model
-    before = [_heatmaps(question, question.model, layer, methods) for question in questions]
+    before = [_heatmaps(question, model, layer, methods) for question in questions]
     likeness: dict[str, list[list[float]]] = {method: [[] for _ in questions] for method in before[0]}
     modules = len(with_parameters(model))
     counts = {max(1, round(share * modules)) for share in stages}
@@ -177,31 +200,11 @@ def likeness_when_randomised(
 
 
 def _heatmaps(question: Question, model: nn.Module, layer: str, methods: Sequence[str]) -> dict[str, Tensor]:
-    """Method -> heatmap, of those that apply."""
+    """Method -> heatmap (H, W), without the methods that do not apply."""
     evidence = evidence_of(model, question.inputs, layer, question.target, question.output)
     weights = {method: _weights(method, evidence) for method in methods}
     return {
-        method: _hot(question, weighted_map(found, evidence.activation))
+        method: _heatmap(question, weighted_map(found, evidence.activation))
         for method, found in weights.items()
         if found is not None
     }
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over photographs, and the interval that 95% of the means of their bootstrap resamples are in."""
-
-    value: float
-    low: float
-    high: float
-    count: int
-
-
-def mean_of(values: Sequence[float | None], seed: int = 0) -> Mean:
-    """The mean of what is finite with its bootstrap interval by percentiles. Efron 1979."""
-    finite = np.asarray([value for value in values if value is not None and np.isfinite(value)], float)
-    if not len(finite):
-        return Mean(np.nan, np.nan, np.nan, 0)
-    drawn = np.random.default_rng(seed).integers(0, len(finite), (RESAMPLES, len(finite)))
-    low, high = np.percentile(finite[drawn].mean(axis=1), (2.5, 97.5))
-    return Mean(float(finite.mean()), float(low), float(high), len(finite))

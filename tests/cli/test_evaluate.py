@@ -1,0 +1,186 @@
+"""`python -m xgradcam.evaluation` as a user runs it."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import EXAMPLES, POOLED
+from xgradcam.cam.methods import METHODS
+from xgradcam.cli.evaluate import main
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = [
+    "photos", "--model", "pooled.py:Pooled", "--input-size", "32", "--steps", "4", "--removed", "0.5",
+    "--target-layer", "features.0", "features.1", "--boxes", "boxes.json", "--randomise", "1",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "pooled", raising=False)
+    Path("pooled.py").write_text(POOLED)
+    for name in ("2", "other"):
+        Path("photos", name).mkdir(parents=True)
+    shutil.copy(EXAMPLES / "cat.jpg", "photos/2/cat.jpg")
+    shutil.copy(EXAMPLES / "coffee.jpg", "photos/other/coffee.jpg")
+    boxes = {
+        "images": [{"id": 1, "file_name": "cat.jpg"}],
+        "annotations": [{"image_id": 1, "bbox": [0, 0, 200, 100]}],
+    }
+    Path("boxes.json").write_text(json.dumps(boxes))
+
+
+def in_process_of_its_own(*arguments):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
+
+
+def rows(path="evaluation/evaluation.csv"):
+    with Path(path).open(encoding="utf-8") as file:
+        return {(row["layer"], row["method"], row["measure"]): row for row in csv.DictReader(file)}
+
+
+def test_the_command_writes_a_table_that_is_the_same_again_and_resumes(capsys):
+    assert main(RUN) == 0
+    table = capsys.readouterr().out
+    assert "**features.0**" in table
+    assert "| xgrad-cam |" in table
+    assert Path("evaluation/evaluation.md").read_text(encoding="utf-8") == table
+    assert Path("evaluation/evaluation.png").stat().st_size > 10_000
+    first = rows()
+    assert {method for _, method, _ in first} == set(METHODS)
+    assert ("features.0", "cam", "drop") not in first  # a rectifier follows that layer
+    assert first["features.1", "cam", "drop"]["photographs"] == "2"
+    assert first["features.1", "xgrad-cam", "pointing"]["photographs"] == "1"
+    assert first["features.1", "xgrad-cam", "randomised"]["photographs"] == "1"
+
+    log = Path("evaluation/evaluation.jsonl")
+    lines = log.read_text().splitlines(keepends=True)
+    assert json.loads(lines[0]) == {
+        "model": "pooled.py:Pooled", "weights": "default", "num_classes": None, "output": None,
+        "input_size": [32], "mean": None, "std": None, "crop": False, "steps": 4, "removed": [0.5],
+        "randomise": 1, "seed": 0, "boxes": "boxes.json",
+    }  # fmt: skip
+    log.write_text("".join(lines[:20]) + lines[20][:30])
+    assert main([*RUN, "--resume"]) == 0
+    again = rows()
+    assert again.keys() == first.keys()
+    for key, row in first.items():
+        if key[2] != "seconds":
+            assert again[key] == row
+    kept = log.read_text().splitlines(keepends=True)
+    assert kept[:20] == lines[:20]
+    assert len(kept) == len(lines)
+
+
+@pytest.mark.parametrize("other", [["--seed", "4"], ["--mean", "0", "0", "0"], ["--std", "1", "1", "1"]])
+def test_a_run_with_other_settings_is_not_resumed(capsys, other):
+    arguments = [*RUN, "--method", "grad-cam", "--limit", "1", "--randomise", "0"]
+    assert main(arguments) == 0
+    before = Path("evaluation/evaluation.jsonl").read_text()
+    assert main([*arguments, "--resume", *other]) == 2
+    assert "other settings: leave out --resume" in capsys.readouterr().err
+    assert Path("evaluation/evaluation.jsonl").read_text() == before
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "xgradcam.evaluation"], [str(ROOT / "scripts" / "evaluate.py")]], ids=["-m", "script"]
+)
+def test_the_module_and_the_script_are_this_command(command):
+    options = ["--method", "grad-cam", "--limit", "1", "--randomise", "0", "--output-dir", "out"]
+    done = in_process_of_its_own(*command, *RUN, *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == Path("out/evaluation.md").read_text(encoding="utf-8")
+    assert {path.name for path in Path("out").iterdir()} == {
+        f"evaluation.{end}" for end in ("md", "csv", "png", "jsonl")
+    }
+    assert rows("out/evaluation.csv")["features.1", "grad-cam", "drop"]["photographs"] == "1"
+    unknown = in_process_of_its_own(*command, "--what")
+    assert unknown.returncode == 2
+    assert unknown.stderr.startswith("python -m xgradcam.evaluation: error: unrecognized arguments: --what")
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import runpy, sys; sys.modules['torch'] = None; sys.argv = ['', '--help']; "
+        "runpy.run_module('xgradcam.evaluation', run_name='__main__')"
+    )
+    done = in_process_of_its_own("-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: python -m xgradcam.evaluation ")
+    assert "--randomise N" in done.stdout
+
+
+def test_without_scipy_the_extra_is_named_in_a_line():
+    code = (
+        "import runpy, sys; sys.modules['scipy'] = None; sys.argv = ['', 'photos']; "
+        "runpy.run_module('xgradcam.evaluation', run_name='__main__')"
+    )
+    done = in_process_of_its_own("-c", code)
+    assert done.returncode == 2
+    expected = "the evaluation needs scipy: pip install 'xgradcam[evaluation]'"
+    assert done.stderr == f"python -m xgradcam.evaluation: error: {expected}\n"
+    assert done.stdout == ""
+
+
+def test_a_photograph_that_cannot_be_read_is_skipped_and_named(capsys):
+    Path("photos", "2", "bad.jpg").write_bytes(b"no image")
+    assert main([*RUN, "--method", "grad-cam"]) == 1
+    told = "python -m xgradcam.evaluation: skipped: not an image: photos/2/bad.jpg"
+    assert told in capsys.readouterr().err
+    assert rows()["features.1", "grad-cam", "drop"]["photographs"] == "2"
+    assert main(["photos/2/bad.jpg", "--model", "pooled.py:Pooled", "--input-size", "32"]) == 2
+    assert "none of the photographs can be read" in capsys.readouterr().err
+
+
+def test_the_bundled_model_is_the_default_and_knows_its_crop():
+    arguments = ["photos", "--steps", "4", "--removed", "0.5", "--randomise", "0", "--method", "grad-cam"]
+    assert main(arguments) == 0
+    stretched = rows()
+    assert {layer for layer, _, _ in stretched} == {"bn2"}
+    assert main([*arguments, "--crop"]) == 0
+    drop = ("bn2", "grad-cam", "insertion")
+    assert rows()[drop]["mean"] != stretched[drop]["mean"]
+
+
+def test_list_layers_shows_them_and_ends(capsys):
+    assert main(["--model", "pooled.py:Pooled", "--input-size", "32", "--list-layers"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("features.1 ") and line.endswith("<- default") for line in shown)
+    assert not Path("evaluation").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no photographs: name a folder, or --installed"),
+        (["none"], "no such"),
+        (["photos", "--method", "gradcam"], "no method 'gradcam'"),
+        (["photos", "--removed", "2"], "removed has 2.0: shares lie between 0 and 1"),
+        (["photos", "--steps", "0"], "steps is 0: a curve has at least 1"),
+        (["photos", "--boxes", "none.json"], "cannot read none.json"),
+        (["photos", "--target-layer", "block"], "no layer 'block'"),
+        (["photos", "--model", "pooled.py:Pooled", "--crop"], "has no known resize before a centre crop"),
+        (["photos", "--model", "pooled.py:raising"], "no 'raising' in pooled.py; it has: Pooled"),
+        (["photos", "--device", "toaster"], "no device 'toaster'"),
+        (["photos", "--mean", "120", "1", "1"], "mean has a value outside of 0 to 1"),
+        (
+            ["photos", "--method", "cam", "--target-layer", "blocks.6.0.bn2", "--randomise", "0"],
+            "none of these methods applies at blocks.6.0.bn2: cam",
+        ),
+    ],
+)
+def test_an_error_is_one_line_that_names_it(capsys, arguments, message):
+    assert main([*arguments, "--limit", "1"]) == 2
+    told = capsys.readouterr()
+    assert message in told.err
+    assert told.err.startswith("python -m xgradcam.evaluation: ")
+    assert told.out == ""

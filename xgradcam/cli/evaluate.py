@@ -1,0 +1,142 @@
+"""`python -m xgradcam.evaluation`: measure which map to trust, on photographs."""
+
+import argparse
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xgradcam.cli.listings import print_layers
+from xgradcam.cli.options import ALL, Parser, add_device_arguments, add_model_arguments
+from xgradcam.cli.setup import choose_device, open_classifier
+from xgradcam.cli.terminal import DONE, FAILED, note, run
+from xgradcam.errors import XGradCamError
+
+if TYPE_CHECKING:
+    from xgradcam.evaluation.photographs import LabelledPhotograph
+    from xgradcam.evaluation.run import Evaluation
+    from xgradcam.models.classifier import Classifier
+
+PROG = "python -m xgradcam.evaluation"
+DESCRIPTION = f"""\
+Measure which map to trust: compare methods at layers of a network on photographs, and print a table.
+
+  {PROG} FOLDER --model resnet50 --target-layer layer3 layer4 --output-dir evaluation
+  {PROG} --installed
+
+A photograph's class is the name of its folder, if that is a class index or a class name of the model;
+otherwise it is the class of the highest score. --installed takes the 20 ImageNet photographs with known
+classes of the package foolbox, and five of scikit-image and scikit-learn (pip install 'xgradcam[test]').
+The default model is the bundled efficientnet-lite0. `xgrad-cam --help` explains the options of the model.
+
+Measured for each photograph, layer and method: the errors of the two axioms, average drop, increase in
+confidence, deletion, insertion and ROAD; with --boxes also the pointing game and the energy inside the
+boxes; and how much the map stays the same when the network's weights are random (mean rank correlation).
+
+Files in the output folder: evaluation.md and evaluation.csv (means with 95% bootstrap intervals),
+evaluation.png (the same as plots, with the curves) and evaluation.jsonl (all numbers; --resume reads it).
+Exit code: 0 done, 1 some photographs could not be read, 2 could not run."""
+# Settings of the model that a resumed run must share; `Evaluation` knows the others.
+MODEL_SETTINGS = ("model", "weights", "num_classes", "output", "input_size", "mean", "std")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit code: 0 done, 1 some photographs failed, 2 could not run."""
+    arguments = evaluation_parser().parse_args(argv)
+    return run(PROG, lambda: _evaluate(arguments))
+
+
+def evaluation_parser(prog: str = PROG) -> Parser:
+    """The parser of `python -m xgradcam.evaluation`."""
+    parser = Parser(prog=prog, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", metavar="FOLDER", nargs="*", help="photographs, or folders of photographs")
+    parser.add_argument("--installed", action="store_true", help="take photographs of installed packages")
+    add_model_arguments(parser, "layers to measure at; default: the model's default layer", {"nargs": "+"})
+    add_device_arguments(parser)
+    parser.set_defaults(model="efficientnet-lite0")
+    parser.add_argument("--crop", action="store_true", help="resize and crop as the weights expect it")
+    parser.add_argument("--method", nargs="+", default=[ALL], help="methods; default: all")
+    parser.add_argument(
+        "--boxes", type=Path, help="where the objects are: COCO .json, VOC .xml, or a folder of VOC files"
+    )
+    parser.add_argument("--steps", type=int, default=28, help="steps of the curves (default: 28)")
+    parser.add_argument(
+        "--removed", type=float, nargs="+", default=[0.2, 0.4, 0.6, 0.8],
+        help="shares of pixels that ROAD removes (default: 0.2 0.4 0.6 0.8)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--randomise", metavar="N", type=int, default=4,
+        help="photographs to compare with random weights on (default: 4; 0: none)",
+    )  # fmt: skip
+    parser.add_argument("--limit", type=int, help="take only the first photographs, this many")
+    parser.add_argument("--seed", type=int, default=0, help="of the random weights and the bootstrap")
+    parser.add_argument("--output-dir", type=Path, default=Path("evaluation"), help="default: evaluation")
+    parser.add_argument("--resume", action="store_true", help="keep what an earlier run has measured")
+    return parser
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.list_layers:
+        print_layers(PROG, arguments)
+        return DONE
+    if find_spec("scipy") is None:
+        raise XGradCamError("the evaluation needs scipy: pip install 'xgradcam[evaluation]'")
+    from xgradcam.cam.methods import METHODS
+    from xgradcam.evaluation.photographs import readable
+    from xgradcam.evaluation.run import Evaluation
+
+    evaluation = Evaluation(
+        methods=list(METHODS) if ALL in arguments.method else list(dict.fromkeys(arguments.method)),
+        layers=arguments.target_layer or (),
+        crop=arguments.crop,
+        boxes=arguments.boxes,
+        steps=arguments.steps,
+        removed=arguments.removed,
+        randomise=arguments.randomise,
+        seed=arguments.seed,
+    )
+    classifier = open_classifier(PROG, arguments, many=True).to(choose_device(PROG, arguments))
+    classifier.framing(arguments.crop)  # an error, before any work, if the crop is not known
+    named = _photographs(arguments, classifier)
+    photographs = readable(named, lambda reason: note(PROG, f"skipped: {reason}"))
+    if not photographs:
+        raise XGradCamError("none of the photographs can be read")
+    _measure(arguments, evaluation, classifier, photographs)
+    return DONE if len(photographs) == len(named) else FAILED
+
+
+def _photographs(arguments: argparse.Namespace, classifier: "Classifier") -> "list[LabelledPhotograph]":
+    from xgradcam.evaluation.photographs import installed_photographs, photographs_at
+
+    installed = list(installed_photographs()) if arguments.installed else []
+    found = photographs_at(arguments.folders, arguments.output_dir, classifier.labels)
+    photographs = [*installed, *found][: arguments.limit]
+    if not photographs:
+        raise XGradCamError("no photographs: name a folder, or --installed")
+    return photographs
+
+
+def _measure(
+    arguments: argparse.Namespace,
+    evaluation: "Evaluation",
+    classifier: "Classifier",
+    photographs: "Sequence[LabelledPhotograph]",
+) -> None:
+    """Measure, print the table and write the files."""
+    from tqdm import tqdm
+
+    from xgradcam.evaluation.run import evaluate
+
+    settings = {name: getattr(arguments, name) for name in MODEL_SETTINGS}
+    with tqdm(unit="photo", disable=None) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        report = evaluate(
+            evaluation, classifier, photographs, arguments.output_dir, settings,
+            resume=arguments.resume, progress=progress,
+        )  # fmt: skip
+    print(report.markdown())
+    report.write(arguments.output_dir)

@@ -1,0 +1,85 @@
+"""The photographs of an evaluation, and the class that each one is measured for."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from xgradcam.errors import XGradCamError
+from xgradcam.models.labels import class_named
+from xgradcam.pictures.photograph import read_image
+from xgradcam.runs.sources import find_photographs
+
+
+@dataclass(frozen=True)
+class LabelledPhotograph:
+    """The path of a photograph and its class; target: None for the class of the highest score."""
+
+    path: str
+    target: int | None
+
+
+def photographs_at(
+    places: Sequence[str], output_dir: Path, labels: Sequence[str] | None
+) -> list[LabelledPhotograph]:
+    """The photographs in files and folders, each with the class that its folder is named after.
+
+    output_dir: a folder to skip. labels: the model's class names. XGradCamError for a place without any.
+    """
+    sources = find_photographs(places, output_dir) if places else []
+    return [
+        LabelledPhotograph(source.path, class_of_folder(Path(source.path).parent.name, labels))
+        for source in sources
+    ]
+
+
+def class_of_folder(name: str, labels: Sequence[str] | None) -> int | None:
+    """The class that a folder's name means: an index, a WordNet id, or a class name; None if it is none."""
+    labels = labels or ()
+    if name.isdecimal():
+        return int(name) if not labels or int(name) < len(labels) else None
+    ids = {label.split()[0]: index for index, label in enumerate(labels) if label[:1] == "n"}
+    if name in ids:
+        return ids[name]
+    try:
+        return class_named(labels, name.replace("_", " ")) if labels else None
+    except XGradCamError:
+        return None
+
+
+def installed_photographs() -> Iterator[LabelledPhotograph]:
+    """Photographs that come with foolbox (20, with ImageNet classes), scikit-image (3) and scikit-learn (2).
+
+    Raises XGradCamError if one of these packages is not installed.
+    """
+    for path in sorted(_folder("foolbox", "data").glob("imagenet_*.jpg")):
+        yield LabelledPhotograph(str(path), int(path.stem.rpartition("_")[2]))
+    for name in ("chelsea.png", "coffee.png", "rocket.jpg"):
+        yield LabelledPhotograph(str(_folder("skimage", "data") / name), None)
+    for name in ("china.jpg", "flower.jpg"):
+        yield LabelledPhotograph(str(_folder("sklearn", "datasets/images") / name), None)
+
+
+def _folder(package: str, below: str) -> Path:
+    found = find_spec(package)
+    if found is None or found.origin is None:
+        raise XGradCamError(f"the package {package} is not installed: pip install 'xgradcam[test]'")
+    return Path(found.origin).parent / below
+
+
+def readable(
+    photographs: Sequence[LabelledPhotograph], skipped: Callable[[str], None]
+) -> list[LabelledPhotograph]:
+    """The photographs that can be read. skipped: called with the reason for each of the others.
+
+    All are read before the first is measured: measuring takes hours, and a bad file should not end it.
+    """
+    good = []
+    for photograph in photographs:
+        try:
+            read_image(photograph.path)
+        except XGradCamError as error:
+            skipped(str(error))
+        else:
+            good.append(photograph)
+    return good
