@@ -96,16 +96,17 @@ def region_of(boxes: Sequence[Box], shape: tuple[int, int], framing: Framing) ->
     A pixel is inside if its centre is in a box; a box without any pixel's centre has the pixel that it is in.
     """
     size, seen = framing.size, framing.window(shape)
-    inside = torch.zeros(size, dtype=torch.bool)
+    region = torch.zeros(size, dtype=torch.bool)
     vertical, horizontal = size[0] / (seen.bottom - seen.top), size[1] / (seen.right - seen.left)
     for box in boxes:
         rows = _pixels((box.top - seen.top) * vertical, (box.bottom - seen.top) * vertical, size[0])
         columns = _pixels((box.left - seen.left) * horizontal, (box.right - seen.left) * horizontal, size[1])
-        inside[rows, columns] = True
-    return inside
+        region[rows, columns] = True
+    return region
 
 
 def _pixels(start: float, stop: float, length: int) -> slice:
+    """The pixels between two edges, at least one unless they lie outside of `length` pixels."""
     first, last = round(start), round(stop)
     if last <= first:
         middle = (start + stop) / 2
