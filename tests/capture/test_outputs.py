@@ -55,12 +55,12 @@ def test_targets():
         (-1, "no class -1"),
         ([0, 7], "no class 7"),
         ([0, 1, 2], "3 targets for 2 samples"),
-        ([], "0 targets for 2 samples|targets are"),
-        (1.0, "give an int"),
-        (True, "give an int"),
-        (10**30, "classes are 0 to 2"),
-        ("2", "classes are 0 to 2"),
-        ([[0], [1]], "give an int"),
+        ([], "0 targets for 2 samples"),
+        (1.0, "give a class index, or one for each sample"),
+        (True, "give a class index, or one for each sample"),
+        (10**30, "the targets are 10+: give a class index"),
+        ("2", "the targets are '2': give a class index"),
+        ([[0], [1]], "give a class index, or one for each sample"),
     ],
 )
 def test_wrong_targets_are_refused(targets, message):

@@ -9,7 +9,6 @@ term is found on its own; none is what is left of the score. Fu et al. 2020, Eq.
 curvature is 0, and the bypass too where the layer cuts the network.
 """
 
-import operator
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from xgradcam.capture.calls import refuse_compiled
 from xgradcam.capture.layers import find_layer
 from xgradcam.capture.recording import record
-from xgradcam.capture.scores import choose_targets, logits_of, require_finite
+from xgradcam.capture.scores import Targets, choose_targets, logits_of, parse_targets, require_finite
 from xgradcam.errors import XGradCamError
 from xgradcam.proof.constants import Kind
 from xgradcam.proof.tracing import (
@@ -40,7 +39,7 @@ def verify(
     model: nn.Module,
     inputs: Tensor,
     layer: str | nn.Module,
-    targets: int | Sequence[int] | Tensor | None = None,
+    targets: Targets = None,
     output: str | int | None = None,
 ) -> Verification:
     """Compute every term of Eq. 5 for the scores of `targets` at `layer`; see `Verification`.
@@ -66,7 +65,7 @@ def verify_layers(
     model: nn.Module,
     inputs: Tensor,
     layers: Sequence[str],
-    targets: int | Sequence[int] | Tensor | None = None,
+    targets: Targets = None,
     output: str | int | None = None,
 ) -> Iterator[tuple[str, Verification | XGradCamError]]:
     """Each layer with what `verify` returns for it, or the error that it raises; much faster for many layers.
@@ -217,19 +216,10 @@ def _full_precision(device: str) -> Iterator[None]:
             setattr(backend, attribute, value)
 
 
-def _classes(targets: int | Sequence[int] | Tensor | None, samples: int) -> list[int | None]:
-    """The class of each sample, or None for its highest score."""
-    if targets is None:
-        return [None] * samples
-    given = targets.tolist() if isinstance(targets, Tensor) else targets
-    try:
-        chosen = list(given) if isinstance(given, Sequence) else [given] * samples
-        classes = [operator.index(target) for target in chosen]
-    except TypeError:
-        raise XGradCamError(f"the targets are {targets!r}: give a class index, or one per sample") from None
-    if len(classes) != samples:
-        raise XGradCamError(f"{len(classes)} targets for {samples} samples: give one for all, or one each")
-    return [*classes]
+def _classes(targets: Targets, samples: int) -> list[int | None]:
+    """The target of each sample, or None for its highest score."""
+    classes = parse_targets(targets, samples)
+    return [None] * samples if classes is None else [*classes.tolist()]
 
 
 def _score(returned: Any, target: int | None, output: str | int | None) -> Tensor:
