@@ -322,7 +322,7 @@ def test_gradients_of_several_scores_are_those_one_by_one(net, batch, monkeypatc
     scores = list(recording.output.unbind(dim=1))
     expected = [recording.gradient(score) for score in scores]
     for largest in (2**24, 2 * recording.activation.numel(), 1):
-        monkeypatch.setattr("xgradcam.capture.recording.LARGEST", largest)
+        monkeypatch.setattr("xgradcam.capture.recording.MAX_ENTRIES", largest)
         for found, alone in zip(recording.gradient_each(scores), expected, strict=True):
             torch.testing.assert_close(found, alone)
 

@@ -123,10 +123,10 @@ class _Guiding(TorchFunctionMode):
             return function(*args, **call.kwargs)
         if not torch.is_grad_enabled():  # in place, its result has the gradient of what was there before
             return function(*args, **call.kwargs)
-        if call.target is not None and call.target._is_view():
+        if call.destination is not None and call.destination._is_view():
             # A view has no place of its own in the graph of its base: write to a copy, and that to the view.
-            call.target.copy_(self._guided(call.run(lambda tensor: tensor)))
-            return call.target
+            call.destination.copy_(self._guided(call.run(lambda tensor: tensor)))
+            return call.destination
         return self._guided(function(*args, **call.kwargs))
 
     def _guided(self, rectified: Tensor) -> Tensor:

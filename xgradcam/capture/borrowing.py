@@ -1,4 +1,4 @@
-"""A model in evaluation mode for the time of a call, left as it was found."""
+"""Run a caller's model in evaluation mode and leave it as it was."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,41 +10,14 @@ from torch import Tensor, nn
 
 T = TypeVar("T")
 
-# Fewer inputs gain less from channels last than it costs to bring the weights into that order with them.
-MANY = 4
-
-
-@dataclass
-class Arrangement:
-    """The memory layout in which a model is given its inputs: the one that convolutions are fastest in.
-
-    For `MANY` inputs on a CPU that is channels last. A model that does not take to it, because it views
-    numbers in another shape, is run again with the inputs as they are; `refused` remembers that for as long
-    as the object lives.
-    """
-
-    refused: bool = False
-
-    def run(self, inputs: Tensor, run: Callable[[Tensor], T]) -> T:
-        """Return `run(inputs)`, which runs the model; inputs: (N, ...)."""
-        if self.refused or inputs.ndim != 4 or len(inputs) < MANY or inputs.device.type != "cpu":
-            return run(inputs)
-        try:
-            return run(inputs.contiguous(memory_format=torch.channels_last))
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError:
-            result = run(inputs)
-        self.refused = True
-        return result
+# For smaller batches, converting the weights to channels last costs more than it saves.
+CHANNELS_LAST_BATCH = 4
 
 
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[None]:
-    """Put the model into evaluation mode without a graph; leave it, and the grad mode, as they were.
-
-    The flags are set one by one: `model.eval()` may be overridden to do more, and cannot be undone.
-    """
+    """Put the model into evaluation mode without a graph, then restore its modes and the grad mode."""
+    # The flags are set one by one: a model may override eval() to do more, which could not be undone.
     training = [module for module in model.modules() if module.training]
     try:
         for module in training:
@@ -54,3 +27,28 @@ def borrowed(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@dataclass
+class Arrangement:
+    """The memory layout of a model's inputs, chosen for fast convolutions.
+
+    Batches of `CHANNELS_LAST_BATCH` and more on a CPU are given in channels last. A model that fails on it,
+    for example in `view`, runs again on the inputs as they are; `refused` remembers this for later batches.
+    """
+
+    refused: bool = False
+
+    def run(self, inputs: Tensor, run: Callable[[Tensor], T]) -> T:
+        """Return `run(inputs)`, where `run` calls the model; inputs: (N, ...)."""
+        small = inputs.ndim != 4 or len(inputs) < CHANNELS_LAST_BATCH
+        if self.refused or small or inputs.device.type != "cpu":
+            return run(inputs)
+        try:
+            return run(inputs.contiguous(memory_format=torch.channels_last))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            result = run(inputs)
+        self.refused = True
+        return result

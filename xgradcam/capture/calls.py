@@ -1,4 +1,4 @@
-"""One operation between a layer and the score: its name, what it reads, what it writes to, and its result."""
+"""One PyTorch operation as it was called: its name, its arguments and its result."""
 
 import inspect
 import re
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from xgradcam.errors import XGradCamError
 
-# Other names of the same operation. Not `rdiv`, which is linear in nothing.
+# Special methods and the operations that they are. `rdiv` is missing: c / x is not linear.
 DUNDERS = {"truediv": "div", "itruediv": "div", "idiv": "div"}
 DUNDERS |= {"floordiv": "floor_divide", "ifloordiv": "floor_divide"}
 DUNDERS |= {prefix + name: name for name in ("add", "sub", "mul", "pow", "matmul") for prefix in "ir"}
@@ -21,7 +21,7 @@ DUNDERS |= {prefix + name: name for name in ("add", "sub", "mul", "pow", "matmul
 
 @dataclass(frozen=True)
 class Call:
-    """One operation on the way from the layer to the score: `function(*args, **kwargs)`."""
+    """One operation between the layer and the score: `function(*args, **kwargs)`."""
 
     function: Callable[..., Any]
     args: tuple[Any, ...]
@@ -30,21 +30,21 @@ class Call:
     @cached_property
     def operation(self) -> str:
         """The name of the operation; `x + y`, `torch.add`, `x.add_` and `x += y` are all 'add'."""
-        # An overload of an operator, such as `add.Tensor` of an exported program, is the operation.
+        # Exported programs call overloads, such as `add.Tensor`.
         name = str(getattr(self.function, "__name__", self.function)).strip("_").split(".")[0]
         return DUNDERS.get(name, name)
 
     @cached_property
     def dependents(self) -> list[Tensor]:
-        """The inputs that depend on the layer, once for every place where they enter."""
+        """The input tensors that depend on the layer; one that is passed twice is listed twice."""
         return [tensor for tensor in tensors_of((self.args, self.kwargs)) if depends(tensor)]
 
     @cached_property
-    def target(self) -> Tensor | None:
-        """The tensor that the operation writes to, if it works in place."""
-        return self.argument(0, "input") if self._writes() else None
+    def destination(self) -> Tensor | None:
+        """The tensor that an in-place operation writes to; None for other operations."""
+        return self.argument(0, "input") if self._is_in_place() else None
 
-    def _writes(self) -> bool:
+    def _is_in_place(self) -> bool:
         name = getattr(self.function, "__name__", "")
         if name.startswith("__"):
             return name == "__setitem__" or (name[2] == "i" and name.strip("_") in DUNDERS)
@@ -53,33 +53,33 @@ class Call:
         return bool(name.endswith("_") or flag)
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """The argument that was given at this position or by this name."""
+        """The argument at this position or with this name."""
         return self.args[position] if position < len(self.args) else self.kwargs.get(name, default)
 
     def run(self, replace: Callable[[Tensor], Tensor]) -> Any:
-        """The operation's result with every tensor replaced; for one in place, the target it wrote to."""
-        target = self.target
+        """Run the operation with every tensor replaced; an in-place one returns the tensor it wrote to."""
+        destination = self.destination
 
         def replaced(tensor: Tensor) -> Tensor:
-            return replace(tensor).clone() if tensor is target else replace(tensor)
+            return replace(tensor).clone() if tensor is destination else replace(tensor)
 
         args, kwargs = substitute(self.args, replaced), substitute(dict(self.kwargs), replaced)
         result = self.function(*args, **kwargs)
-        return result if target is None else (args[0] if args else kwargs["input"])
+        return result if destination is None else (args[0] if args else kwargs["input"])
 
     def is_of_torch(self) -> bool:
-        """Whether the operation is PyTorch's own, so that its name tells what it does."""
+        """True for PyTorch's own operations, whose names tell what they compute."""
         module = getattr(self.function, "__module__", None) or "torch"
         return module.split(".")[0] == "torch" and not re.match(r"torch\._ops\.(?!aten)", module + ".")
 
 
 def depends(tensor: Tensor) -> bool:
-    """Whether the tensor depends on the layer: a graph leads to it, and it is not a parameter itself."""
+    """True if the tensor depends on the layer: it is in the graph and is not a parameter."""
     return tensor.requires_grad and not tensor.is_leaf
 
 
 def tensors_of(tree: Any) -> Iterator[Tensor]:
-    """The tensors in nested tuples, lists and dictionaries, in order."""
+    """Yield the tensors in nested tuples, lists and dictionaries, in order."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, (tuple, list)):
@@ -89,13 +89,13 @@ def tensors_of(tree: Any) -> Iterator[Tensor]:
         yield from tensors_of(list(tree.values()))
 
 
-def outputs_of(result: Any) -> list[Tensor]:
-    """The floating-point tensors that an operation returned: those that an intercept can belong to."""
+def float_tensors_of(result: Any) -> list[Tensor]:
+    """The floating-point tensors in an operation's result: those that can have an intercept."""
     return [tensor for tensor in tensors_of(result) if tensor.is_floating_point()]
 
 
 def substitute(tree: Any, replace: Callable[[Tensor], Tensor]) -> Any:
-    """The same nesting with every tensor replaced."""
+    """Copy nested tuples, lists and dictionaries with every tensor replaced."""
     if isinstance(tree, Tensor):
         return replace(tree)
     if isinstance(tree, (tuple, list)):
@@ -115,9 +115,9 @@ def _inplace_position(function: Callable[..., Any]) -> int | None:
 
 
 def refuse_compiled(model: nn.Module) -> None:
-    """Stop before code that runs outside of Python, where operations cannot be intercepted."""
+    """Raise XGradCamError for a compiled or scripted model: its operations cannot be intercepted."""
     for name, module in model.named_modules():
         compiled = module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
         if compiled or isinstance(module, torch.jit.ScriptModule):
             where = f"'{name}'" if name else "the model"
-            raise XGradCamError(f"{where} is compiled or scripted: verify the module that it was made from")
+            raise XGradCamError(f"{where} is compiled or scripted: pass the module that it was made from")

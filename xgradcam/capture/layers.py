@@ -1,4 +1,4 @@
-"""Which layers a model has, and which of them to explain by default."""
+"""The layers of a model: find one by name, tell its layout, list them all, choose one by default."""
 
 import difflib
 import math
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from xgradcam.capture.borrowing import borrowed
 from xgradcam.errors import XGradCamError
 
-# Class, distillation and register tokens: no network puts more of them before its patches.
-MOST_PREFIX_TOKENS = 16
-# They hand on a map, pooled or as it came: the map itself is the layer before them.
-_BEHIND_THE_MAP = (
+# Class, distillation and register tokens: no network puts more of them before its patch tokens.
+MAX_PREFIX_TOKENS = 16
+# Modules that pool a map or pass it on: the layer before them gives the map itself.
+_POOL_OR_PASS = (
     nn.AdaptiveAvgPool2d,
     nn.AdaptiveMaxPool2d,
     nn.AvgPool2d,
@@ -28,7 +28,7 @@ _ATTENTION = re.compile("attention|attn", re.IGNORECASE)
 
 
 def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
-    """The name and the module that `layer`, a name or a module, stands for in `model`."""
+    """The name and the module of `layer`, which is a module of the model or its name."""
     if not isinstance(model, nn.Module):
         raise XGradCamError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
     modules = dict(model.named_modules(remove_duplicate=False))
@@ -55,7 +55,7 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the feature maps lie in a layer's output.
+    """The position of the feature maps in a layer's output.
 
     kind: 'maps' (N, C, h, w), 'channels last' (N, h, w, C), or 'tokens' (N, prefix + h w, C), row by row.
     """
@@ -66,7 +66,7 @@ class Layout:
     prefix: int = 0
 
     def to_maps(self, output: Tensor) -> Tensor:
-        """The output, or a gradient of its shape, as maps (N, C, h, w); prefix tokens are left out."""
+        """Turn an output, or a gradient of its shape, into maps (N, C, h, w) without the prefix tokens."""
         if self.kind == "maps":
             return output
         if self.kind == "channels last":
@@ -74,7 +74,7 @@ class Layout:
         return output[:, self.prefix :].transpose(1, 2).reshape(len(output), -1, self.height, self.width)
 
     def with_maps(self, output: Tensor, maps: Tensor) -> Tensor:
-        """The output (1, ...) with other maps (M, C, h, w) in it: (M, ...); prefix tokens are repeated."""
+        """Put maps (M, C, h, w) into an output (1, ...): (M, ...). The prefix tokens are repeated."""
         if self.kind == "maps":
             return maps
         if self.kind == "channels last":
@@ -86,8 +86,8 @@ class Layout:
 def layout_of(shape: tuple[int, ...], image: tuple[int, int]) -> Layout:
     """The layout of a layer's output of this shape, for an image of (H, W) pixels.
 
-    Four axes are maps, unless only the middle two have the image's aspect (Swin). Three are tokens, if a
-    grid of the image's aspect fits behind at most 16 others (class token, registers).
+    Four axes are maps, unless only the middle two have the image's aspect ratio (Swin). Three axes are
+    tokens, if a grid of the image's aspect ratio fits after at most `MAX_PREFIX_TOKENS` prefix tokens.
     Raises XGradCamError for any other shape.
     """
     if len(shape) == 4:
@@ -96,7 +96,7 @@ def layout_of(shape: tuple[int, ...], image: tuple[int, int]) -> Layout:
             return Layout("channels last", a, b)
         return Layout("maps", b, c)
     if len(shape) == 3:
-        for prefix in range(min(MOST_PREFIX_TOKENS + 1, shape[1])):
+        for prefix in range(min(MAX_PREFIX_TOKENS + 1, shape[1])):
             height = math.isqrt((shape[1] - prefix) * image[0] // image[1])
             width = (shape[1] - prefix) // max(height, 1)
             if height * width == shape[1] - prefix and _same_aspect(height, width, image):
@@ -105,17 +105,17 @@ def layout_of(shape: tuple[int, ...], image: tuple[int, int]) -> Layout:
 
 
 def _same_aspect(height: int, width: int, image: tuple[int, int]) -> bool:
-    """Whether a grid can come from the image by division, with a pixel of rounding."""
+    """True if scaling the image down gives the grid, rounded by less than one cell."""
     scale = image[0] / height
     return abs(image[1] / scale - width) < 1 and height <= image[0]
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A module as a forward met it.
+    """A module, and its output in one forward pass.
 
-    shape: of its output, None if that is not one tensor. layout: how maps lie in it, None if they do not.
-    runs: how often it ran.
+    shape: of the output, None if it is not one tensor. layout: of the output, None if it holds no maps.
+    runs: how often the module ran.
     """
 
     name: str
@@ -126,12 +126,12 @@ class Layer:
 
     @property
     def is_map(self) -> bool:
-        """Whether it can be explained: it ran once and gave maps, or tokens, of more than one place."""
+        """True if the layer can be explained: it ran once and gave maps, or tokens, larger than 1 × 1."""
         return self.runs == 1 and self.layout is not None and self.layout.height * self.layout.width > 1
 
 
 def list_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
-    """The modules that `model(inputs)` runs, in the order they first finish in; the model is borrowed."""
+    """The modules that `model(inputs)` runs, ordered by when they first finish; the model is borrowed."""
     names = {module: name for name, module in model.named_modules()}
     shapes: dict[nn.Module, tuple[int, ...] | None] = {}
     runs: dict[nn.Module, int] = {}
@@ -154,12 +154,12 @@ def list_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
 
 
 def default_layer(layers: Sequence[Layer]) -> str:
-    """The name of the last feature map before pooling or flattening (VGG-16: `features.30`).
+    """The name of the layer with the last feature maps before pooling or flattening.
 
-    Of modules with one output the outermost is taken that is no mere sequence (ResNet-18: `layer4.1`).
-    Of a vision transformer, where the class token alone reaches the score from the last block on, it is what
-    the last attention reads (torchvision's ViT-B: `encoder.layers.encoder_layer_11.ln_1`).
-    Raises XGradCamError where there is no such layer.
+    VGG-16: `features.30`. Of nested modules with the same output, the outermost that is not an
+    `nn.Sequential` (ResNet-18: `layer4.1`). In a vision transformer, only the class token reaches the score
+    from the last block on; there it is the input of the last attention (ViT-B:
+    `encoder.layers.encoder_layer_11.ln_1`). Raises XGradCamError if no layer gives maps.
     """
     attentions = [layer for layer in layers if _ATTENTION.search(type(layer.module).__name__)]
     maps = [
@@ -167,22 +167,22 @@ def default_layer(layers: Sequence[Layer]) -> str:
         for layer in layers
         if layer.is_map
         and layer.name
-        and not isinstance(layer.module, (nn.Sequential, *_BEHIND_THE_MAP))
+        and not isinstance(layer.module, (nn.Sequential, *_POOL_OR_PASS))
         and not any(_is_within(layer, attention) for attention in attentions)
     ]
     if not maps:
         raise XGradCamError("no layer gives feature maps (N, C, h, w): name one with --target-layer")
-    places = [layer for layer in maps if layer.layout is not None and layer.layout.kind != "tokens"]
-    tokens = maps[maps.index(places[-1]) + 1 :] if places else maps
+    spatial = [layer for layer in maps if layer.layout is not None and layer.layout.kind != "tokens"]
+    tokens = maps[maps.index(spatial[-1]) + 1 :] if spatial else maps
     if not tokens:
-        return places[-1].name
+        return spatial[-1].name
     blocks = {layer.name: layer for layer in tokens}
     last = [attention for attention in attentions if attention.name.rpartition(".")[0] in blocks]
     if not last:
         return tokens[-1].name
-    begins = next(index for index, layer in enumerate(layers) if _is_within(layer, last[-1]))
-    read = [layer for layer in maps if layers.index(layer) < begins]
-    return (read or tokens)[-1].name
+    start = next(index for index, layer in enumerate(layers) if _is_within(layer, last[-1]))
+    before = [layer for layer in maps if layers.index(layer) < start]
+    return (before or tokens)[-1].name
 
 
 def _is_within(layer: Layer, outer: Layer) -> bool:

@@ -1,4 +1,4 @@
-"""Run a model once and keep, at one layer, the activation and the graph from there to the output."""
+"""Run a model once; keep the activation of one layer and the graph from it to the output."""
 
 import re
 import warnings
@@ -18,16 +18,16 @@ from xgradcam.capture.borrowing import Arrangement, borrowed
 from xgradcam.capture.layers import find_layer
 from xgradcam.errors import XGradCamError
 
-# Numbers in the gradients that are computed at once: 64 MB in float32.
-LARGEST = 2**24
+# Limit on the gradient entries computed in one batch: 64 MB in float32.
+MAX_ENTRIES = 2**24
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One forward of a model whose graph starts at a layer.
+    """One forward pass of a model, with a graph that starts at a layer.
 
-    activation: a copy of the layer's output and the leaf of the graph, (N, ...).
-    output: what the model returned; its tensors depend on `activation`. model: that ran.
+    activation: a copy of the layer's output, (N, ...), the leaf of the graph. output: everything that the
+    model returned, a tensor or a structure of tensors, which depend on `activation`. model: the one that ran.
     """
 
     activation: Tensor
@@ -35,25 +35,25 @@ class Recording:
     model: nn.Module
 
     def gradient(self, score: Tensor) -> Tensor:
-        """Gradient of the score by the activation, of its shape; `score` is (N,), one number a sample.
+        """The gradient of the score with respect to the activation, in its shape; score: (N,).
 
-        Raises XGradCamError where the score does not depend on the layer.
+        Raises XGradCamError if the score does not depend on the layer.
         """
         return self.gradients(score)[0]
 
     def gradients(
-        self, score: Tensor, further: Sequence[GradientEdge] = ()
+        self, score: Tensor, edges: Sequence[GradientEdge] = ()
     ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        """The gradient by the activation, and those at further places, None where nothing arrives."""
+        """The gradient with respect to the activation, and those at other edges, None where there is none."""
         gradient: Tensor | None = None
         others: Sequence[Tensor | None] = ()
         if score.requires_grad:
-            # Checkpointed modules run once more here: as they ran before.
+            # Borrowed again: checkpointed modules run once more here, and must run as before.
             with borrowed(self.model), torch.enable_grad():
-                edges = [get_gradient_edge(self.activation), *further]
-                with _autograds_refusals():
+                all_edges = [get_gradient_edge(self.activation), *edges]
+                with _readable_autograd_errors():
                     gradient, *others = torch.autograd.grad(
-                        score.sum(), edges, retain_graph=True, allow_unused=True
+                        score.sum(), all_edges, retain_graph=True, allow_unused=True
                     )
         if gradient is None:
             raise XGradCamError(
@@ -63,21 +63,21 @@ class Recording:
         return gradient, tuple(others)
 
     def gradient_each(self, scores: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The gradient of each of the scores, in their order; `LARGEST` numbers of them at a time."""
-        together = max(1, LARGEST // max(1, self.activation.numel()))
-        for start in range(0, len(scores), together):
-            chosen = scores[start : start + together]
-            batched = self._batched(chosen) if len(chosen) > 1 else None
-            yield from map(self.gradient, chosen) if batched is None else batched
+        """Yield the gradient of each score, in order; at most `MAX_ENTRIES` entries are computed at once."""
+        size = max(1, MAX_ENTRIES // max(1, self.activation.numel()))
+        for start in range(0, len(scores), size):
+            batch = scores[start : start + size]
+            gradients = self._batched(batch) if len(batch) > 1 else None
+            yield from map(self.gradient, batch) if gradients is None else gradients
 
     def _batched(self, scores: Sequence[Tensor]) -> Tensor | None:
-        """The gradients by one backward for all; None where an operation does not take to that."""
+        """The gradients of all scores in one backward pass; None if an operation cannot be batched."""
         sums = torch.stack([score.sum() for score in scores])
         if not sums.requires_grad:
             return None
         try:
             with borrowed(self.model), torch.enable_grad(), warnings.catch_warnings():
-                # That an operation goes through them one by one is no news to a user.
+                # PyTorch warns of operations that loop over the batch; users need not know.
                 warnings.simplefilter("ignore")
                 each = torch.eye(len(scores), dtype=sums.dtype, device=sums.device)
                 return torch.autograd.grad(
@@ -87,16 +87,16 @@ class Recording:
             return None
 
     def hessian_product(self, score: Tensor, direction: Tensor) -> Tensor:
-        """H·direction, of the activation's shape, with H the score's second derivatives by the activation.
+        """H·direction, in the activation's shape; H: the score's second derivatives by the activation.
 
-        0 where the network behind the layer is piecewise linear. Raises NotImplementedError where an
-        operation has no second derivative.
+        0 if the network behind the layer is piecewise linear. Raises NotImplementedError if an operation has
+        no second derivative.
         """
         zero = torch.zeros_like(self.activation)
         if not score.requires_grad:
             return zero
         with borrowed(self.model), torch.enable_grad():
-            with _autograds_refusals():
+            with _readable_autograd_errors():
                 (first,) = torch.autograd.grad(
                     score.sum(), self.activation, create_graph=True, allow_unused=True
                 )
@@ -113,24 +113,6 @@ class Recording:
         return zero if second is None else second
 
 
-def replay(model: nn.Module, inputs: Tensor, layer: str | nn.Module, activation: Tensor) -> Any:
-    """What `model(inputs)` returns if the layer returns `activation`, without a graph.
-
-    activation: as the layer's output, of one sample or of any number M of variants of it: inputs of one
-    sample are enough where everything behind the layer is computed from the layer's output. It is written to
-    where the model works in place.
-    """
-    _name, module = find_layer(model, layer)
-
-    def stand_in(_module: nn.Module, _inputs: Any, _output: Any) -> Tensor:
-        return activation
-
-    with borrowed(model):
-        inputs = inputs.clone() if inputs.is_inference() else inputs
-        with module.register_forward_hook(stand_in):
-            return model(inputs)
-
-
 def record(
     model: nn.Module,
     inputs: Tensor,
@@ -140,11 +122,12 @@ def record(
 ) -> Recording:
     """Run `model(inputs)` once and record the graph from the output of `layer` on.
 
-    inputs: (N, ...). layer: a module of the model, or its name. downstream: a context that is entered
-    behind the layer and left after the forward. arrangement: kept by a caller with many batches.
-    What follows is given a copy of the layer's output: of a layer that works in place, its input keeps what
-    was written to it, but is no part of the graph. One call at a time for a model: it is not thread-safe.
-    Raises XGradCamError where the layer is not the model's, or does not return one tensor exactly once.
+    inputs: (N, ...). layer: a module of the model, or its name. downstream: a context that is entered after
+    the layer and left after the forward pass. arrangement: kept by callers with many batches.
+    The rest of the model gets a copy of the layer's output. So if the layer works in place, another branch
+    that reads its input sees the written values, but without a graph.
+    Not thread-safe: one call at a time for each model.
+    Raises XGradCamError for a layer of another model, or one that does not return one tensor exactly once.
     """
     name, module = find_layer(model, layer)
     if not isinstance(inputs, Tensor):
@@ -153,46 +136,78 @@ def record(
         raise XGradCamError("the model is scripted: give the module that it was made from")
 
     def run(arranged: Tensor) -> Recording:
-        leaves: list[Tensor] = []
-
-        def start_graph(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
-            if leaves:
-                raise XGradCamError(
-                    f"layer '{name}' runs more than once in a forward: take one that runs once"
-                )
-            # A module may hand on its own input, which the rest of the model may still write to.
-            leaf = _rows(_activation_of(name, output).detach()).requires_grad_()
-            leaves.append(leaf)
-            torch.set_grad_enabled(True)
-            behind.enter_context(_mended_norms())
-            # An in-place operation that follows must write to a copy, never to the leaf.
-            activation = leaf.clone()
-            if downstream is not None:
-                behind.enter_context(downstream)
-            return activation
-
-        # Not without a graph by `borrowed` alone: what ran before may have ended behind the layer.
-        with torch.no_grad(), ExitStack() as behind:
-            with module.register_forward_hook(start_graph):
-                with _autograds_refusals():
-                    output = model(arranged)
+        # no_grad once more: a first run that failed behind the layer leaves gradients switched on.
+        with torch.no_grad(), _graph_from(name, module, downstream) as leaves, _readable_autograd_errors():
+            returned = model(arranged)
         if not leaves:
             raise XGradCamError(f"layer '{name}' did not run: the model's forward does not call it here")
-        return Recording(leaves[0], output, model)
+        return Recording(leaves[0], returned, model)
 
     with borrowed(model):
         inputs = inputs.clone() if inputs.is_inference() else inputs
         return run(inputs) if downstream is not None else (arrangement or Arrangement()).run(inputs, run)
 
 
-def _rows(output: Tensor) -> Tensor:
-    """A copy, row by row in memory if it is of maps: what follows shall not meet another order than usual."""
+@contextmanager
+def _graph_from(
+    name: str, module: nn.Module, downstream: AbstractContextManager[Any] | None
+) -> Iterator[list[Tensor]]:
+    """Start the graph at the output of the module, and enter `downstream`; yield a list for the leaf."""
+    leaves: list[Tensor] = []
+
+    def start_graph(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
+        if leaves:
+            raise XGradCamError(f"layer '{name}' runs more than once in a forward: take one that runs once")
+        # A copy: a module may return its own input, and the rest of the model may write to that.
+        leaf = _row_major_copy(_require_activation(name, output).detach()).requires_grad_()
+        leaves.append(leaf)
+        torch.set_grad_enabled(True)
+        behind.enter_context(_contiguous_norm_gradients())
+        # Another copy: in-place operations cannot write to a leaf.
+        activation = leaf.clone()
+        if downstream is not None:
+            behind.enter_context(downstream)
+        return activation
+
+    with ExitStack() as behind, module.register_forward_hook(start_graph):
+        yield leaves
+
+
+def _require_activation(name: str, output: Any) -> Tensor:
+    if not isinstance(output, Tensor):
+        raise XGradCamError(
+            f"layer '{name}' returns a {type(output).__name__}, not a tensor: take one inside it"
+        )
+    if not output.is_floating_point():
+        raise XGradCamError(f"layer '{name}' returns {output.dtype} numbers, which have no gradient")
+    return output
+
+
+def _row_major_copy(output: Tensor) -> Tensor:
+    """A copy, with maps in row-major order, the order that the rest of the model usually gets."""
     return output.clone(memory_format=torch.contiguous_format if output.ndim == 4 else torch.preserve_format)
 
 
+def replay(model: nn.Module, inputs: Tensor, layer: str | nn.Module, activation: Tensor) -> Any:
+    """Run `model(inputs)` without a graph, with the layer's output replaced by `activation`.
+
+    activation: (M, ...), any number of variants of one sample's. The inputs of one sample suffice if the
+    rest of the model depends on the layer's output only. A model that works in place writes to `activation`.
+    """
+    _name, module = find_layer(model, layer)
+
+    def replace(_module: nn.Module, _inputs: Any, _output: Any) -> Tensor:
+        return activation
+
+    with borrowed(model):
+        inputs = inputs.clone() if inputs.is_inference() else inputs
+        with module.register_forward_hook(replace):
+            return model(inputs)
+
+
 @contextmanager
-def _autograds_refusals() -> Iterator[None]:
-    """Say in one line what of the model autograd does not allow."""
+def _readable_autograd_errors() -> Iterator[None]:
+    """Turn autograd's errors about in-place writes and inference tensors into one line."""
     try:
         yield
     except RuntimeError as error:
@@ -206,29 +221,19 @@ def _autograds_refusals() -> Iterator[None]:
         raise XGradCamError(f"behind the layer the model cannot be differentiated: {reason}") from None
 
 
-def _mended_norms() -> AbstractContextManager[Any]:
-    """Have batch and instance norms hand on their gradients in the memory layout of their outputs.
+def _contiguous_norm_gradients() -> AbstractContextManager[Any]:
+    """Give batch and instance norms their output's gradient in the memory layout of that output.
 
-    For one sample on a CPU, PyTorch (2.14) takes strides as of a transposed sequence of tokens for another
-    layout, and then returns a wrong gradient without a word.
+    PyTorch (2.14) misreads the strides of one sample on a CPU, for example of transposed tokens, as another
+    layout, and returns a wrong gradient without an error.
     """
-    layouts = {4: torch.channels_last, 5: torch.channels_last_3d}
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
 
-    def mend(module: nn.Module, _inputs: Any, output: Any) -> None:
+    def fix(module: nn.Module, _inputs: Any, output: Any) -> None:
         if not isinstance(module, _NormBase) or not isinstance(output, Tensor) or not output.requires_grad:
             return
-        if len(output) == 1 and output.ndim in layouts:
-            layout = torch.contiguous_format if output.is_contiguous() else layouts[output.ndim]
-            output.register_hook(partial(torch.Tensor.contiguous, memory_format=layout))  # type: ignore[no-untyped-call]
+        if len(output) == 1 and output.ndim in formats:
+            order = torch.contiguous_format if output.is_contiguous() else formats[output.ndim]
+            output.register_hook(partial(torch.Tensor.contiguous, memory_format=order))  # type: ignore[no-untyped-call]
 
-    return register_module_forward_hook(mend)
-
-
-def _activation_of(name: str, output: Any) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise XGradCamError(
-            f"layer '{name}' returns a {type(output).__name__}, not a tensor: take one inside it"
-        )
-    if not output.is_floating_point():
-        raise XGradCamError(f"layer '{name}' returns {output.dtype} numbers, which have no gradient")
-    return output
+    return register_module_forward_hook(fix)

@@ -1,4 +1,4 @@
 """Eq. 5 of the paper: a score as the sum of its feature term and every constant behind the layer.
 
-It must not know the methods.
+This folder does not know the methods.
 """

@@ -1,9 +1,9 @@
-"""The intercept of one operation: what it adds to the score beside what comes in from the layer.
+"""The intercept of one operation: the constant that it adds to what comes from the layer.
 
-An operation v = h(p), with p those of its inputs that depend on the layer, is replaced at p by its tangent
-v = J(p)·p + c. The intercept c = h(p) − J(p)·p is a *bias* where h is piecewise affine, *bypass* where it
-is a tensor that enters h beside p (a skip path, a parallel branch, a positional embedding), and
-*curvature* where h is neither. `RULES` holds the short ways; without one the definition itself is computed.
+An operation is v = h(p), where p are its inputs that depend on the layer. Its tangent at p is J(p)·p + c.
+The intercept c = h(p) − J(p)·p is *bias* if h is piecewise affine, *bypass* if c comes from a tensor that
+enters h beside p (a skip path, a parallel branch, a positional embedding), and *curvature* for any other h.
+`RULES` has shortcuts for common operations; all others are computed from this definition.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from xgradcam.capture.calls import Call, depends, outputs_of, tensors_of
+from xgradcam.capture.calls import Call, depends, float_tensors_of, tensors_of
 from xgradcam.errors import XGradCamError
 
 Kind: TypeAlias = Literal["bias", "bypass", "curvature"]
@@ -29,7 +29,7 @@ unpack_dual: Callable[[Tensor], tuple[Tensor, Tensor | None]] = forward_ad.unpac
 
 @dataclass(frozen=True)
 class Intercept:
-    """What an operation adds: its kind, and one tensor, that broadcasts, per floating-point output."""
+    """The constant that an operation adds: its kind, and a broadcastable tensor per floating-point result."""
 
     kind: Kind
     values: list[Tensor]
@@ -39,55 +39,55 @@ Rule: TypeAlias = Callable[[Call], "Intercept | None"]
 
 
 def intercept(call: Call) -> Intercept | None:
-    """h(p) − J(p)·p of the call, by the shortest way; None where it is known to be 0."""
+    """h(p) − J(p)·p of the call, by a rule if there is one; None if it is known to be 0."""
     rule = RULES.get(call.operation) if call.is_of_torch() else None
     return tangent_intercept(call) if rule is None else rule(call)
 
 
 def is_linear(call: Call) -> bool:
-    """Whether the operation has no intercept whatever its inputs are."""
+    """True if the operation has no intercept, whatever its inputs are."""
     return call.operation in LINEAR and call.is_of_torch()
 
 
 def tangent_intercept(call: Call, kind: Kind = "curvature") -> Intercept:
-    """The definition, h(p) − J(p)·p, by forward-mode differentiation; backward twice where that has no rule.
+    """h(p) − J(p)·p by its definition, in forward mode, or by double backward if forward mode has no rule.
 
-    Curved operations are evaluated in float64, since the difference cancels; piecewise affine ones in
-    their own precision, in which the kinks lie and the difference is exact.
+    Curved operations are computed in float64, because the difference cancels. Piecewise affine ones keep
+    their own precision: the difference is exact there, and another precision could cross a kink.
     """
     own = call.dependents[0].dtype
     failure: Exception | None = None
     for dtype in dict.fromkeys([torch.float64 if kind == "curvature" else own, own]):
         for method in (_by_forward_mode, _by_double_backward):
             try:
-                with sdpa_kernel(SDPBackend.MATH):  # the fused attentions have no second derivatives
-                    return Intercept(kind, method(call, partial(_constant, own=own, dtype=dtype)))
-            except (RuntimeError, TypeError) as error:  # how PyTorch says: no such derivative, no such dtype
+                with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
+                    return Intercept(kind, method(call, partial(_converted, own=own, dtype=dtype)))
+            except (RuntimeError, TypeError) as error:  # no such derivative, or no such dtype
                 failure = error
     raise XGradCamError(f"no tangent of the operation '{call.operation}' can be computed: {failure}")
 
 
-def _by_forward_mode(call: Call, constant: Callable[[Tensor], Tensor]) -> list[Tensor]:
+def _by_forward_mode(call: Call, convert: Callable[[Tensor], Tensor]) -> list[Tensor]:
     def dual(tensor: Tensor) -> Tensor:
-        point = constant(tensor)
+        point = convert(tensor)
         return make_dual(point, _direction(point)) if depends(tensor) else point
 
     with torch.no_grad(), forward_ad.dual_level():
-        pairs = [unpack_dual(output) for output in outputs_of(call.run(dual))]
+        pairs = [unpack_dual(output) for output in float_tensors_of(call.run(dual))]
         return [value if tangent is None else value - tangent for value, tangent in pairs]
 
 
-def _by_double_backward(call: Call, constant: Callable[[Tensor], Tensor]) -> list[Tensor]:
+def _by_double_backward(call: Call, convert: Callable[[Tensor], Tensor]) -> list[Tensor]:
     points: list[Tensor] = []
 
     def variable(tensor: Tensor) -> Tensor:
         if not depends(tensor):
-            return constant(tensor)
-        points.append(constant(tensor).requires_grad_())
+            return convert(tensor)
+        points.append(convert(tensor).requires_grad_())
         return points[-1]
 
     with torch.enable_grad():
-        outputs = outputs_of(call.run(variable))
+        outputs = float_tensors_of(call.run(variable))
         return [output.detach() - _tangent(output, points) for output in outputs]
 
 
@@ -105,17 +105,18 @@ def _tangent(output: Tensor, points: list[Tensor]) -> Tensor:
     return torch.zeros_like(output) if tangent is None else tangent
 
 
-def _constant(tensor: Tensor, own: torch.dtype, dtype: torch.dtype) -> Tensor:
+def _converted(tensor: Tensor, own: torch.dtype, dtype: torch.dtype) -> Tensor:
+    """The tensor without its graph, in `dtype` if it is in `own`."""
     return tensor.detach().to(dtype) if tensor.dtype == own else tensor.detach()
 
 
 def _direction(point: Tensor) -> Tensor:
-    """The point as a direction; nothing flows through an infinite entry, such as that of a mask."""
+    """The point as a direction, with 0 for infinite entries, such as those of a mask."""
     return point.nan_to_num(nan=torch.nan, posinf=0.0, neginf=0.0)
 
 
 def _of_bias_argument(call: Call) -> Intercept | None:
-    """Linear layers and convolutions, (input, weight, bias): the bias, along the channels."""
+    """Linear layers and convolutions (input, weight, bias): the bias of each channel."""
     if len(call.dependents) > 1 or not depends(call.argument(0, "input")):
         return tangent_intercept(call)
     bias = call.argument(2, "bias")
@@ -148,7 +149,7 @@ def _of_batch_norm(call: Call) -> Intercept | None:
 
 
 def _of_sum(call: Call, kind: Kind = "bypass", terms: int | None = None) -> Intercept | None:
-    """Operations that are linear in all their operands together: what they make of the constant ones."""
+    """Operations that are linear in all operands together: their result with p = 0."""
     operands = (*call.args, *call.kwargs.values())[:terms]
     constants = [tensor for tensor in tensors_of(operands) if not depends(tensor)]
     numbers = [operand for operand in operands if isinstance(operand, Number)]
@@ -159,56 +160,58 @@ def _of_sum(call: Call, kind: Kind = "bypass", terms: int | None = None) -> Inte
         return tensor.detach().new_zeros(()).expand_as(tensor) if depends(tensor) else tensor.detach()
 
     with torch.no_grad():
-        outputs = outputs_of(call.run(without))
-    if not any(bool(output.any()) for output in outputs):  # conditions, indices, zeros
+        outputs = float_tensors_of(call.run(without))
+    if not any(bool(output.any()) for output in outputs):  # the constants were conditions, indices or zeros
         return None
-    is_beside = any(tensor.dtype != torch.bool for tensor in constants)
-    return Intercept(kind if is_beside else "bias", [_direction(output) for output in outputs])
+    beside = any(tensor.dtype != torch.bool for tensor in constants)
+    return Intercept(kind if beside else "bias", [_direction(output) for output in outputs])
 
 
 def _of_padding(call: Call) -> Intercept | None:
-    """Padding: its constant, where it is padded with one."""
+    """Padding: the constant that it pads with, if any."""
     return _of_sum(call) if call.argument(3, "value") else None
 
 
 def _of_product(call: Call) -> Intercept | None:
-    """Operations that are linear in every operand on its own: −(n − 1) h(p) where n of them depend."""
+    """Operations that are linear in each operand alone: −(n − 1) h(p) if n operands depend on the layer."""
     others = len(call.dependents) - 1
     if others == 0:
         return None
     with torch.no_grad():
-        return Intercept("curvature", [-others * output for output in outputs_of(call.run(Tensor.detach))])
+        outputs = float_tensors_of(call.run(Tensor.detach))
+        return Intercept("curvature", [-others * output for output in outputs])
 
 
 def _of_fused_sum(call: Call, kind: Kind) -> Intercept | None:
-    """A tensor plus the product of two, such as addmm: the summand that is constant, if one is."""
+    """A tensor plus a product of two, such as addmm: the constant summand, if there is one."""
     factors = [call.argument(1, "mat1"), call.argument(2, "mat2")]
     dependent = sum(depends(factor) for factor in factors)
     return tangent_intercept(call) if dependent == 2 else _of_sum(call, kind, terms=1 if dependent else 3)
 
 
-def _in_the_first(call: Call) -> Intercept | None:
-    """Operations that are linear in their first argument: curved as soon as another one depends too."""
+def _linear_in_first(call: Call) -> Intercept | None:
+    """Operations that are linear in their first argument: 0 if no other argument depends on the layer."""
     first = call.argument(0, "input")
     linear = len(call.dependents) == 1 and isinstance(first, Tensor) and depends(first)
     return None if linear else tangent_intercept(call)
 
 
 def _of_quotient(call: Call) -> Intercept | None:
-    """Division: linear in the numerator, unless it is rounded."""
-    return _of_choice(call) if call.kwargs.get("rounding_mode") else _in_the_first(call)
+    """Division: linear in the numerator, or piecewise constant with rounding."""
+    return _of_choice(call) if call.kwargs.get("rounding_mode") else _linear_in_first(call)
 
 
 def _of_choice(call: Call) -> Intercept | None:
-    """Piecewise affine operations: the definition; a tensor that is chosen in place of p is bypass."""
+    """Piecewise affine operations: by definition; bypass if h has another tensor beside p, else bias."""
     tensors = list(tensors_of((call.args, call.kwargs)))
     if call.operation in ("max", "min") and len(tensors) == 1:
-        return None  # over an axis, not of two tensors
+        return None  # a maximum over an axis
     beside = any(tensor.is_floating_point() and not depends(tensor) for tensor in tensors)
     return tangent_intercept(call, "bypass" if beside else "bias")
 
 
 def _of_dropout(call: Call, by_default: bool) -> Intercept | None:
+    """Dropout: no intercept in evaluation mode, XGradCamError in training mode."""
     training = call.argument(2, "train", call.kwargs.get("training", by_default))
     if training and call.argument(1, "p", 0.5):
         raise XGradCamError(
@@ -219,7 +222,7 @@ def _of_dropout(call: Call, by_default: bool) -> Intercept | None:
 
 # fmt: off
 LINEAR = frozenset(
-    # Homogeneous of degree one: rectifiers without a cap, pooling, reductions, everything that moves entries.
+    # Positively homogeneous, h(p) = J(p)·p: rectifiers without a cap, pooling, reductions, moving entries.
     """relu leaky_relu rrelu abs absolute neg negative positive mean sum nansum cumsum trace
     max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices
     max_unpool1d max_unpool2d max_unpool3d avg_pool1d avg_pool2d avg_pool3d
@@ -259,7 +262,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(PRODUCTS.split(), _of_product),
     **dict.fromkeys(CHOICES.split(), _of_choice),
     **dict.fromkeys(["div", "divide", "true_divide"], _of_quotient),
-    **dict.fromkeys(["prelu", "grid_sample"], _in_the_first),
+    **dict.fromkeys(["prelu", "grid_sample"], _linear_in_first),
     **dict.fromkeys(["addmm", "addmv", "addbmm", "baddbmm", "addr"], partial(_of_fused_sum, kind="bias")),
     "addcmul": partial(_of_fused_sum, kind="bypass"),
     **dict.fromkeys(DROPOUTS.split(), partial(_of_dropout, by_default=True)),

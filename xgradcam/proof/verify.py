@@ -1,12 +1,12 @@
-"""Eq. 5 at any layer of any network: the score as the sum of its feature term and every constant behind it.
+"""Eq. 5 at any layer of any network: the score as the sum of its feature term and all constants behind it.
 
-With the graph starting at the layer's activation A, and ĝ the gradient of the score S in that graph,
+The graph starts at the layer's activation A; ĝ is the gradient of the score S in that graph. Then
 
     S = ⟨ĝ_A, A⟩ + Σ_v ⟨ĝ_v, c_v⟩    feature + (bias + bypass + curvature)
 
-over all operations v behind the layer, c_v the operation's intercept (`xgradcam.proof.constants`). Every
-term is found on its own; none is what is left of the score. Fu et al. 2020, Eq. 5, for a ReLU-CNN: there the
-curvature is 0, and the bypass too where the layer cuts the network.
+over all operations v behind the layer, where c_v is the operation's intercept (`xgradcam.proof.constants`).
+Every term is computed by itself; none is the remainder of the score. Fu et al. 2020 state Eq. 5 for a
+ReLU-CNN: there the curvature is 0, and so is the bypass if the layer cuts the network.
 """
 
 from collections import Counter
@@ -25,12 +25,12 @@ from xgradcam.capture.scores import Targets, choose_targets, logits_of, parse_ta
 from xgradcam.errors import XGradCamError
 from xgradcam.proof.constants import Kind
 from xgradcam.proof.tracing import (
-    Intercepting,
-    Term,
-    current_module,
+    TracedIntercept,
+    Tracer,
     nodes_between,
     refuse_custom_functions,
-    watched_outputs,
+    running_modules,
+    trace_activations,
 )
 from xgradcam.proof.verification import RELATIVE_TOLERANCE, Contribution, Verification
 
@@ -45,18 +45,18 @@ def verify(
     """Compute every term of Eq. 5 for the scores of `targets` at `layer`; see `Verification`.
 
     inputs: (N, ...), float32 or float64, with scores (N, classes). layer: a module of the model, or its
-    name. targets: a class for all samples, one per sample, or None for the highest score. output: where the
-    scores are, if the model returns more than them.
-    A constant that an operation takes as its own (bias=, running mean) is bias, and so is a number; a tensor
-    that is added, concatenated or chosen beside one that depends on the layer is bypass.
-    Raises XGradCamError where the model, the layer or the targets do not fit, or the score is not finite.
+    name. targets: one class for all samples, one per sample, or None for the highest score. output: the key,
+    attribute or position of the scores, if the model returns more.
+    An operation's own constants (bias=, running mean) and numbers are bias. A tensor that is added to,
+    concatenated with or chosen instead of one that depends on the layer is bypass.
+    Raises XGradCamError if the model, the layer or the targets do not fit, or the score is not finite.
     """
-    with _ready(model, inputs):
+    with _exact(model, inputs):
         classes = _classes(targets, len(inputs))
         return _joined(
             [
-                _verify_one(model, image, [layer], target, output)[0]
-                for image, target in zip(_one_by_one(inputs), classes, strict=True)
+                _verify_sample(model, sample, [layer], target, output)[0]
+                for sample, target in zip(_one_by_one(inputs), classes, strict=True)
             ]
         )
 
@@ -68,13 +68,13 @@ def verify_layers(
     targets: Targets = None,
     output: str | int | None = None,
 ) -> Iterator[tuple[str, Verification | XGradCamError]]:
-    """Each layer with what `verify` returns for it, or the error that it raises; much faster for many layers.
+    """Yield each layer with the result of `verify`, or with its error; much faster for many layers.
 
-    layers: best in the order in which they run. One forward and backward from the first of them serve all
-    that every way from there to the score goes through; the first of those left is next. The other arguments,
-    and what is raised if they are wrong, are those of `verify`.
+    layers: best in the order in which they run. One forward and backward pass from the first layer serves
+    all others that lie on every path from it to the score; then the first of the rest is next. The other
+    arguments, and the errors that they raise, are those of `verify`.
     """
-    with _ready(model, inputs):
+    with _exact(model, inputs):
         classes = _classes(targets, len(inputs))
     left = []
     for layer in dict.fromkeys(layers):
@@ -84,25 +84,25 @@ def verify_layers(
         except XGradCamError as error:
             yield layer, error
     while left:
-        found: dict[int, Verification | XGradCamError] = {}
+        verified: dict[int, Verification | XGradCamError] = {}
         try:
-            with _ready(model, inputs):
+            with _exact(model, inputs):
                 samples = [
-                    _verify_one(model, image, left, target, output)
-                    for image, target in zip(_one_by_one(inputs), classes, strict=True)
+                    _verify_sample(model, sample, left, target, output)
+                    for sample, target in zip(_one_by_one(inputs), classes, strict=True)
                 ]
             for index in samples[0]:
                 if all(index in sample for sample in samples):
-                    found[index] = _joined([sample[index] for sample in samples])
+                    verified[index] = _joined([sample[index] for sample in samples])
         except XGradCamError as error:
-            found[0] = error
-        yield from ((left[index], result) for index, result in found.items())
-        left = [layer for index, layer in enumerate(left) if index not in found]
+            verified[0] = error
+        yield from ((left[index], result) for index, result in verified.items())
+        left = [layer for index, layer in enumerate(left) if index not in verified]
 
 
 @contextmanager
-def _ready(model: nn.Module, inputs: Tensor) -> Iterator[None]:
-    """Refuse what cannot be verified, and have the rest computed as exactly as it can be."""
+def _exact(model: nn.Module, inputs: Tensor) -> Iterator[None]:
+    """Refuse what cannot be verified; compute everything else in full precision."""
     if inputs.dim() == 0 or len(inputs) == 0:
         raise XGradCamError(f"the inputs are {tuple(inputs.shape)}: take at least one sample, (N, ...)")
     refuse_compiled(model)
@@ -110,100 +110,13 @@ def _ready(model: nn.Module, inputs: Tensor) -> Iterator[None]:
         yield
 
 
-def _one_by_one(inputs: Tensor) -> Iterator[Tensor]:
-    """The samples, each as a batch: behind the layer, one need not keep to its place in the first axis."""
-    return (inputs[index : index + 1].detach().clone() for index in range(len(inputs)))
-
-
-def _joined(samples: "Sequence[_Sample]") -> Verification:
-    keys = dict.fromkeys(key for sample in samples for key in sample.terms)
-    nought = torch.zeros((), dtype=torch.float64)
-    values = {key: torch.stack([sample.terms.get(key, nought) for sample in samples]) for key in keys}
-    return Verification(
-        torch.stack([sample.score for sample in samples]),
-        torch.stack([sample.feature for sample in samples]),
-        torch.stack([sample.feature_magnitude for sample in samples]),
-        tuple(Contribution(*key[:3], value) for key, value in values.items()),
-        samples[0].dtype,
-    )
-
-
-_Key: TypeAlias = tuple[str, str, Kind, int]
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """The two sides for one sample; a term's key is its module, operation and kind, and its occurrence."""
-
-    score: Tensor
-    feature: Tensor
-    feature_magnitude: Tensor
-    terms: Mapping[_Key, Tensor]
-    dtype: torch.dtype
-
-
-def _verify_one(
-    model: nn.Module,
-    image: Tensor,
-    layers: Sequence[str | nn.Module],
-    target: int | None,
-    output: str | int | None,
-) -> dict[int, _Sample]:
-    """The two sides at the first layer, and at those others, by index, that all ways from it go through.
-
-    Behind such a layer an operation depends on it just where it depends on the first: the terms are the same.
-    """
-    with current_module(model) as path, watched_outputs(model, layers[1:]) as places:
-        downstream = Intercepting(path)
-        recording = record(model, image, layers[0], downstream)
-    score = _score(recording.output, target, output)
-    refuse_custom_functions(score)
-    terms = downstream.terms
-    cuts = {
-        index: (place, behind)
-        for index, place in enumerate(places, 1)
-        if place is not None
-        and (behind := nodes_between(score, place.edge, recording.activation)) is not None
-    }
-    edges = [*(place.edge for place, _ in cuts.values()), *(term.edge for term in terms)]
-    gradient, gradients = recording.gradients(score, edges)
-    values = [
-        (term, _inner_product(by_term, term.intercept).cpu())
-        for term, by_term in zip(terms, gradients[len(cuts) :], strict=True)
-    ]
-    found = {0: _sample(score, gradient, recording.activation.detach(), values)}
-    for (index, (place, behind)), by_place in zip(cuts.items(), gradients[: len(cuts)], strict=True):
-        kept = [(term, value) for term, value in values if term.edge.node in behind]
-        found[index] = _sample(score, by_place, place.activation, kept)
-    return found
-
-
-def _sample(
-    score: Tensor, gradient: Tensor | None, activation: Tensor, terms: "Sequence[tuple[Term, Tensor]]"
-) -> _Sample:
-    values: dict[_Key, Tensor] = {}
-    occurrences: Counter[tuple[str, str, Kind]] = Counter()
-    for term, value in terms:
-        name = (term.module, term.operation, term.kind)
-        values[(*name, occurrences[name])] = value
-        occurrences[name] += 1
-    magnitude = None if gradient is None else gradient.abs()
-    return _Sample(
-        score.detach().double().cpu(),
-        _inner_product(gradient, activation).cpu(),
-        _inner_product(magnitude, activation.abs()).cpu(),
-        values,
-        score.dtype,
-    )
-
-
 @contextmanager
 def _full_precision(device: str) -> Iterator[None]:
-    """No autocast and no TF32, whose 10 bits would be taken for a missing constant; restored after."""
+    """Turn off autocast and TF32, whose 10 bits would look like a missing constant; restored after."""
     matmul: Any = torch.backends.cuda.matmul
     cudnn: Any = torch.backends.cudnn
     backends, attribute, exact = [matmul, cudnn], "allow_tf32", cast(Any, False)
-    if hasattr(matmul, "fp32_precision"):  # from PyTorch 2.9 on; the older name cannot always be read there
+    if hasattr(matmul, "fp32_precision"):  # since PyTorch 2.9, where allow_tf32 cannot always be read
         backends, attribute, exact = [matmul, cudnn.conv, cudnn.rnn], "fp32_precision", "ieee"
     before = [getattr(backend, attribute) for backend in backends]
     try:
@@ -222,8 +135,100 @@ def _classes(targets: Targets, samples: int) -> list[int | None]:
     return [None] * samples if classes is None else [*classes.tolist()]
 
 
+def _one_by_one(inputs: Tensor) -> Iterator[Tensor]:
+    """Yield each sample as a batch of one: behind the layer, the first axis may no longer be the samples."""
+    return (inputs[index : index + 1].detach().clone() for index in range(len(inputs)))
+
+
+_Key: TypeAlias = tuple[str, str, Kind, int]
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """Both sides of Eq. 5 for one sample.
+
+    contributions: by module, operation, kind, and a count of the calls that share these three.
+    """
+
+    score: Tensor
+    feature: Tensor
+    feature_magnitude: Tensor
+    contributions: Mapping[_Key, Tensor]
+    dtype: torch.dtype
+
+
+def _verify_sample(
+    model: nn.Module,
+    sample: Tensor,
+    layers: Sequence[str | nn.Module],
+    target: int | None,
+    output: str | int | None,
+) -> dict[int, _Sample]:
+    """Both sides at the first layer, and at each other layer, by index, that every path from it crosses.
+
+    Behind such a layer, the same operations depend on it as on the first layer, so the terms are the same.
+    """
+    with running_modules(model) as running, trace_activations(model, layers[1:]) as activations:
+        tracer = Tracer(running)
+        recording = record(model, sample, layers[0], tracer)
+    score = _score(recording.output, target, output)
+    refuse_custom_functions(score)
+    cuts = {
+        index: (traced, behind)
+        for index, traced in enumerate(activations, 1)
+        if traced is not None
+        and (behind := nodes_between(traced.edge, score, recording.activation)) is not None
+    }
+    edges = [traced.edge for traced, _ in cuts.values()] + [one.edge for one in tracer.intercepts]
+    gradient, gradients = recording.gradients(score, edges)
+    contributions = [
+        (one, _inner_product(by_result, one.value).cpu())
+        for one, by_result in zip(tracer.intercepts, gradients[len(cuts) :], strict=True)
+    ]
+    samples = {0: _sample(score, gradient, recording.activation.detach(), contributions)}
+    for (index, (traced, behind)), by_layer in zip(cuts.items(), gradients[: len(cuts)], strict=True):
+        kept = [(one, value) for one, value in contributions if one.edge.node in behind]
+        samples[index] = _sample(score, by_layer, traced.activation, kept)
+    return samples
+
+
+def _sample(
+    score: Tensor,
+    gradient: Tensor | None,
+    activation: Tensor,
+    contributions: Sequence[tuple[TracedIntercept, Tensor]],
+) -> _Sample:
+    values: dict[_Key, Tensor] = {}
+    calls: Counter[tuple[str, str, Kind]] = Counter()
+    for one, value in contributions:
+        name = (one.module, one.operation, one.kind)
+        values[(*name, calls[name])] = value
+        calls[name] += 1
+    magnitude = None if gradient is None else gradient.abs()
+    return _Sample(
+        score.detach().double().cpu(),
+        _inner_product(gradient, activation).cpu(),
+        _inner_product(magnitude, activation.abs()).cpu(),
+        values,
+        score.dtype,
+    )
+
+
+def _joined(samples: Sequence[_Sample]) -> Verification:
+    keys = dict.fromkeys(key for sample in samples for key in sample.contributions)
+    zero = torch.zeros((), dtype=torch.float64)
+    values = {key: torch.stack([sample.contributions.get(key, zero) for sample in samples]) for key in keys}
+    return Verification(
+        torch.stack([sample.score for sample in samples]),
+        torch.stack([sample.feature for sample in samples]),
+        torch.stack([sample.feature_magnitude for sample in samples]),
+        tuple(Contribution(*key[:3], value) for key, value in values.items()),
+        samples[0].dtype,
+    )
+
+
 def _score(returned: Any, target: int | None, output: str | int | None) -> Tensor:
-    """The score of the class, (): the highest where none is given."""
+    """The score of the target, (): the highest score for None."""
     logits = logits_of(returned, output)
     if len(logits) != 1:
         raise XGradCamError(
@@ -236,10 +241,10 @@ def _score(returned: Any, target: int | None, output: str | int | None) -> Tenso
 
 
 def _inner_product(gradient: Tensor | None, constant: Tensor) -> Tensor:
-    """⟨gradient, constant⟩ with the constant broadcast, (), float64; 0 where no gradient arrives."""
+    """⟨gradient, constant⟩ with the constant broadcast, (), float64; 0 if there is no gradient."""
     if gradient is None:
         return torch.zeros((), dtype=torch.float64)
-    # The innermost axis is summed in the network's own precision, which is fast, the rest in float64.
+    # The last axis is summed in the network's own precision, which is fast, the others in float64.
     if constant.dim() == 0 or constant.shape[-1] == 1:
         return (gradient.sum(-1, keepdim=True).double() * constant.double()).sum()
     return (gradient * constant).sum(-1).double().sum()
