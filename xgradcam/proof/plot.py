@@ -1,4 +1,4 @@
-"""A picture of how a score splits by Eq. 5 over the depth of the network."""
+"""A picture of the terms of Eq. 5 at every layer, over the depth of the network."""
 
 import io
 import math
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from xgradcam.proof.verification import Verification
 
-# Okabe and Ito's colours, which the colour-blind can tell apart.
+# Okabe and Ito's palette, safe for colour-blind readers.
 COLOURS = {"feature": "#0072B2", "bias": "#E69F00", "bypass": "#009E73", "curvature": "#CC79A7"}
 LABELS = {
     "feature": "feature: gradients × activation",
@@ -20,19 +20,20 @@ LABELS = {
     "bypass": "bypass: what goes past the layer",
     "curvature": "curvature: not piecewise affine",
 }
-# Without the time of day: the same numbers give the same file.
+# No date in the file: the same numbers give the same bytes.
 METADATA: Mapping[str, dict[str, None]] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
-MOST_NAMES = 42
-FEW = 3
+# Layer names that fit on the axis, and those that fit without turning them.
+MAX_NAMES = 42
+MAX_LEVEL_NAMES = 3
 
 
 def plot_split(splits: Mapping[str, Verification], title: str, suffix: str) -> bytes:
-    """The terms of one score, stacked, at each layer, as the bytes of a picture.
+    """Draw the terms of one score, stacked, at each layer; return the picture file's bytes.
 
-    splits: layer's name to the verification of one sample, in the order of execution. suffix: of `METADATA`.
+    splits: layer name to the verification of one sample, in order of execution. suffix: a key of `METADATA`.
     """
     width = min(max(7.0, 0.24 * len(splits)), 13.0)
-    longest = max(map(len, splits)) if len(splits) > FEW else 0
+    longest = max(map(len, splits)) if len(splits) > MAX_LEVEL_NAMES else 0
     figure = Figure(figsize=(width, 4.9 + 0.068 * longest), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -54,9 +55,9 @@ def plot_split(splits: Mapping[str, Verification], title: str, suffix: str) -> b
 
 
 def _stack(axes: Axes, splits: Mapping[str, Verification]) -> None:
-    """Positive terms upwards from zero, negative ones downwards; the bars' signed sum is the score."""
+    """Stack positive terms upwards from zero, negative ones downwards; their signed sum is the score."""
     positions = np.arange(len(splits))
-    # Gaps between more bars than this are a pixel or none, which looks like a pattern.
+    # With more bars, gaps are about a pixel wide and would look like a pattern.
     width = 0.86 if len(splits) <= 60 else 1.0
     above, below = np.zeros(len(splits)), np.zeros(len(splits))
     for term, colour in COLOURS.items():
@@ -72,12 +73,12 @@ def _stack(axes: Axes, splits: Mapping[str, Verification]) -> None:
 
 
 def _name_layers(axes: Axes, names: list[str]) -> None:
-    """Name as many layers as can be read."""
-    step = math.ceil(len(names) / MOST_NAMES)
+    """Label the axis with as many layer names as are readable."""
+    step = math.ceil(len(names) / MAX_NAMES)
     shown = range(0, len(names), step)
-    rotation = 90 if len(names) > FEW else 0
+    rotation = 90 if len(names) > MAX_LEVEL_NAMES else 0
     axes.set_xticks(shown, [names[position] for position in shown], rotation=rotation, fontsize=8)
-    beside = 0.8 if len(names) > FEW else 1.5
+    beside = 0.8 if len(names) > MAX_LEVEL_NAMES else 1.5
     axes.set_xlim(-beside, len(names) - 1 + beside)
     every = {1: "", 2: "; every 2nd is named", 3: "; every 3rd is named"}
     axes.set_xlabel("layer, in the order of execution" + every.get(step, f"; every {step}th is named"))

@@ -1,4 +1,4 @@
-"""The terms of Eq. 5 and the verdict on them."""
+"""The terms of Eq. 5 and the verdict: does the equation hold?"""
 
 from dataclasses import dataclass
 
@@ -7,15 +7,15 @@ from torch import Tensor
 
 from xgradcam.proof.constants import Kind
 
+# Share of |score| that the residual may have, by the precision that the network ran in.
 RELATIVE_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
-
-
+# The residual may also have this many rounding errors of the terms.
 ROUNDINGS = 16
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """What one operation adds to the scores: `value` is (N,), float64.
+    """The amount that one operation adds to the scores: value (N,), float64.
 
     module: the name of the innermost module that ran it, '' for the model itself. kind: 'bias' of a piecewise
     affine operation, 'bypass' of a tensor that does not depend on the layer, 'curvature' of any other.
@@ -29,10 +29,10 @@ class Contribution:
 
 @dataclass(frozen=True)
 class Verification:
-    """Both sides of Eq. 5, one entry per sample: (N,), float64, on the CPU.
+    """Both sides of Eq. 5, one number per sample: (N,), float64, on the CPU.
 
-    score = feature + bias + bypass + curvature + residual, the four being found independently of the score.
-    feature_magnitude: Σ|ĝ_A A|, entry by entry. dtype: the precision that the network ran in.
+    score = feature + bias + bypass + curvature + residual. The four terms are computed without the score.
+    feature_magnitude: Σ|ĝ_A A| over the activation's entries. dtype: the precision that the network ran in.
     """
 
     score: Tensor
@@ -48,41 +48,41 @@ class Verification:
 
     @property
     def bypass(self) -> Tensor:
-        """What reaches the score past the layer: 0 where the layer cuts the network."""
+        """The part of the score that goes past the layer: 0 if the layer cuts the network."""
         return self._sum("bypass")
 
     @property
     def curvature(self) -> Tensor:
-        """What operations that are not piecewise affine add: 0 in a ReLU-CNN, the premise of the paper."""
+        """The constants of operations that are not piecewise affine: 0 in a ReLU-CNN, as in the paper."""
         return self._sum("curvature")
 
     @property
     def residual(self) -> Tensor:
-        """What the identity leaves unexplained."""
+        """The part of the score that the terms leave unexplained."""
         return self.score - self.feature - self.bias - self.bypass - self.curvature
 
     @property
     def magnitude(self) -> Tensor:
-        """The sum of the absolute terms; many times |score| where the score is a cancellation.
+        """The sum of the absolute terms; many times |score| if the terms cancel.
 
-        The feature term counts entry by entry: what cancels within it is rounded too.
+        The feature term counts entry by entry: entries that cancel in it have rounding errors too.
         """
         return self.feature_magnitude + sum(term.value.abs() for term in self.contributions)
 
     @property
     def tolerance(self) -> Tensor:
-        """The rounding to expect: a share of the score, or 16 roundings of the terms."""
+        """The rounding error to expect: `RELATIVE_TOLERANCE` of the score or `ROUNDINGS` of the terms."""
         rounding = ROUNDINGS * torch.finfo(self.dtype).eps / 2
         return torch.maximum(RELATIVE_TOLERANCE[self.dtype] * self.score.abs(), rounding * self.magnitude)
 
     @property
     def closes(self) -> Tensor:
-        """Whether the terms sum to the score, (N,) bool: Eq. 5 with its curvature, true of any network."""
+        """True if the terms sum to the score, (N,) bool: Eq. 5 with its curvature, as for any network."""
         return self.residual.abs() <= self.tolerance
 
     @property
     def holds(self) -> Tensor:
-        """Whether Eq. 5 holds as the paper states it: it closes, and nothing behind the layer is curved."""
+        """True if Eq. 5 holds as in the paper, (N,) bool: it closes, and no operation adds curvature."""
         curved = (term.value.abs() for term in self.contributions if term.kind == "curvature")
         return self.closes & (sum(curved, torch.zeros_like(self.score)) <= self.tolerance)
 
