@@ -73,7 +73,7 @@ def _by_forward_mode(call: Call, convert: Callable[[Tensor], Tensor]) -> list[Te
         return make_dual(point, _direction(point)) if depends(tensor) else point
 
     with torch.no_grad(), forward_ad.dual_level():
-        pairs = [unpack_dual(output) for output in float_tensors_of(call.run(dual))]
+        pairs = [unpack_dual(result) for result in float_tensors_of(call.run(dual))]
         return [value if tangent is None else value - tangent for value, tangent in pairs]
 
 
@@ -87,22 +87,22 @@ def _by_double_backward(call: Call, convert: Callable[[Tensor], Tensor]) -> list
         return points[-1]
 
     with torch.enable_grad():
-        outputs = float_tensors_of(call.run(variable))
-        return [output.detach() - _tangent(output, points) for output in outputs]
+        results = float_tensors_of(call.run(variable))
+        return [result.detach() - _tangent(result, points) for result in results]
 
 
-def _tangent(output: Tensor, points: list[Tensor]) -> Tensor:
+def _tangent(result: Tensor, points: list[Tensor]) -> Tensor:
     """J·p, as the derivative of u ↦ ⟨Jᵀu, p⟩, which is linear in u."""
-    if not output.requires_grad:
-        return torch.zeros_like(output)
-    seed = torch.zeros_like(output, requires_grad=True)
-    pulled = torch.autograd.grad(output, points, seed, create_graph=True, allow_unused=True)
+    if not result.requires_grad:
+        return torch.zeros_like(result)
+    seed = torch.zeros_like(result, requires_grad=True)
+    pulled = torch.autograd.grad(result, points, seed, create_graph=True, allow_unused=True)
     pairs = [(b, p) for b, p in zip(pulled, points, strict=True) if b is not None and b.requires_grad]
     if not pairs:
-        return torch.zeros_like(output)
+        return torch.zeros_like(result)
     inner = torch.stack([(back * _direction(point.detach())).sum() for back, point in pairs]).sum()
     (tangent,) = torch.autograd.grad(inner, seed, retain_graph=True, allow_unused=True)
-    return torch.zeros_like(output) if tangent is None else tangent
+    return torch.zeros_like(result) if tangent is None else tangent
 
 
 def _converted(tensor: Tensor, own: torch.dtype, dtype: torch.dtype) -> Tensor:
@@ -160,11 +160,11 @@ def _of_sum(call: Call, kind: Kind = "bypass", terms: int | None = None) -> Inte
         return tensor.detach().new_zeros(()).expand_as(tensor) if depends(tensor) else tensor.detach()
 
     with torch.no_grad():
-        outputs = float_tensors_of(call.run(without))
-    if not any(bool(output.any()) for output in outputs):  # the constants were conditions, indices or zeros
+        results = float_tensors_of(call.run(without))
+    if not any(bool(result.any()) for result in results):  # the constants were conditions, indices or zeros
         return None
     beside = any(tensor.dtype != torch.bool for tensor in constants)
-    return Intercept(kind if beside else "bias", [_direction(output) for output in outputs])
+    return Intercept(kind if beside else "bias", [_direction(result) for result in results])
 
 
 def _of_padding(call: Call) -> Intercept | None:
@@ -178,8 +178,8 @@ def _of_product(call: Call) -> Intercept | None:
     if others == 0:
         return None
     with torch.no_grad():
-        outputs = float_tensors_of(call.run(Tensor.detach))
-        return Intercept("curvature", [-others * output for output in outputs])
+        results = float_tensors_of(call.run(Tensor.detach))
+        return Intercept("curvature", [-others * result for result in results])
 
 
 def _of_fused_sum(call: Call, kind: Kind) -> Intercept | None:
