@@ -330,19 +330,19 @@ def test_an_operation_in_place_is_examined_without_being_carried_out() -> None:
         (functional.relu6, (), {"inplace": True}),
     ],
 )
-def test_the_target_of_an_operation_in_place_is_its_first_argument(
+def test_the_destination_of_an_operation_in_place_is_its_first_argument(
     function: Any, args: Any, kwargs: Any
 ) -> None:
     point = dependent(MAP)
-    assert call(function, point, *args, **kwargs).target is point
+    assert call(function, point, *args, **kwargs).destination is point
 
 
 @pytest.mark.parametrize(
     ("function", "args"),
     [(Tensor.add, (1,)), (Tensor.__add__, (1,)), (functional.hardtanh, (0.0, 6.0)), (Tensor.__invert__, ())],
 )
-def test_other_operations_have_no_target(function: Any, args: Any) -> None:
-    assert call(function, dependent(MAP), *args).target is None
+def test_other_operations_have_no_destination(function: Any, args: Any) -> None:
+    assert call(function, dependent(MAP), *args).destination is None
 
 
 def test_infinite_entries_of_a_mask_pass_nothing_on() -> None:
