@@ -203,7 +203,7 @@ def test_a_score_of_the_whole_batch_alone_is_refused(net, batch, method):
         lambda output: (output * nn.functional.one_hot(targets, 5)).sum(1),
         lambda output: output.gather(1, targets[:, None])[:, 0],
     ):
-        with pytest.raises(XGradCamError, match="only of the whole batch"):
+        with pytest.raises(XGradCamError, match="needs the whole batch"):
             explain_score(net, batch, "features.4", whole, [method])
     same = explain(net, batch, "features.4", 2, [method]).maps[method]
     found = explain_score(net, batch, "features.4", lambda output: output[:, 2], [method]).maps[method]

@@ -1,4 +1,4 @@
-"""A network that is asked more about a batch it has seen: without a channel, at other inputs."""
+"""The evidence that a method works from, and a probe that asks the network again."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,12 +15,20 @@ from xgradcam.capture.recording import Recording, record, replay
 from xgradcam.capture.scores import ClassScore, Score, logits_of, of_sample
 from xgradcam.errors import NotApplicableError, XGradCamError
 
+# Called after each evaluation of the network: how many are done for a batch, and how many there will be.
+Progress: TypeAlias = Callable[[int, int], None]
+
+# Most numbers of the layer's output in one forward of variants: 64 MB in float32.
+VALUES_AT_ONCE = 2**24
+# Most inputs in one forward of the whole network.
+INPUTS_AT_ONCE = 16
+
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a method may look at: activation and gradient of the score at one layer, both (N, C, h, w).
+    """The activation of a layer and the gradient of the score by it, both (N, C, h, w).
 
-    probe: the network itself, for the methods that ask it more; those on this page do not.
+    probe: asks the network again, for the methods that need more than these two.
     """
 
     activation: Tensor
@@ -29,26 +37,17 @@ class Evidence:
 
 
 def probe_of(evidence: Evidence) -> "Probe":
-    """The network to ask; XGradCamError where there is only activation and gradient."""
+    """The evidence's probe; XGradCamError if it has none."""
     if evidence.probe is None:
         raise XGradCamError("this method asks the network again: use explain, or give the evidence a probe")
     return evidence.probe
 
 
-# Called with the evaluations of the network that a method has done for a batch, and those it will do in all.
-Progress: TypeAlias = Callable[[int, int], None]
-
-# Numbers in the layer's output of variants that are evaluated at once: 64 MB in float32.
-LARGEST = 2**24
-# Inputs that go through the whole network at once.
-INPUTS = 16
-
-
 @dataclass(frozen=True)
 class Probe:
-    """A recorded batch of N and the score of interest.
+    """Asks the network again about a recorded batch of N: without a channel, at other inputs, ...
 
-    inputs: (N, ...). score_of: from the model's output to the score; score: its values, (N,).
+    inputs: (N, ...). score_of: from the model's output to the score. score: its values, (N,).
     """
 
     recording: Recording
@@ -61,7 +60,7 @@ class Probe:
     arrangement: Arrangement = field(default_factory=Arrangement)
 
     def maps(self) -> Tensor:
-        """The layer's maps, (N, C, h, w)."""
+        """The layer's feature maps, (N, C, h, w)."""
         return self.layout.to_maps(self.recording.activation.detach())
 
     @cached_property
@@ -74,7 +73,7 @@ class Probe:
         with torch.no_grad():
             for sample, channels in enumerate(live):
                 tail = _Tail(self, sample)
-                for chosen in _parts(channels, max(1, LARGEST // maps[0].numel())):
+                for chosen in _groups(channels, max(1, VALUES_AT_ONCE // maps[0].numel())):
                     variants = maps[sample].repeat(len(chosen), 1, 1, 1)
                     variants[torch.arange(len(chosen)), chosen] = 0
                     scores[sample, chosen] = tail(variants)
@@ -82,10 +81,14 @@ class Probe:
                     self.progress(done, total)
         return scores
 
-    def scores_of(self, wanted: Tensor, variants: Callable[[int, Tensor], Tensor]) -> Tensor:
-        """The scores of variants of each sample, (N, count): those that are `wanted` (N, count), else 0.
+    def scores_with_maps(self, sample: int, variants: Tensor) -> Tensor:
+        """The scores of one sample, (M,), with other maps at the layer, (M, C, h, w)."""
+        return _Tail(self, sample)(variants)
 
-        variants: from a sample and some of the numbers below `count`, (M,), to those inputs, (M, ...).
+    def scores_at(self, wanted: Tensor, variants: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """The scores at variants of each sample's input: (N, count), 0 where `wanted` (N, count) is False.
+
+        variants: from a sample and the numbers of M of its variants, (M,), to those inputs, (M, ...).
         """
         model = self.recording.model
         scores = self.score.new_zeros(wanted.shape)
@@ -93,7 +96,7 @@ class Probe:
         with borrowed(model):
             for sample, numbers in enumerate(wanted):
                 score_of = self.score_of_one(sample)
-                for chosen in _parts(numbers, INPUTS):
+                for chosen in _groups(numbers, INPUTS_AT_ONCE):
                     output = self.arrangement.run(variants(sample, chosen), model)
                     scores[sample, chosen] = score_of(output)
                     done += len(chosen)
@@ -103,7 +106,7 @@ class Probe:
     def score_of_one(self, sample: int) -> Score:
         """The score of one sample, for any number of rows that are variants of it.
 
-        Raises XGradCamError for a score that is only of the whole batch.
+        Raises XGradCamError for a score that is defined for the whole batch only.
         """
         score_of = of_sample(self.score_of, sample)
         if len(self.inputs) > 1 and score_of is self.score_of:
@@ -115,8 +118,8 @@ class Probe:
                 fits = False
             if not fits:
                 raise XGradCamError(
-                    "this method asks about variants of one sample, the score is only of the whole batch: "
-                    "give it a method alone(sample), as RegionMean has it, or explain samples one by one"
+                    "this method asks about variants of one sample, but the score needs the whole batch: "
+                    "give it a method alone(sample), as RegionMean has it, or explain the samples one by one"
                 )
         return score_of
 
@@ -125,37 +128,33 @@ class Probe:
         return self.layout.to_maps(self.recording.gradient(score_of(self.recording.output)))
 
     def gradients_at(self, inputs: Iterator[Tensor], count: int) -> Iterator[Tensor]:
-        """The gradient of the score by the maps at other inputs, each (N, C, h, w); one forward for each."""
+        """The gradient of the score by the maps at each of `count` other inputs, (N, C, h, w)."""
         for done, others in enumerate(inputs, 1):
             recording = record(self.recording.model, others, self.layer, arrangement=self.arrangement)
             yield self.layout.to_maps(recording.gradient(self.score_of(recording.output)))
             self.progress(done * len(others), count * len(others))
 
     def hessian_product(self) -> Tensor:
-        """H·F, (N, C, h, w), with H the second derivatives of the score by the maps F.
+        """H F, (N, C, h, w): the second derivatives of the score by the maps F, times F.
 
-        Raises NotApplicableError where an operation behind the layer has no second derivative.
+        Raises NotApplicableError if an operation behind the layer has no second derivative.
         """
         direction = self.layout.with_maps(torch.zeros_like(self.recording.activation), self.maps())
         try:
-            return self._second(self.recording, direction)
+            return self._hessian_product(self.recording, direction)
         except NotImplementedError:
             pass
-        # Fused attention has none; its plain form, in another forward, has.
+        # Fused attention has no second derivative; attention step by step, in another forward, has one.
         with sdpa_kernel(SDPBackend.MATH):
-            plain = record(self.recording.model, self.inputs, self.layer, arrangement=self.arrangement)
+            unfused = record(self.recording.model, self.inputs, self.layer, arrangement=self.arrangement)
             try:
-                return self._second(plain, direction)
+                return self._hessian_product(unfused, direction)
             except NotImplementedError as error:
                 raise NotApplicableError(f"this method needs second derivatives: {error}") from None
 
-    def _second(self, recording: Recording, direction: Tensor) -> Tensor:
+    def _hessian_product(self, recording: Recording, direction: Tensor) -> Tensor:
         product = recording.hessian_product(self.score_of(recording.output), direction)
         return self.layout.to_maps(product)
-
-    def scores_of_maps(self, sample: int, variants: Tensor) -> Tensor:
-        """The scores of one sample, (M,), if the layer's maps were these, (M, C, h, w)."""
-        return _Tail(self, sample)(variants)
 
     def classes(self) -> tuple[Tensor, Tensor]:
         """All logits (N, classes) and each sample's class (N,); NotApplicableError for other scores."""
@@ -165,23 +164,23 @@ class Probe:
         return logits, self.score_of.targets.expand(len(logits))
 
     def seeds(self) -> list[int]:
-        """A number for each sample that is that of its class, 0 where the score is not that of a class."""
+        """A random seed for each sample: its class; a single 0 if the score is not that of a class."""
         if not isinstance(self.score_of, ClassScore):
             return [0]
         return [int(target) for target in self.classes()[1]]
 
 
-def _parts(wanted: Tensor, most: int) -> tuple[Tensor, ...]:
-    """Where `wanted`, (count,) bool, is True: so many of the places at a time, and no part of none."""
-    places = wanted.nonzero()[:, 0]
-    return tuple(torch.split(places, most)) if len(places) else ()
+def _groups(wanted: Tensor, most: int) -> tuple[Tensor, ...]:
+    """The indices at which `wanted` (count,) is True, in groups of 1 to `most`."""
+    indices = wanted.nonzero()[:, 0]
+    return tuple(torch.split(indices, most)) if len(indices) else ()
 
 
 class _Tail:
-    """The network behind the layer for one sample: from maps (M, C, h, w) to scores (M,).
+    """The network behind the layer, for one sample: from maps (M, C, h, w) to scores (M,).
 
-    The part up to the layer is run for one sample only. Where something behind the layer was computed from
-    the input and does not take to that, it is run for as many: the first call finds out.
+    The part up to the layer runs for one input. If the part behind the layer also uses the input and cannot
+    combine one with M maps, M copies of the input run. The first call finds out.
     """
 
     def __init__(self, probe: Probe, sample: int) -> None:
@@ -189,31 +188,31 @@ class _Tail:
         self._input = probe.inputs[sample : sample + 1]
         self._activation = probe.recording.activation.detach()[sample : sample + 1]
         self._score_of = probe.score_of_one(sample)
-        self._grows: bool | None = None
+        self._one_input_will_do: bool | None = None
 
     def __call__(self, maps: Tensor) -> Tensor:
-        if self._grows is None:
-            # One that differs from all others shows whether each variant has a row of its own.
-            proof = maps[:1] / 2
-            scores = self._grown(torch.cat([maps, proof]))
-            alone = self._scores(self._input, proof)
-            self._grows = scores is not None and self._is_close(scores[-1], alone[0])
-            if scores is not None and self._grows:
+        if self._one_input_will_do is None:
+            # A variant that differs from all others shows if each variant has a row of its own.
+            control = maps[:1] / 2
+            scores = self._tried_with_one_input(torch.cat([maps, control]))
+            alone = self._scores(self._input, control)
+            self._one_input_will_do = scores is not None and self._is_close(scores[-1], alone[0])
+            if scores is not None and self._one_input_will_do:
                 return scores[:-1]
-        if self._grows:
+        if self._one_input_will_do:
             return self._scores(self._input, maps)
-        return torch.cat([self._repeated(maps[at : at + INPUTS]) for at in range(0, len(maps), INPUTS)])
+        return torch.cat([self._with_copies(part) for part in torch.split(maps, INPUTS_AT_ONCE)])
 
-    def _repeated(self, maps: Tensor) -> Tensor:
-        return self._scores(self._input.expand(len(maps), *self._input.shape[1:]), maps)
-
-    def _grown(self, maps: Tensor) -> Tensor | None:
+    def _tried_with_one_input(self, maps: Tensor) -> Tensor | None:
         try:
             scores = self._scores(self._input, maps)
-        # Whatever a model may raise that finds another number of samples than it began with.
+        # A model may raise anything if the number of samples changes on the way.
         except Exception:
             return None
         return scores if scores.shape == (len(maps),) else None
+
+    def _with_copies(self, maps: Tensor) -> Tensor:
+        return self._scores(self._input.expand(len(maps), *self._input.shape[1:]), maps)
 
     def _scores(self, inputs: Tensor, maps: Tensor) -> Tensor:
         output: Any = replay(
@@ -224,7 +223,7 @@ class _Tail:
         )
         return self._score_of(output)
 
-    def _is_close(self, grown: Tensor, alone: Tensor) -> bool:
-        digits = 1e-3 if grown.dtype in (torch.float32, torch.float64) else 5e-2
-        size = alone.abs() + self._probe.score.detach().abs().max()
-        return bool((grown - alone).abs() <= digits * size)
+    def _is_close(self, score: Tensor, expected: Tensor) -> bool:
+        tolerance = 1e-3 if score.dtype in (torch.float32, torch.float64) else 5e-2
+        size = expected.abs() + self._probe.score.detach().abs().max()
+        return bool((score - expected).abs() <= tolerance * size)

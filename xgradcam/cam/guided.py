@@ -1,4 +1,4 @@
-"""Guided backpropagation: which pixels speak for a class, in fine detail; times a map, also where."""
+"""Guided backpropagation: fine detail in the input, and its product with a heatmap."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ from xgradcam.capture.scores import choose_targets, finite_logits_of
 from xgradcam.errors import XGradCamError
 from xgradcam.pictures.photograph import Photograph
 
-# Operations that are max(x, 0), with a cap or without, and the argument that has to be 0 for it.
+# Operations that can be max(x, 0), with a cap or without, and the argument that must be 0 for it.
 RECTIFIERS: Mapping[str, tuple[int, str] | None] = MappingProxyType(
     {
         "relu": None,
@@ -28,7 +28,7 @@ RECTIFIERS: Mapping[str, tuple[int, str] | None] = MappingProxyType(
     }
 )
 # Activations that are no rectifiers: their gradient is left as it is.
-OTHERS = frozenset(
+OTHER_ACTIVATIONS = frozenset(
     """leaky_relu prelu rrelu elu selu celu gelu silu mish softplus hardswish hardsigmoid hardtanh
     sigmoid tanh""".split()
 )
@@ -40,20 +40,20 @@ def guided_backpropagation(
     targets: int | Sequence[int] | Tensor | None = None,
     output: str | int | None = None,
 ) -> Tensor:
-    """Gradient of a class score by the inputs where rectifiers pass on positive gradients only.
+    """The gradient of a class score by the inputs, (N, ...), if rectifiers pass on only positive gradients.
 
-    At v = h(u) = max(u, 0), and with a cap: ĝ_u = h′(u) · max(ĝ_v, 0). Springenberg et al. 2015.
-    It shows what the network sees more than what the class needs: much of it is the same for every class.
+    At a rectifier v = h(u) = max(u, 0), with a cap or without: ĝ_u = h′(u) · max(ĝ_v, 0). Springenberg et al.
+    2015. Much of it is the same for every class: it shows what the network sees.
 
-    inputs: (N, ...), and so is the result. The model is left as it was found; the other arguments are those
-    of `explain`. Raises XGradCamError for a wrong class or model, and for one without rectifiers.
+    inputs: (N, ...). The other arguments are those of `explain`; the model is left as it was found.
+    Raises XGradCamError for a wrong class or model, and for a model without rectifiers.
     """
     if not inputs.is_floating_point():
         raise XGradCamError(f"the inputs are {inputs.dtype} numbers, which have no gradient: take floats")
     refuse_compiled(model)
     guiding = _Guiding()
     with torch.inference_mode(False):
-        # The inputs are the output of a layer too, of one in front of the model.
+        # An identity in front of the model makes the inputs a layer's output.
         whole = nn.Sequential(OrderedDict(inputs=nn.Identity(), model=model))
         recording = record(whole, inputs, "inputs", guiding)
         logits = finite_logits_of(recording.output, output)
@@ -63,18 +63,18 @@ def guided_backpropagation(
         except XGradCamError as error:  # it speaks of the layer that the caller did not choose
             raise XGradCamError(f"no gradient reaches the inputs: {error}") from None
     if not guiding.met:
-        found = f": it has {', '.join(guiding.others)}" if guiding.others else ""
+        others = f": it has {', '.join(guiding.others)}" if guiding.others else ""
         raise XGradCamError(
-            f"guided backpropagation needs rectifiers, such as ReLU, and this model's score has none{found}"
+            f"guided backpropagation needs rectifiers, such as ReLU, and this model's score has none{others}"
         )
     return gradient
 
 
 def guided_map(guided: Tensor, heatmap: Tensor) -> Tensor:
-    """The product, (N, C, H, W): fine detail, where the class is.
+    """The product of gradients and heatmap, (N, C, H, W): fine detail at the class's position.
 
-    guided: (N, C, H, W), of `guided_backpropagation`. heatmap: (N, H, W), as `heatmap` makes it.
-    Guided Grad-CAM of Selvaraju et al. 2017, and so Guided XGrad-CAM of Fu et al. 2020.
+    guided: (N, C, H, W), from `guided_backpropagation`. heatmap: (N, H, W), from `heatmap`.
+    Guided Grad-CAM: Selvaraju et al. 2017. Guided XGrad-CAM: Fu et al. 2020.
     """
     if guided.ndim != 4 or heatmap.shape != (len(guided), *guided.shape[2:]):
         raise XGradCamError(
@@ -85,14 +85,14 @@ def guided_map(guided: Tensor, heatmap: Tensor) -> Tensor:
 
 
 def gradient_picture(guided: Tensor) -> Photograph:
-    """The gradients of one sample (C, H, W), C 1 or 3, as a picture: (H, W, 3) uint8 RGB.
+    """A picture (H, W, 3) uint8 RGB of one sample's gradients (C, H, W), C 1 or 3.
 
-    255 · clip(½ + (g − mean g) / 10 (std g + 1e-5), 0, 1), rounded down: what has no gradient is about grey,
-    ten deviations fill the range. A picture of small gradients, of 1e-6 for example, is grey all over.
+    255 · clip(½ + (g − mean g) / 10 (std g + 1e-5), 0, 1), rounded down: no gradient is about grey, and ten
+    deviations fill the range. Very small gradients, such as 1e-6, give a grey picture.
     """
     if guided.ndim != 3 or guided.shape[0] not in (1, 3) or 0 in guided.shape:
         shape = tuple(guided.shape)
-        raise XGradCamError(f"gradients {shape} are no picture: take one sample's, (3, H, W) or (1, H, W)")
+        raise XGradCamError(f"gradients {shape} are no picture: give one sample's, (3, H, W) or (1, H, W)")
     pixels = guided.detach().double().cpu().numpy()
     if not np.isfinite(pixels).all():
         raise XGradCamError("the gradients are not finite: there is no picture of them")
@@ -102,9 +102,9 @@ def gradient_picture(guided: Tensor) -> Photograph:
 
 
 class _Guiding(TorchFunctionMode):
-    """Runs every operation as it is, and hooks those that rectify.
+    """Runs every operation unchanged, and hooks the outputs of rectifiers.
 
-    met: whether a gradient has passed a rectifier. others: the names of other activations, in their order.
+    met: True once a gradient has passed a rectifier. others: the names of other activations, in order.
     """
 
     def __init__(self) -> None:
@@ -115,16 +115,17 @@ class _Guiding(TorchFunctionMode):
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        """Run the operation, and have its output's gradient rectified."""
+        """Run the operation; rectify the gradient of its output if it is a rectifier."""
         call = Call(function, args, kwargs or {})
         if not _rectifies(call):
-            if call.operation in OTHERS:
+            if call.operation in OTHER_ACTIVATIONS:
                 self.others[call.operation] = None
             return function(*args, **call.kwargs)
-        if not torch.is_grad_enabled():  # in place, its result has the gradient of what was there before
+        # A result written in place without a graph still has the gradient of its earlier value.
+        if not torch.is_grad_enabled():
             return function(*args, **call.kwargs)
         if call.destination is not None and call.destination._is_view():
-            # A view has no place of its own in the graph of its base: write to a copy, and that to the view.
+            # A view's gradient goes to its base, past a hook: rectify a copy, and write that to the view.
             call.destination.copy_(self._guided(call.run(lambda tensor: tensor)))
             return call.destination
         return self._guided(function(*args, **call.kwargs))
@@ -140,7 +141,8 @@ class _Guiding(TorchFunctionMode):
 
 
 def _rectifies(call: Call) -> bool:
-    name = call.operation.rstrip("_")  # an operator of an exported program keeps its mark of in-place
+    # In an exported program the name of an in-place operator ends in an underscore.
+    name = call.operation.rstrip("_")
     if name not in RECTIFIERS or not call.is_of_torch():
         return False
     bound = RECTIFIERS[name]

@@ -1,4 +1,4 @@
-"""The table of the methods: their names, what they weigh by, and where they are from."""
+"""The table of the methods: name, function, description and source of each."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -7,19 +7,18 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from xgradcam.cam import gradient_methods as weightings
-from xgradcam.cam import network_methods as perturbations
+from xgradcam.cam import gradient_methods, network_methods
 from xgradcam.cam.evidence import Evidence
 from xgradcam.errors import XGradCamError
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to weigh a layer's values.
+    """A way to weigh a layer's activation.
 
-    title: as the field writes it. weigh: from the evidence to weights that broadcast against the activation.
-    says: what they are, in a line. source: authors and year. asks_again: whether it runs the network more
-    often than once.
+    title: the name as the field writes it. weigh: from the evidence to weights that broadcast against the
+    activation. says: the weights in a line. source: authors and year. asks_again: True if it runs the network
+    again, or parts of it.
     """
 
     title: str
@@ -36,101 +35,104 @@ class Method:
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "grad-cam": Method(
-            "Grad-CAM", weightings.grad_cam, "mean gradient of each channel", "Selvaraju et al. 2017"
+            "Grad-CAM", gradient_methods.grad_cam, "mean gradient of each channel", "Selvaraju et al. 2017"
         ),
         "xgrad-cam": Method(
-            "XGrad-CAM", weightings.xgrad_cam, "mean gradient, weighted by the activation", "Fu et al. 2020"
+            "XGrad-CAM",
+            gradient_methods.xgrad_cam,
+            "mean gradient, weighted by the activation",
+            "Fu et al. 2020",
         ),
         "cam": Method(
             "CAM",
-            perturbations.cam,
-            "weights of a linear layer on global averages; nowhere else",
+            network_methods.cam,
+            "weights of a linear layer on global averages; applies nowhere else",
             "Zhou et al. 2016",
             asks_again=True,
         ),
         "grad-cam++": Method(
             "Grad-CAM++",
-            weightings.grad_cam_plus_plus,
+            gradient_methods.grad_cam_plus_plus,
             "positive gradients, weighted by higher derivatives",
             "Chattopadhay et al. 2018",
         ),
         "smooth-grad-cam++": Method(
             "Smooth Grad-CAM++",
-            perturbations.smooth_grad_cam_plus_plus,
+            network_methods.smooth_grad_cam_plus_plus,
             "grad-cam++ averaged over 8 noisy inputs",
             "Omeiza et al. 2019",
             asks_again=True,
         ),
         "hires-cam": Method(
             "HiResCAM",
-            weightings.hires_cam,
-            "the gradient itself, place by place",
+            gradient_methods.hires_cam,
+            "the gradient itself, position by position",
             "Draelos and Carin 2020",
         ),
         "grad-cam-elementwise": Method(
             "Element-wise Grad-CAM",
-            weightings.grad_cam_elementwise,
-            "what of gradient times activation is positive",
+            gradient_methods.grad_cam_elementwise,
+            "the gradient where gradient times activation is positive",
             "Pillai and Pirsiavash 2021",
         ),
         "layer-cam": Method(
             "LayerCAM",
-            weightings.layer_cam,
-            "the positive gradient, place by place",
+            gradient_methods.layer_cam,
+            "the positive gradient, position by position",
             "Jiang et al. 2021",
         ),
         "ablation-cam": Method(
             "Ablation-CAM",
-            perturbations.ablation_cam,
-            "how much the score drops without each channel",
+            network_methods.ablation_cam,
+            "the relative drop of the score without each channel",
             "Desai and Ramaswamy 2020",
             asks_again=True,
         ),
         "score-cam": Method(
             "Score-CAM",
-            perturbations.score_cam,
+            network_methods.score_cam,
             "the score of the photograph seen through each channel",
             "Wang et al. 2020",
             asks_again=True,
         ),
         "eigen-cam": Method(
             "Eigen-CAM",
-            weightings.eigen_cam,
+            gradient_methods.eigen_cam,
             "first principal component of the activation; the same for every class",
             "Muhammad and Yeasin 2020",
         ),
         "eigen-grad-cam": Method(
             "Eigen-Grad-CAM",
-            weightings.eigen_grad_cam,
+            gradient_methods.eigen_grad_cam,
             "first principal component of gradient times activation",
             "Gildenblat 2021",
         ),
         "shapley-cam": Method(
             "ShapleyCAM",
-            perturbations.shapley_cam,
+            network_methods.shapley_cam,
             "mean gradient less a second-order term",
             "Cai 2025",
             asks_again=True,
         ),
         "finer-cam": Method(
             "Finer-CAM",
-            perturbations.finer_cam,
+            network_methods.finer_cam,
             "grad-cam of the class against the three nearest to it",
             "Zhang et al. 2025",
             asks_again=True,
         ),
-        "random-cam": Method("random", weightings.random_cam, "random weights: the baseline", "-"),
+        "random-cam": Method("random", gradient_methods.random_cam, "random weights: the baseline", "-"),
     }
 )
 
 
 def title_of(method: str) -> str:
-    """A method's name as the field writes it; what is none of `METHODS` keeps its name."""
+    """A method's name as the field writes it; a name that is not in `METHODS` is returned as it is."""
     return METHODS[method].title if method in METHODS else method
 
 
 def known_methods(methods: Sequence[str]) -> Sequence[str]:
-    """The methods, or the one; XGradCamError for a name that is not in `METHODS`."""
+    """The methods, one given as a word too; XGradCamError for a name that is not in `METHODS`."""
     methods = (methods,) if isinstance(methods, str) else methods
     for method in methods:
         if method not in METHODS:

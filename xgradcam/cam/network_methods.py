@@ -1,4 +1,4 @@
-"""The methods that ask the network more than one gradient: their weights, as those of `weightings.py`."""
+"""The methods that ask the network again, each with its formula; symbols as in `gradient_methods.py`."""
 
 from collections.abc import Iterator
 
@@ -10,45 +10,43 @@ from xgradcam.cam.gradient_methods import plus_plus
 from xgradcam.capture.scores import Score, logits_of
 from xgradcam.errors import NotApplicableError
 
-# Smooth Grad-CAM++: noisy inputs, and the noise's deviation as a share of the input's range.
+# Smooth Grad-CAM++: the number of noisy inputs, and the noise's deviation as a share of the input's range.
 NOISY, NOISE = 8, 0.15
-# Finer-CAM: how many of the nearest classes are compared with, and how much they count.
+# Finer-CAM: the number of nearest classes to compare with, and their share γ.
 REFERENCES, STRENGTH = 3, 1.0
-# A map this much flatter than high is constant to rounding, of float32 and of half precision.
-FLAT, FLAT_IN_HALF = 1e-4, 2e-2
+# CAM: relative errors that float32 and half precision may cause.
+ROUNDING, ROUNDING_IN_HALF = 1e-4, 2e-2
 
 
 def cam(evidence: Evidence) -> Tensor:
-    """The class's weights in a linear layer on the maps' global average: (N, C, 1, 1). Zhou et al. 2016.
+    """The class's weights in a linear layer on the channels' averages: (N, C, 1, 1). Zhou et al. 2016.
 
-    S = Σ_k w_k mean_xy F^k + b
+    S = Σ_k w_k mean_xy F^k + b,  so that w_k = Σ_xy g_k
 
-    Raises NotApplicableError where the score is no linear function of the averages: Grad-CAM is its
-    generalisation.
+    Raises NotApplicableError if the score is no such function: Grad-CAM is the generalisation.
     """
-    weights = evidence.gradient.sum(dim=(2, 3), keepdim=True)
-    if not _reads_averages(evidence):
+    if not _is_linear_in_averages(evidence):
         raise NotApplicableError(
             "cam needs a network whose score is a linear function of this layer's averages, as where global "
             "average pooling and a linear layer follow; grad-cam is its generalisation"
         )
-    return weights
+    return evidence.gradient.sum(dim=(2, 3), keepdim=True)
 
 
-def _reads_averages(evidence: Evidence) -> bool:
-    """Whether S(F) is affine in the averages: the gradient is flat, and right about S far away from F too."""
+def _is_linear_in_averages(evidence: Evidence) -> bool:
+    """True if the gradient is constant over space, and predicts the score far away from F too."""
     probe, gradient = probe_of(evidence), evidence.gradient
-    digits = FLAT_IN_HALF if probe.score.dtype in (torch.bfloat16, torch.float16) else FLAT
+    tolerance = ROUNDING_IN_HALF if probe.score.dtype in (torch.bfloat16, torch.float16) else ROUNDING
     spread = gradient.amax(dim=(2, 3)) - gradient.amin(dim=(2, 3))
-    if (spread > digits * gradient.abs().amax(dim=(1, 2, 3))[:, None]).any():
+    if (spread > tolerance * gradient.abs().amax(dim=(1, 2, 3))[:, None]).any():
         return False
     for sample, maps in enumerate(evidence.activation):
         far = torch.stack([torch.zeros_like(maps), 2 * maps, -maps, maps.roll(1, 0), -2 * maps.roll(2, 0)])
         far = far.to(probe.recording.activation.dtype)
-        found, score = probe.scores_of_maps(sample, far), probe.score[sample].detach()
+        score, score_far = probe.score[sample].detach(), probe.scores_with_maps(sample, far)
         change = (gradient[sample] * (far - maps)).sum(dim=(1, 2, 3))
-        size = score.abs() + found.abs() + (gradient[sample] * far).abs().sum(dim=(1, 2, 3))
-        if ((found - score - change).abs() > digits * size).any():
+        size = score.abs() + score_far.abs() + (gradient[sample] * far).abs().sum(dim=(1, 2, 3))
+        if ((score_far - score - change).abs() > tolerance * size).any():
             return False
     return True
 
@@ -56,7 +54,7 @@ def _reads_averages(evidence: Evidence) -> bool:
 def smooth_grad_cam_plus_plus(evidence: Evidence) -> Tensor:
     """Grad-CAM++ with derivatives averaged over noisy inputs: (N, C, 1, 1). Omeiza et al. 2019.
 
-    As Grad-CAM++ with mean g, mean g² and mean g³ for g, g² and g³
+    w_k as in Grad-CAM++, with mean g, mean g² and mean g³ for g, g² and g³
     """
     probe = probe_of(evidence)
     sums = [torch.zeros_like(evidence.gradient) for _ in range(3)]
@@ -68,7 +66,7 @@ def smooth_grad_cam_plus_plus(evidence: Evidence) -> Tensor:
 
 
 def _noisy(inputs: Tensor) -> Iterator[Tensor]:
-    """The inputs with the same noise each time, and for every sample."""
+    """The inputs with noise, `NOISY` times; the noise is the same for every sample and call."""
     generator = torch.Generator().manual_seed(0)
     each = tuple(range(1, inputs.ndim))
     deviation = NOISE * (inputs.amax(dim=each, keepdim=True) - inputs.amin(dim=each, keepdim=True))
@@ -78,11 +76,11 @@ def _noisy(inputs: Tensor) -> Iterator[Tensor]:
 
 
 def ablation_cam(evidence: Evidence) -> Tensor:
-    """How much the score drops without the channel: (N, C, 1, 1). Desai and Ramaswamy 2020.
+    """The relative drop of the score without the channel: (N, C, 1, 1). Desai and Ramaswamy 2020.
 
     w_k = (S − S(F^k = 0)) / |S|
 
-    The paper divides by S: for a negative score that would turn the map into its opposite.
+    The paper divides by S, which reverses the map of a negative score.
     """
     probe = probe_of(evidence)
     score = probe.score.detach()[:, None]
@@ -91,34 +89,43 @@ def ablation_cam(evidence: Evidence) -> Tensor:
 
 
 def score_cam(evidence: Evidence) -> Tensor:
-    """The score of the input seen through each map, as a softmax over channels: (N, C, 1, 1).
+    """Softmax over channels of the score of the input masked by each map: (N, C, 1, 1). Wang et al. 2020.
 
-    w = softmax_k S(input ∘ F^k upsampled and scaled to [0, 1]);  0 for a channel that is constant
+    w = softmax_k S(input ∘ M^k),  M^k the map F^k scaled to [0, 1] and upsampled;  0 for a constant map
 
-    Wang et al. 2020. The paper takes the score of a blank input off first, which the softmax does not see.
+    The paper first subtracts the score of a blank input, which leaves the softmax as it is.
     """
     probe = probe_of(evidence)
-    inputs, maps = probe.inputs, evidence.activation
-    if inputs.ndim != 4:
+    if probe.inputs.ndim != 4:
         raise NotApplicableError("score-cam masks photographs: it needs inputs (N, C, H, W)")
+    scaled, varies = _scaled(evidence.activation)
+    scores = probe.scores_at(varies, lambda sample, channels: _masked(probe, scaled, sample, channels))
+    weights = scores.masked_fill(~varies, -torch.inf).softmax(dim=1).nan_to_num()
+    return weights[:, :, None, None]
+
+
+def _scaled(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Each map scaled to [0, 1], (N, C, h, w), and True for those that are not constant, (N, C)."""
     low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
     constant = high == low
-    scaled = (maps - low) / torch.where(constant, 1, high - low)
+    return (maps - low) / torch.where(constant, 1, high - low), ~constant[:, :, 0, 0]
 
-    def seen_through(sample: int, channels: Tensor) -> Tensor:
-        small = scaled[sample, channels, None]
-        grown = nn.functional.interpolate(small, inputs.shape[2:], mode="bilinear", align_corners=False)
-        return inputs[sample] * grown.to(inputs)
 
-    constant = constant[:, :, 0, 0]
-    scores = probe.scores_of(~constant, seen_through).masked_fill(constant, -torch.inf)
-    return scores.softmax(dim=1).nan_to_num()[:, :, None, None]
+def _masked(probe: Probe, masks: Tensor, sample: int, channels: Tensor) -> Tensor:
+    """One sample's input masked by some of its channels (M,), each upsampled: (M, ...)."""
+    inputs = probe.inputs
+    upsampled = nn.functional.interpolate(
+        masks[sample, channels, None], inputs.shape[2:], mode="bilinear", align_corners=False
+    )
+    return inputs[sample] * upsampled.to(inputs)
 
 
 def shapley_cam(evidence: Evidence) -> Tensor:
-    """Grad-CAM with a second-order term of the Taylor series, at 0: (N, C, 1, 1). Cai 2025.
+    """Grad-CAM less a second-order term: (N, C, 1, 1). Cai 2025.
 
-    w_k = mean_xy (g − ½ H F),  H the second derivatives of S by F: 0 behind which all is piecewise linear
+    w_k = mean_xy (g − ½ H F)_k,  H the second derivatives of S by F: 0 if S is piecewise linear in F
+
+    From the Taylor series about F, S(F) − S(0) ≈ (g − ½ H F) · F.
     """
     product = probe_of(evidence).hessian_product()
     return (evidence.gradient - product / 2).mean(dim=(2, 3), keepdim=True)
@@ -134,7 +141,7 @@ def finer_cam(evidence: Evidence) -> Tensor:
 
 
 def against_nearest(probe: Probe) -> Score:
-    """The score of Finer-CAM; the references' probabilities are constants in it."""
+    """The score that Finer-CAM explains; the probabilities in it are constants."""
     logits, targets = probe.classes()
     distance = (logits - logits.gather(1, targets[:, None])).abs()
     distance = distance.scatter(1, targets[:, None], torch.inf)
@@ -143,8 +150,8 @@ def against_nearest(probe: Probe) -> Score:
     output = getattr(probe.score_of, "output", None)
 
     def score(returned: object) -> Tensor:
-        found = logits_of(returned, output)
-        own = found.gather(1, targets[:, None])[:, 0]
-        return own - STRENGTH * (shares * found.gather(1, nearest)).sum(dim=1)
+        all_logits = logits_of(returned, output)
+        own = all_logits.gather(1, targets[:, None])[:, 0]
+        return own - STRENGTH * (shares * all_logits.gather(1, nearest)).sum(dim=1)
 
     return score
