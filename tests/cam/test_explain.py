@@ -11,10 +11,17 @@ from torch import nn
 from tests.support import TinyNet
 from xgradcam import XGradCamError
 from xgradcam.cam import explain as cam
-from xgradcam.cam.explain import explain, explain_classes, explain_layers, explain_score, top_classes
-from xgradcam.cam.explanation import heatmap
+from xgradcam.cam.explain import (
+    explain,
+    explain_classes,
+    explain_layers,
+    explain_score,
+    require_compatible,
+    top_classes,
+)
+from xgradcam.cam.explanation import Explanation, heatmap
 from xgradcam.cam.gradient_methods import EPSILON
-from xgradcam.cam.methods import METHODS
+from xgradcam.cam.methods import METHODS, title_of
 
 
 def test_maps_are_the_papers_sums(net, batch):
@@ -88,6 +95,28 @@ def test_heatmap_of_a_batch_keeps_samples_apart_and_blank_ones_blank():
     assert result[1].min() == 0
     assert result[1].max() == 1
     torch.testing.assert_close(heatmap(1e-20 * signed[1:2].double(), (8, 8)), result[1:2].double())
+
+
+@pytest.mark.parametrize("size", [8, (8,), (8, 8, 8), (0, 8), (8, -1), (8.0, 8), None, "88", (None, 8)])
+def test_a_size_that_is_not_two_positive_integers_is_refused(size):
+    explanation = Explanation({"grad-cam": torch.eye(4)[None]}, torch.ones(1), ((),))
+    with pytest.raises(
+        XGradCamError, match=r"the heatmap's size is .*: give \(H, W\), two positive integers"
+    ):
+        explanation.heatmap("grad-cam", size)
+
+
+def test_a_size_may_be_any_two_integers():
+    expected = heatmap(torch.eye(4)[None], (8, 6))
+    for size in ([8, 6], np.array([8, 6]), torch.Size([8, 6]), torch.tensor([8, 6])):
+        assert torch.equal(heatmap(torch.eye(4)[None], size), expected)
+
+
+def test_axioms_of_an_average_are_refused(net, batch):
+    with pytest.raises(XGradCamError, match="not about an average over augmentations: leave out augment"):
+        explain(net, batch, "features.4", augment=True, axioms=True)
+    for augment, axioms in ((True, False), (False, True), (False, False)):
+        require_compatible(augment, axioms)
 
 
 def head(*layers):
@@ -166,6 +195,10 @@ def test_a_wrong_method_is_told_the_right_ones(net, batch):
         explain(net, batch, "features.4", methods=("gradcam",))
     with pytest.raises(XGradCamError, match="no map of 'cam' here"):
         explain(net, batch, "features.4").heatmap("cam", (8, 8))
+
+
+def test_titles_are_as_the_field_writes_them_and_unknown_names_stay():
+    assert [title_of(name) for name in ("xgrad-cam", "a new method")] == ["XGrad-CAM", "a new method"]
 
 
 def test_several_classes_cost_one_forward_and_are_those_one_by_one(net, batch):

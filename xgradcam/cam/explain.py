@@ -1,4 +1,4 @@
-"""From a model, a batch and a layer to signed maps, and from those to heatmaps."""
+"""The public entry: from a model, a batch and a layer to an explanation."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,7 @@ from xgradcam.cam.evidence import Evidence, Probe, Progress, probe_of
 from xgradcam.cam.explanation import ClassExplanation, Explanation, sensitivity_error, weighted_map
 from xgradcam.cam.guided import guided_backpropagation
 from xgradcam.cam.methods import METHODS, known_methods
-from xgradcam.cam.notes import notes_on, signs_of
+from xgradcam.cam.notes import evidence_facts, notes_on
 from xgradcam.capture.borrowing import Arrangement
 from xgradcam.capture.layers import Layout, find_layer, layout_of
 from xgradcam.capture.recording import record
@@ -26,12 +26,11 @@ from xgradcam.capture.scores import (
 )
 from xgradcam.errors import XGradCamError
 
-# Mirrored or not, and the contrast about the mean colour; the first is the photograph as it is.
-AUGMENTATIONS = tuple(product((False, True), (1.0, 0.9, 1.1)))
-
-
+# None for each sample's highest score, one class index for all samples, or an index for each.
 Targets: TypeAlias = int | Sequence[int] | Tensor | None
-BOTH = ("grad-cam", "xgrad-cam")
+DEFAULT_METHODS = ("grad-cam", "xgrad-cam")
+# Mirrored or not, and a factor for the contrast about the mean colour; the first changes nothing.
+AUGMENTATIONS = tuple(product((False, True), (1.0, 0.9, 1.1)))
 
 
 def explain(
@@ -39,25 +38,26 @@ def explain(
     inputs: Tensor,
     layer: str | nn.Module,
     targets: Targets = None,
-    methods: Sequence[str] = BOTH,
+    methods: Sequence[str] = DEFAULT_METHODS,
     output: str | int | None = None,
     *,
     augment: bool = False,
     axioms: bool = False,
     progress: Progress = lambda _done, _total: None,
 ) -> ClassExplanation:
-    """Explain a class score of each sample by the feature maps of one layer.
+    """Explain a class score of each sample by the activation of one layer.
 
     model: any module that returns class scores (N, classes), or has them in a dictionary, a tuple or an
     object at `output`; it is left as it was found.
-    inputs: (N, ...). layer: a module of the model or its name; it must return maps (N, C, h, w), maps with
-    channels last, or tokens with the image's aspect, of which class and register tokens are left out.
+    inputs: (N, ...).
+    layer: a module of the model or its name. It must return maps (N, C, h, w), maps with channels last, or
+    tokens with the image's aspect; class and register tokens are left out.
     targets: None (each sample's highest score), one class index, or N of them.
-    methods: keys of `METHODS`. They share one forward and one backward behind the layer; what those that ask
-    the network again cost beside it their docstrings say.
-    augment: average the maps over `AUGMENTATIONS` of the inputs (N, C, H, W), a forward for each.
-    axioms: measure the sensitivity error too, an evaluation of the network behind the layer a channel.
-    progress: is told of evaluations by what asks the network again.
+    methods: keys of `METHODS`. They share one forward and one backward behind the layer; some ask the network
+    again.
+    augment: average the maps over `AUGMENTATIONS` of the inputs (N, C, H, W), with a forward for each.
+    axioms: measure the sensitivity error too; the network behind the layer runs once for each channel.
+    progress: told of each evaluation that a method or an axiom asks for.
     Raises XGradCamError for a wrong layer, class, method or model.
     """
     return explain_classes(
@@ -70,7 +70,7 @@ def explain_classes(
     inputs: Tensor,
     layer: str | nn.Module,
     classes: Sequence[Targets] | Callable[[Tensor], Sequence[Targets]],
-    methods: Sequence[str] = BOTH,
+    methods: Sequence[str] = DEFAULT_METHODS,
     output: str | int | None = None,
     *,
     augment: bool = False,
@@ -80,31 +80,78 @@ def explain_classes(
 ) -> tuple[ClassExplanation, ...]:
     """Explain several class scores of each sample: one explanation for each of `classes`.
 
-    classes: what `explain` takes for `targets`, several times; or a function from the class scores
-    (N, classes) to that, such as `top_classes(3)`. All of them cost one forward and, mostly, one backward.
+    classes: several `targets` as in `explain`, or a function from the class scores (N, classes) to them, such
+    as `top_classes(3)`. All of them take one forward and, usually, one backward.
     arrangement: kept by a caller with many batches, see `Arrangement`. The other arguments are those of
     `explain`.
     """
 
-    def scores_of(found: Any) -> list[ClassScore]:
-        logits = logits_of(found, output)
+    def scores_of(returned: Any) -> list[ClassScore]:
+        logits = logits_of(returned, output)
         chosen = classes(logits.detach()) if callable(classes) else classes
         return [ClassScore(choose_targets(logits, one, trusted=callable(classes)), output) for one in chosen]
 
     require_compatible(augment, axioms)
-    task = _Task(model, layer, known_methods(methods), progress, axioms, arrangement or Arrangement())
-    returned, found = task.run(inputs, scores_of)
+    explainer = _Explainer(
+        model, layer, known_methods(methods), progress, axioms, arrangement or Arrangement()
+    )
+    returned, explained = explainer.run(inputs, scores_of)
     if augment:
-        found = task.averaged(inputs, found)
+        explained = explainer.averaged(inputs, explained)
     logits = _at_least_single(logits_of(returned, output).detach())
-    # Up to here a device has not been waited for.
+    # The first time that a device is waited for.
     require_finite(logits)
     return tuple(
         ClassExplanation(
             one.maps, one.score, notes, logits, one.score_of.targets, sensitivity=one.sensitivity
         )
-        for one, notes in zip(found, _notes(found), strict=True)
+        for one, notes in zip(explained, _notes(explained), strict=True)
     )
+
+
+def require_compatible(augment: bool, axioms: bool) -> None:
+    """Raise XGradCamError if both are asked for."""
+    if augment and axioms:
+        raise XGradCamError(
+            "the axioms are about one input, not about an average over augmentations: "
+            "leave out augment or axioms"
+        )
+
+
+def top_classes(count: int) -> Callable[[Tensor], Sequence[Tensor]]:
+    """The `count` classes with the highest scores, best first, for `explain_classes`."""
+    return lambda logits: logits.topk(min(count, logits.shape[1]), dim=1).indices.unbind(dim=1)
+
+
+def explain_layers(
+    model: nn.Module,
+    inputs: Tensor,
+    layers: Sequence[str],
+    classes: Sequence[Targets] | Callable[[Tensor], Sequence[Targets]],
+    *,
+    output: str | int | None = None,
+    guided: bool = False,
+    **options: Any,
+) -> list[tuple[ClassExplanation, ...]]:
+    """Explain the same classes at several layers: for each layer an explanation for each class.
+
+    guided: add guided backpropagation to the explanations, the same at every layer. The other arguments and
+    `options` are those of `explain_classes`. Each layer takes a forward.
+    """
+    first = explain_classes(model, inputs, layers[0], classes, output=output, **options)
+    # A function chooses the classes once, at the first layer.
+    targets = [one.targets for one in first]
+    others = [
+        explain_classes(model, inputs, layer, lambda _logits: targets, output=output, **options)
+        for layer in layers[1:]
+    ]
+    if not guided:
+        return [first, *others]
+    gradients = [guided_backpropagation(model, inputs, target, output) for target in targets]
+    return [
+        tuple(replace(one, guided=gradient) for one, gradient in zip(explained, gradients, strict=True))
+        for explained in (first, *others)
+    ]
 
 
 def explain_score(
@@ -112,18 +159,20 @@ def explain_score(
     inputs: Tensor,
     layer: str | nn.Module,
     score: Score,
-    methods: Sequence[str] = BOTH,
+    methods: Sequence[str] = DEFAULT_METHODS,
     progress: Progress = lambda _done, _total: None,
 ) -> Explanation:
-    """Explain any number that is computed from what the model returns by the feature maps of one layer.
+    """Explain any number computed from the model's output by the activation of one layer.
 
     score: a function of the model's output that gives a number for each sample, (N,), from its own row, such
     as `Contrast`, `RegionMean` and `Similarity`. The other arguments are those of `explain`.
     Raises XGradCamError for a wrong layer, method or model, and for a score that is not finite.
     """
-    _, found = _Task(model, layer, known_methods(methods), progress).run(inputs, lambda _output: [score])
-    require_finite(found[0].score)
-    return Explanation(found[0].maps, found[0].score, _notes(found)[0], sensitivity=found[0].sensitivity)
+    explainer = _Explainer(model, layer, known_methods(methods), progress)
+    _, explained = explainer.run(inputs, lambda _output: [score])
+    require_finite(explained[0].score)
+    (notes,) = _notes(explained)
+    return Explanation(explained[0].maps, explained[0].score, notes, sensitivity=explained[0].sensitivity)
 
 
 def evidence_of(
@@ -134,7 +183,7 @@ def evidence_of(
     output: str | int | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> Evidence:
-    """What the methods look at: activation and gradient of a class score, and the network to ask more.
+    """The evidence for a class score: activation, gradient, and a probe that asks the network again.
 
     The arguments are those of `explain`.
     """
@@ -148,34 +197,34 @@ def evidence_of(
         return _evidence(probe, recording.gradient(score))
 
 
-ScoreOf = TypeVar("ScoreOf", bound=Score)
+AnyScore = TypeVar("AnyScore", bound=Score)
 
 
 @dataclass(frozen=True)
-class _Found(Generic[ScoreOf]):
-    """What was computed of a score; no number of it has been looked at.
+class _Explained(Generic[AnyScore]):
+    """A score and its maps, still on the device: none of the numbers has been read.
 
-    score: (N,), in float32 at least. signs: see `signs_of`. channels: of the layer.
+    score: (N,), at least float32. facts: see `evidence_facts`. channels: the layer's.
     """
 
-    score_of: ScoreOf
+    score_of: AnyScore
     score: Tensor
     maps: Mapping[str, Tensor]
     sensitivity: Mapping[str, Tensor]
-    signs: Tensor
+    facts: Tensor
     channels: int
 
 
-def _notes(found: Sequence[_Found[Any]]) -> list[tuple[tuple[str, ...], ...]]:
-    """For each score the notes on its samples."""
-    if not found:
+def _notes(explained: Sequence[_Explained[Any]]) -> list[tuple[tuple[str, ...], ...]]:
+    """The notes for each score and each of its samples."""
+    if not explained:
         return []
-    return notes_on([one.signs for one in found], [one.maps for one in found], found[0].channels)
+    return notes_on([one.facts for one in explained], [one.maps for one in explained], explained[0].channels)
 
 
 @dataclass(frozen=True)
-class _Task:
-    """What is to be computed of any inputs."""
+class _Explainer:
+    """Explains scores of any inputs by the same model, layer and methods."""
 
     model: nn.Module
     layer: str | nn.Module
@@ -185,27 +234,28 @@ class _Task:
     arrangement: Arrangement = field(default_factory=Arrangement)
 
     def run(
-        self, inputs: Tensor, scores_of: Callable[[Any], Sequence[ScoreOf]]
-    ) -> tuple[Any, list[_Found[ScoreOf]]]:
-        """What the model returned, and what was found of each of the scores."""
+        self, inputs: Tensor, scores_of: Callable[[Any], Sequence[AnyScore]]
+    ) -> tuple[Any, list[_Explained[AnyScore]]]:
+        """Run the model and explain the scores that `scores_of` chooses; the model's output comes first."""
         with torch.inference_mode(False):
             recording = record(self.model, inputs, self.layer, arrangement=self.arrangement)
             layout = _layout(self.model, self.layer, recording.activation, inputs)
-            asked = scores_of(recording.output)
-            scores = [_checked(score_of(recording.output), len(inputs)) for score_of in asked]
+            chosen = scores_of(recording.output)
+            scores = [_checked(score_of(recording.output), len(inputs)) for score_of in chosen]
             if self.axioms or any(METHODS[method].asks_again for method in self.methods):
-                # Before a network is asked thousands of times in vain.
+                # Before the network is asked thousands of times for nothing.
                 for score in scores:
                     require_finite(score)
-            found = []
-            for score_of, score, gradient in zip(asked, scores, recording.gradient_each(scores), strict=True):
+            explained = []
+            gradients = recording.gradient_each(scores)
+            for score_of, score, gradient in zip(chosen, scores, gradients, strict=True):
                 probe = Probe(
                     recording, inputs, self.layer, layout, score_of, score, self.progress, self.arrangement
                 )
-                found.append(self._found(score_of, _evidence(probe, gradient)))
-        return recording.output, found
+                explained.append(self._explained(score_of, _evidence(probe, gradient)))
+        return recording.output, explained
 
-    def _found(self, score_of: ScoreOf, evidence: Evidence) -> _Found[ScoreOf]:
+    def _explained(self, score_of: AnyScore, evidence: Evidence) -> _Explained[AnyScore]:
         probe = probe_of(evidence)
         maps: dict[str, Tensor] = {}
         sensitivity: dict[str, Tensor] = {}
@@ -214,55 +264,27 @@ class _Task:
             weights = METHODS[method](evidence)
             maps[method] = weighted_map(weights, evidence.activation)
             if self.axioms:
-                contributions = (weights * evidence.activation).sum(dim=(2, 3))
+                channel_sums = (weights * evidence.activation).sum(dim=(2, 3))
                 drops = score[:, None] - probe.without_channels
-                sensitivity[method] = sensitivity_error(contributions, drops)
+                sensitivity[method] = sensitivity_error(channel_sums, drops)
         channels = evidence.activation.shape[1]
-        return _Found(score_of, score, maps, sensitivity, signs_of(evidence), channels)
+        return _Explained(score_of, score, maps, sensitivity, evidence_facts(evidence), channels)
 
-    def averaged(self, inputs: Tensor, found: Sequence[_Found[ScoreOf]]) -> list[_Found[ScoreOf]]:
-        """The same with maps that are averages over the augmentations of the inputs."""
+    def averaged(
+        self, inputs: Tensor, explained: Sequence[_Explained[AnyScore]]
+    ) -> list[_Explained[AnyScore]]:
+        """The same scores with maps averaged over the augmentations of the inputs."""
         if inputs.ndim != 4:
-            raise XGradCamError(f"augmentation is of inputs (N, C, H, W), not {tuple(inputs.shape)}")
-        sums = [dict(one.maps) for one in found]
-        scores = [one.score_of for one in found]
+            raise XGradCamError(f"augmentation needs inputs (N, C, H, W), not {tuple(inputs.shape)}")
+        sums = [dict(one.maps) for one in explained]
+        scores = [one.score_of for one in explained]
         for flipped, contrast in AUGMENTATIONS[1:]:
             _, varied = self.run(contrast * (inputs.flip(3) if flipped else inputs), lambda _: scores)
             for total, one in zip(sums, varied, strict=True):
                 for method, signed in one.maps.items():
                     total[method] = total[method] + (signed.flip(2) if flipped else signed)
         means = [{method: total / len(AUGMENTATIONS) for method, total in maps.items()} for maps in sums]
-        return [replace(one, maps=maps) for one, maps in zip(found, means, strict=True)]
-
-
-def _evidence(probe: Probe, gradient: Tensor) -> Evidence:
-    maps, gradients = probe.maps(), probe.layout.to_maps(gradient)
-    return Evidence(_at_least_single(maps), _at_least_single(gradients), probe)
-
-
-def _at_least_single(values: Tensor) -> Tensor:
-    """The values in float32 at least: what a network computes in half precision is summed in more."""
-    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
-
-
-def _checked(score: Tensor, samples: int) -> Tensor:
-    if not isinstance(score, Tensor) or score.shape != (samples,):
-        what = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
-        raise XGradCamError(f"the score is {what}: it must be a number for each sample, ({samples},)")
-    return score
-
-
-def require_compatible(augment: bool, axioms: bool) -> None:
-    """Raise XGradCamError where the axioms' errors are asked of an average over augmentations."""
-    if augment and axioms:
-        raise XGradCamError(
-            "the axioms are about one input, not about an average: leave out augment or axioms"
-        )
-
-
-def top_classes(count: int) -> Callable[[Tensor], Sequence[Tensor]]:
-    """The `count` classes of the highest scores, best first, for `explain_classes`."""
-    return lambda logits: logits.topk(min(count, logits.shape[1]), dim=1).indices.unbind(dim=1)
+        return [replace(one, maps=maps) for one, maps in zip(explained, means, strict=True)]
 
 
 def _layout(model: nn.Module, layer: str | nn.Module, activation: Tensor, inputs: Tensor) -> Layout:
@@ -270,7 +292,7 @@ def _layout(model: nn.Module, layer: str | nn.Module, activation: Tensor, inputs
     if len(activation) != len(inputs):
         name, _ = find_layer(model, layer)
         raise XGradCamError(
-            f"layer {name!r} gives shape {shape} for {len(inputs)} samples: take one outside of it"
+            f"layer {name!r} gives shape {shape} for {len(inputs)} samples: take a layer that contains it"
         )
     if inputs.ndim != 4 and activation.ndim == 4:
         return Layout("maps", shape[2], shape[3])
@@ -281,32 +303,18 @@ def _layout(model: nn.Module, layer: str | nn.Module, activation: Tensor, inputs
         raise XGradCamError(f"layer {name!r}: {error}; --list-layers shows the shapes of all") from None
 
 
-def explain_layers(
-    model: nn.Module,
-    inputs: Tensor,
-    layers: Sequence[str],
-    classes: Sequence[Targets] | Callable[[Tensor], Sequence[Targets]],
-    *,
-    output: str | int | None = None,
-    guided: bool = False,
-    **options: Any,
-) -> list[tuple[ClassExplanation, ...]]:
-    """For each layer an explanation for each class, a forward for each layer.
+def _checked(score: Tensor, samples: int) -> Tensor:
+    if not isinstance(score, Tensor) or score.shape != (samples,):
+        what = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
+        raise XGradCamError(f"the score is {what}: it must be a number for each sample, ({samples},)")
+    return score
 
-    guided: put guided backpropagation into the explanations, the same at every layer. options, and the other
-    arguments: those of `explain_classes`.
-    """
-    first = explain_classes(model, inputs, layers[0], classes, output=output, **options)
-    # What a function chose by the scores is chosen once.
-    targets = [one.targets for one in first]
-    others = [
-        explain_classes(model, inputs, layer, lambda _logits: targets, output=output, **options)
-        for layer in layers[1:]
-    ]
-    if not guided:
-        return [first, *others]
-    gradients = [guided_backpropagation(model, inputs, target, output) for target in targets]
-    return [
-        tuple(replace(one, guided=gradient) for one, gradient in zip(explained, gradients, strict=True))
-        for explained in (first, *others)
-    ]
+
+def _evidence(probe: Probe, gradient: Tensor) -> Evidence:
+    maps, gradients = probe.maps(), probe.layout.to_maps(gradient)
+    return Evidence(_at_least_single(maps), _at_least_single(gradients), probe)
+
+
+def _at_least_single(values: Tensor) -> Tensor:
+    """The values in float32 or more: half precision is too coarse for sums."""
+    return values.float() if values.dtype in (torch.bfloat16, torch.float16) else values

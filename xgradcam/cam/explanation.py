@@ -1,18 +1,16 @@
-"""What `explain` returns: signed maps of a batch, the heatmaps made of them, and their axioms' errors."""
+"""The result of `explain`: the maps of a batch, the heatmaps made from them, and the two axioms' errors."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from operator import index
 
 import torch
 from torch import Tensor, nn
 
 from xgradcam.errors import XGradCamError
+from xgradcam.pictures.paint import HeatmapOf
 
-if TYPE_CHECKING:
-    from xgradcam.pictures.paint import HeatmapOf
-
-# A spread this much smaller than the values is none.
+# Values are the same everywhere if their spread is at most this share of the largest.
 FLAT = 1e-5
 
 
@@ -21,9 +19,9 @@ class Explanation:
     """The maps of a batch of N.
 
     maps: method -> signed, unscaled map (N, h, w), at the layer's size.
-    score: what is explained, a number for each sample, (N,).
-    notes: for each sample, what one must know to read its maps, a line each.
-    sensitivity: method -> sensitivity error (N,), where it was asked for; see `axioms`.
+    score: the numbers explained, (N,).
+    notes: for each sample the lines that a reader of its maps must know.
+    sensitivity: method -> sensitivity error (N,), if asked for; see `sensitivity_error`.
     """
 
     maps: Mapping[str, Tensor]
@@ -33,11 +31,11 @@ class Explanation:
 
     @property
     def conservation(self) -> dict[str, Tensor]:
-        """Method -> conservation error (N,); see `axioms`."""
+        """Method -> conservation error (N,); see `conservation_error`."""
         return {method: conservation_error(signed, self.score) for method, signed in self.maps.items()}
 
     def heatmap(self, method: str, size: tuple[int, int]) -> Tensor:
-        """The method's map as `heatmap` makes it, (N, H, W) in [0, 1]; `size` is (H, W)."""
+        """The method's heatmap at `size` (H, W): (N, H, W) in [0, 1]; see the function `heatmap`."""
         if method not in self.maps:
             raise XGradCamError(f"no map of {method!r} here; there are: {', '.join(self.maps)}")
         return heatmap(self.maps[method], size)
@@ -48,7 +46,7 @@ class ClassExplanation(Explanation):
     """The maps of a class for each sample of a batch of N; the score is the class's logit.
 
     logits: (N, classes). targets: the class explained, (N,).
-    guided: of guided backpropagation, as the inputs, where someone put it here; `explain` does not.
+    guided: the gradient of guided backpropagation, of the inputs' shape, if asked of `explain_layers`.
     """
 
     logits: Tensor
@@ -57,14 +55,14 @@ class ClassExplanation(Explanation):
 
     def to(self, device: torch.device | str) -> "ClassExplanation":
         """The same explanation with its tensors on another device."""
-        return self._each(lambda tensor: tensor.to(device), self.notes)
+        return self._with_each(lambda tensor: tensor.to(device), self.notes)
 
     def sample(self, index: int) -> "ClassExplanation":
         """One sample of the batch, as a batch of its own."""
         chosen = slice(index, index + 1)
-        return self._each(lambda tensor: tensor[chosen], self.notes[chosen])
+        return self._with_each(lambda tensor: tensor[chosen], self.notes[chosen])
 
-    def _each(
+    def _with_each(
         self, change: Callable[[Tensor], Tensor], notes: tuple[tuple[str, ...], ...]
     ) -> "ClassExplanation":
         return ClassExplanation(
@@ -83,11 +81,6 @@ class ClassExplanation(Explanation):
         return self.logits.softmax(dim=1).gather(1, self.targets[:, None])[:, 0]
 
 
-def fuse(heatmaps: Sequence[Tensor]) -> Tensor:
-    """Heatmaps (N, H, W) of several layers as one: the maximum at each place. As Jiang et al. 2021 fuse."""
-    return torch.stack(list(heatmaps)).amax(dim=0)
-
-
 def weighted_map(weights: Tensor, activation: Tensor) -> Tensor:
     """Σ_k w_k F^k, signed: (N, h, w). `weights` broadcast against the activation (N, C, h, w)."""
     return (weights * activation).sum(dim=1)
@@ -96,37 +89,54 @@ def weighted_map(weights: Tensor, activation: Tensor) -> Tensor:
 def heatmap(signed: Tensor, size: tuple[int, int]) -> Tensor:
     """ReLU, bilinear upsampling to `size` (H, W), minus minimum, over maximum: (N, H, W) in [0, 1].
 
-    The original scripts' order of steps. A map with no positive value, the same value everywhere, or a value
-    that is not finite gives 0.
+    signed: maps (N, h, w). The steps are in the original scripts' order. A map with no positive value, with
+    the same value everywhere or with a value that is not finite gives 0.
+    Raises XGradCamError if `size` is not two positive integers.
     """
+    size = _checked_size(size)
     positive = signed.clamp(min=0)[:, None]
-    grown = nn.functional.interpolate(positive, size=size, mode="bilinear", align_corners=False)[:, 0]
-    raised = grown - grown.amin(dim=(1, 2), keepdim=True)
+    upsampled = nn.functional.interpolate(positive, size=size, mode="bilinear", align_corners=False)[:, 0]
+    raised = upsampled - upsampled.amin(dim=(1, 2), keepdim=True)
     highest = raised.amax(dim=(1, 2), keepdim=True)
-    contrast = highest > FLAT * grown.amax(dim=(1, 2), keepdim=True)
+    contrast = highest > FLAT * upsampled.amax(dim=(1, 2), keepdim=True)
     return torch.where(contrast, raised / torch.where(contrast, highest, 1), 0)
 
 
-def conservation_error(signed: Tensor, score: Tensor) -> Tensor:
-    """|S − Σ_xy map(x, y)| / |S|, (N,): the share of the score that the map (N, h, w) does not account for.
+def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
+    try:
+        height, width = map(index, size)
+    except (TypeError, ValueError):
+        height, width = 0, 0
+    if height < 1 or width < 1:
+        raise XGradCamError(f"the heatmap's size is {size!r}: give (H, W), two positive integers")
+    return height, width
 
-    score: the logit, (N,). Infinite where the score is 0 and the map is not. Fu et al. 2020, axiom of
-    conservation; of XGrad-CAM it is |bias term of Eq. 5| / |S|.
+
+def heatmap_of(explanation: Explanation, method: str, sample: int = 0) -> HeatmapOf:
+    """The heatmap of one sample of a batch at any size, for `draw`."""
+    chosen = slice(sample, sample + 1)
+    alone = replace(explanation, maps={method: explanation.maps[method][chosen]})
+    return lambda size: alone.heatmap(method, size)[0].cpu().numpy()
+
+
+def fuse(heatmaps: Sequence[Tensor]) -> Tensor:
+    """Heatmaps (N, H, W) of several layers as one: the maximum at each pixel. Jiang et al. 2021."""
+    return torch.stack(list(heatmaps)).amax(dim=0)
+
+
+def conservation_error(signed: Tensor, score: Tensor) -> Tensor:
+    """|S − Σ_xy map(x, y)| / |S|, (N,): the share of the score that the map does not account for.
+
+    signed: the map (N, h, w). score: the logit S, (N,). Infinite if the score is 0 and the map is not.
+    Fu et al. 2020, axiom of conservation. XGrad-CAM's error is |bias term of Eq. 5| / |S|.
     """
     return (score - signed.sum(dim=(1, 2))).abs() / score.abs()
 
 
 def sensitivity_error(channel_sums: Tensor, drops: Tensor) -> Tensor:
-    """Σ_k |drop_k − Σ_xy w_k F^k| / Σ_k |drop_k|, (N,): how far the map is from what removing channels does.
+    """Σ_k |drop_k − Σ_xy w_k F^k| / Σ_k |drop_k|, (N,): the map's distance from the effect of each channel.
 
-    channel_sums: Σ_xy w_k F^k, (N, C). drops: S − S(F^k = 0), (N, C). Infinite where nothing drops and the
-    map is not 0. Fu et al. 2020, axiom of sensitivity.
+    channel_sums: Σ_xy w_k F^k, (N, C). drops: S − S(F^k = 0), (N, C). Infinite if all drops are 0 and the map
+    is not. Fu et al. 2020, axiom of sensitivity.
     """
     return (drops - channel_sums).abs().sum(dim=1) / drops.abs().sum(dim=1)
-
-
-def heatmap_of(explanation: "Explanation", method: str, sample: int = 0) -> "HeatmapOf":
-    """The map of one sample of a batch, for `draw`."""
-    chosen = slice(sample, sample + 1)
-    alone = replace(explanation, maps={method: explanation.maps[method][chosen]})
-    return lambda size: alone.heatmap(method, size)[0].cpu().numpy()

@@ -1,4 +1,4 @@
-"""What a reader of a map must not miss, a line each."""
+"""Notes: one line each on what a reader of a map must know."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,14 +8,14 @@ from torch import Tensor
 from xgradcam.cam.evidence import Evidence
 from xgradcam.cam.explanation import FLAT
 
-# The methods that may coincide, and the share of the largest value that they may differ by.
-BOTH, CLOSE = ("grad-cam", "xgrad-cam"), 1e-3
+# The two methods whose maps may coincide, and the share of the largest value that they may differ by.
+TWO_MAPS, CLOSE = ("grad-cam", "xgrad-cam"), 1e-3
 
 
-def signs_of(evidence: Evidence) -> Tensor:
-    """What notes are about beside the maps, (N, 2): see `notes_on`.
+def evidence_facts(evidence: Evidence) -> Tensor:
+    """Facts that notes need beside the maps, for each sample: (N, 2).
 
-    1 where the gradient is constant over space, else 0; how many channels have negative activations.
+    First 1 if the gradient is constant over space, else 0; then the number of channels with negative values.
     """
     gradient, activation = evidence.gradient, evidence.activation
     spread = (gradient.amax(dim=(2, 3)) - gradient.amin(dim=(2, 3))).amax(dim=1)
@@ -25,38 +25,40 @@ def signs_of(evidence: Evidence) -> Tensor:
 
 
 def notes_on(
-    signs: Sequence[Tensor], maps: Sequence[Mapping[str, Tensor]], channels: int
+    facts: Sequence[Tensor], maps: Sequence[Mapping[str, Tensor]], channels: int
 ) -> list[tuple[tuple[str, ...], ...]]:
-    """For each of several scores and each sample, the lines that no reader of its maps should miss.
+    """The notes for each score and each of its samples.
 
-    signs, maps: of each score, `signs_of` its evidence, and method -> map (N, h, w). Their numbers are read
-    here, together: a device is waited for once.
+    facts, maps: `evidence_facts` and method -> map (N, h, w), for each score. Their numbers are read here all
+    at once, so that a device is waited for once. channels: the layer's.
     """
-    facts = [
-        torch.cat([_coincide(found, of_score), found[:, 1:], *map(_range_of, of_score.values())], dim=1)
-        for found, of_score in zip(signs, maps, strict=True)
-    ]
+    table = torch.stack([_row_each(*of_score) for of_score in zip(facts, maps, strict=True)]).tolist()
     return [
         tuple(_lines(row, list(of_score), channels) for row in rows)
-        for rows, of_score in zip(torch.stack(facts).tolist(), maps, strict=True)
+        for rows, of_score in zip(table, maps, strict=True)
     ]
 
 
-def _coincide(signs: Tensor, maps: Mapping[str, Tensor]) -> Tensor:
-    """Of each sample: 1 where the gradient is constant and the two maps are the same, else 0; (N, 1).
+def _row_each(facts: Tensor, maps: Mapping[str, Tensor]) -> Tensor:
+    """All numbers that the notes on a score need, a row for each sample: (N, 2 + 3 methods)."""
+    return torch.cat([_coincide(facts, maps), facts[:, 1:], *map(_range_of, maps.values())], dim=1)
 
-    They are not where a channel's activations all but vanish against XGrad-CAM's ε.
+
+def _coincide(facts: Tensor, maps: Mapping[str, Tensor]) -> Tensor:
+    """1 for each sample with a constant gradient whose two maps are the same, else 0: (N, 1).
+
+    They differ if a channel's activations are so small that XGrad-CAM's ε counts.
     """
-    flat = signs[:, :1]
-    if not set(BOTH) <= set(maps):
+    flat = facts[:, :1]
+    if not set(TWO_MAPS) <= set(maps):
         return torch.zeros_like(flat)
-    one, other = (maps[method].flatten(1) for method in BOTH)
+    one, other = (maps[method].flatten(1) for method in TWO_MAPS)
     close = (one - other).abs().amax(dim=1) <= CLOSE * one.abs().amax(dim=1)
     return flat * close[:, None]
 
 
 def _range_of(signed: Tensor) -> Tensor:
-    """Of each map: 1 where all of it is finite, else 0; its smallest and its largest value. (N, 3)."""
+    """For each map (h, w): 1 if all of it is finite, else 0; its smallest and its largest value: (N, 3)."""
     finite = torch.isfinite(signed).all(dim=2).all(dim=1)
     return torch.stack([finite.to(signed), signed.amin(dim=(1, 2)), signed.amax(dim=(1, 2))], dim=1)
 
@@ -74,13 +76,14 @@ def _lines(row: Sequence[float], methods: Sequence[str], channels: int) -> tuple
             f"signed activations: {negative:.0f} of {channels} channels have negative values, where an "
             "XGrad-CAM weight is no weighted mean of the gradient and its denominator can vanish"
         )
-    blanks = [_blank(method, *ranges[3 * place : 3 * place + 3]) for place, method in enumerate(methods)]
+    blanks = [_blank(method, *ranges[3 * index : 3 * index + 3]) for index, method in enumerate(methods)]
     return (*lines, *filter(None, blanks))
 
 
 def _blank(method: str, finite: float, low: float, high: float) -> str:
+    """The note on a map without a heatmap; empty for any other map."""
     if not finite:
-        return f"not finite: the {method} map holds infinities or no numbers; its picture is the photograph"
+        return f"not finite: the {method} map holds infinities or NaNs; its picture is the photograph"
     if high <= 0:
         return f"no positive evidence: the {method} map has no positive value; its picture is the photograph"
     if low > 0 and high - low <= FLAT * high:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from xgradcam.cam.evidence import Progress
-from xgradcam.cam.explain import BOTH, Targets, explain_layers, require_compatible, top_classes
+from xgradcam.cam.explain import DEFAULT_METHODS, Targets, explain_layers, require_compatible, top_classes
 from xgradcam.cam.explanation import ClassExplanation
 from xgradcam.capture.borrowing import Arrangement
 from xgradcam.errors import XGradCamError
@@ -50,7 +50,7 @@ class Explaining:
     Raises XGradCamError for a batch of none and for what makes no sense together.
     """
 
-    methods: Sequence[str] = BOTH
+    methods: Sequence[str] = DEFAULT_METHODS
     augment: bool = False
     axioms: bool = False
     guided: bool = False
