@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from xgradcam.models.classifier import Classifier
-    from xgradcam.pictures.photograph import Photograph
 
 PROG = "proof-verify"
 
@@ -43,12 +42,14 @@ def _main(arguments: argparse.Namespace) -> int:
     if arguments.list_layers:
         print_layers(PROG, arguments)
         return DONE
+    from xgradcam.runs.sources import read_photograph
+
     say = partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)
     if TOP.fullmatch(arguments.target_index):
         raise XGradCamError(f"--target-index is {arguments.target_index}: {PROG} takes one class")
     if arguments.plot is not None:
         _require_drawable(arguments.plot)
-    photograph = _photograph(arguments.image_path)
+    photograph = read_photograph(arguments.image_path)
     device = choose_device(PROG, arguments)
     say(device_line(device))
     classifier = open_classifier(PROG, arguments).to(device)
@@ -73,12 +74,6 @@ def _main(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(numbers, indent=2, allow_nan=False))
     return DONE if all(row.verdict == "holds" for row in rows) else FAILED
-
-
-def _photograph(path: str) -> "Photograph":
-    from xgradcam.runs.sources import read_photograph
-
-    return read_photograph(path)
 
 
 def _require_drawable(path: Path) -> None:
