@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from xgradcam.capture.recording import record
 from xgradcam.capture.scores import (
     ClassScore,
     Score,
+    Targets,
     choose_targets,
     finite_logits_of,
     logits_of,
@@ -26,8 +27,6 @@ from xgradcam.capture.scores import (
 )
 from xgradcam.errors import XGradCamError
 
-# None for each sample's highest score, one class index for all samples, or an index for each.
-Targets: TypeAlias = int | Sequence[int] | Tensor | None
 DEFAULT_METHODS = ("grad-cam", "xgrad-cam")
 # Mirrored or not, and a factor for the contrast about the mean colour; the first changes nothing.
 AUGMENTATIONS = tuple(product((False, True), (1.0, 0.9, 1.1)))

@@ -1,7 +1,7 @@
 """Guided backpropagation: fine detail in the input, and its product with a heatmap."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from xgradcam.capture.calls import Call, refuse_compiled
 from xgradcam.capture.recording import record
-from xgradcam.capture.scores import choose_targets, finite_logits_of
+from xgradcam.capture.scores import Targets, choose_targets, finite_logits_of
 from xgradcam.errors import XGradCamError
 from xgradcam.pictures.photograph import Photograph
 
@@ -37,7 +37,7 @@ OTHER_ACTIVATIONS = frozenset(
 def guided_backpropagation(
     model: nn.Module,
     inputs: Tensor,
-    targets: int | Sequence[int] | Tensor | None = None,
+    targets: Targets = None,
     output: str | int | None = None,
 ) -> Tensor:
     """The gradient of a class score by the inputs, (N, ...), if rectifiers pass on only positive gradients.

@@ -15,6 +15,7 @@ from torch import Tensor
 from xgradcam.errors import NotFiniteError, XGradCamError
 
 Score: TypeAlias = Callable[[Any], Tensor]
+# None for each sample's highest score, one class index for all samples, or an index for each.
 Targets: TypeAlias = int | Sequence[int] | Tensor | None
 
 

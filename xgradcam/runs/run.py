@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from xgradcam.cam.evidence import Progress
-from xgradcam.cam.explain import DEFAULT_METHODS, Targets, explain_layers, require_compatible, top_classes
+from xgradcam.cam.explain import DEFAULT_METHODS, explain_layers, require_compatible, top_classes
 from xgradcam.cam.explanation import ClassExplanation
 from xgradcam.capture.borrowing import Arrangement
+from xgradcam.capture.scores import Targets
 from xgradcam.errors import XGradCamError
 from xgradcam.models.classifier import Classifier
 from xgradcam.pictures.framing import Framing
