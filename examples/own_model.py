@@ -1,11 +1,11 @@
-"""From training code to a map: a small network of one's own, its checkpoint, and `xgrad-cam` on it.
+"""From training code to a map: train a small network, save a checkpoint, and run `xgrad-cam` on it.
 
     python examples/own_model.py             trains, and writes own_model.pth and own_labels.txt
     xgrad-cam --image-path examples/cat-and-coffee.jpg --model examples/own_model.py:OwnNet \
         --weights own_model.pth --labels own_labels.txt --input-size 64 --target-index cup
 
-The network learns to tell pieces of the cat's photograph from pieces of the cup's. It is given the two at
-every scale and place, so the map of the photograph that has both shows where it sees which.
+The network learns to tell pieces of the cat's photograph from pieces of the cup's. It sees pieces of every
+size and place, so its map of the photograph with both shows where it finds the cat and where the cup.
 """
 
 from pathlib import Path
@@ -18,12 +18,12 @@ from xgradcam import read_image, to_input
 HERE = Path(__file__).resolve().parent
 LABELS = ("cat", "cup")
 SIDE = 64
-# What `xgrad-cam` assumes of a model that it does not know; --mean and --std say otherwise.
+# What `xgrad-cam` takes for a model of your own; --mean and --std change it.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class OwnNet(nn.Module):
-    """Three convolutions, and a head that keeps the places apart."""
+    """Three convolutions, and a head that sees 4 x 4 places separately."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class OwnNet(nn.Module):
 
 
 def pieces(generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
-    """Random square pieces of the two photographs at the network's size, and their classes."""
+    """Random square pieces of the two photographs, (count, 3, 64, 64), and their classes, (count,)."""
     photographs = [read_image(HERE / name) for name in ("cat.jpg", "coffee.jpg")]
     images, classes = [], torch.randint(len(LABELS), (count,), generator=generator)
     for index in classes.tolist():
@@ -54,7 +54,7 @@ def pieces(generator: torch.Generator, count: int) -> tuple[Tensor, Tensor]:
 
 
 def main() -> None:
-    """Train for some seconds and save the checkpoint as training code commonly does."""
+    """Train for a few seconds and save a checkpoint as training scripts do."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     network = OwnNet().train()
@@ -70,7 +70,7 @@ def main() -> None:
         right = (network.eval()(images).argmax(dim=1) == classes).float().mean()
     torch.save({"epoch": 1, "state_dict": network.state_dict()}, "own_model.pth")
     Path("own_labels.txt").write_text("\n".join(LABELS) + "\n")
-    print(f"right on {right:.0%} of new pieces; wrote own_model.pth and own_labels.txt")
+    print(f"{right:.0%} of new pieces are classified correctly; wrote own_model.pth and own_labels.txt")
 
 
 if __name__ == "__main__":
