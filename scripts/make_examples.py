@@ -1,10 +1,16 @@
-"""Make the photographs in examples/ from scikit-image's, and the README's pictures from those.
+"""Make the photographs in examples/ and the pictures in docs/pictures/.
 
     python scripts/make_examples.py
 
-Needs the package and scikit-image installed. The same versions give the same files.
+Needs the package, scikit-image, and for page.jpg Chromium. The same versions give the same files.
+evaluation.png is copied from the output folder of
+`python -m xgradcam.evaluation --installed --target-layer blocks.6.0.bn2 bn2`.
 """
 
+import shutil
+import subprocess
+import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,18 +23,28 @@ import xgradcam
 from xgradcam.cam.explanation import heatmap_of
 from xgradcam.cam.methods import title_of
 from xgradcam.cli.proof_verify import main as proof_verify
-from xgradcam.pictures.panel import draw_panel, score_line
+from xgradcam.pictures.panel import draw_panel, panel, score_line
 from xgradcam.pictures.photograph import Photograph, encode_jpeg, read_image
 
-EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-DEFAULT_LAYER, EARLIER_LAYER = "bn2", "blocks.6.0.bn2"
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES, PICTURES = ROOT / "examples", ROOT / "docs" / "pictures"
+MODEL = "efficientnet-lite0"
+LAST_LAYER, LATE_LAYER, EARLY_LAYER = "bn2", "blocks.6.0.bn2", "blocks.4.0.bn2"
 CAT, ESPRESSO = 285, 967
+HEIGHT = 336
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def side_by_side(cat: Photograph, coffee: Photograph) -> Photograph:
     """The cat's face and the cup, both 400 pixels high: (400, 700, 3)."""
     face, cup = cat[:, 60:360], coffee[:, 130:430]
     return np.hstack([cv2.resize(face, (400, 400), interpolation=cv2.INTER_CUBIC), cup])
+
+
+def smaller(picture: Photograph, height: int) -> Photograph:
+    """The picture at another height, in the same proportions."""
+    width = round(picture.shape[1] * height / picture.shape[0])
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def row(
@@ -42,9 +58,51 @@ def row(
     inputs = classifier.inputs(photograph)
     explanation = xgradcam.explain(classifier.module, inputs, layer, target, methods)
     heatmaps = {title_of(method): heatmap_of(explanation, method) for method in explanation.maps}
-    words = xgradcam.imagenet_labels()[target].split(" ", 1)[1]
-    detail = score_line(explanation.score.item(), explanation.probability.item())
-    return draw_panel(photograph, heatmaps, classifier.framing(), words, detail)
+    return draw_panel(photograph, heatmaps, classifier.framing(), *header(explanation))
+
+
+def row_with_errors(
+    classifier: xgradcam.Classifier, photograph: Photograph, target: int, layer: str
+) -> Photograph:
+    """As `row`, with the errors of the axioms beside the methods' names."""
+    inputs = classifier.inputs(photograph)
+    explanation = xgradcam.explain(classifier.module, inputs, layer, target, axioms=True)
+    shown = smaller(photograph, HEIGHT)
+    pictures = {"photograph": shown}
+    for method in explanation.maps:
+        conservation, sensitivity = explanation.conservation[method], explanation.sensitivity[method]
+        errors = f"errors {conservation.item():.2f} and {sensitivity.item():.2f}"
+        heatmap = explanation.heatmap(method, shown.shape[:2])[0].numpy()
+        pictures[f"{title_of(method)}: {errors}"] = xgradcam.overlay_heatmap(shown, heatmap)
+    return panel(pictures, header(explanation)[0], "errors of conservation and sensitivity: 0 is exact")
+
+
+def header(explanation: xgradcam.ClassExplanation) -> tuple[str, str]:
+    """The class's name, and its score and probability."""
+    words = xgradcam.imagenet_labels()[int(explanation.targets[0])].split(" ", 1)[1]
+    return words, score_line(explanation.score.item(), explanation.probability.item())
+
+
+def picture_of_the_page(browser: str) -> Photograph:
+    """The page of a run of the three photographs, as a browser shows it."""
+    with tempfile.TemporaryDirectory() as folder:
+        what = [
+            "--image-path",
+            "examples/c*.jpg",
+            "--target-index",
+            "Egyptian cat",
+            "espresso",
+            "--model",
+            MODEL,
+        ]
+        how = ["--html", "--full-resolution", "--output-dir", folder, "--quiet"]
+        subprocess.run([sys.executable, "-m", "xgradcam", *what, *how], cwd=ROOT, check=True)
+        page, shot = Path(folder, "index.html"), Path(folder, "shot.png")
+        # Photographs below the fold are loaded late: the browser waits for them.
+        options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--virtual-time-budget=5000"]
+        command = [browser, *options, "--window-size=1280,690", f"--screenshot={shot}", page.as_uri()]
+        subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+        return read_image(shot)
 
 
 def main() -> None:
@@ -53,18 +111,29 @@ def main() -> None:
     photographs = {"cat": cat, "coffee": coffee, "cat-and-coffee": side_by_side(cat, coffee)}
     for name, photograph in photographs.items():
         (EXAMPLES / f"{name}.jpg").write_bytes(encode_jpeg(photograph))
-    classifier = xgradcam.load_classifier("efficientnet-lite0")
+    classifier = xgradcam.load_classifier(MODEL)
     # As the commands see it: a JPEG's pixels are not quite those that were written.
     both = read_image(EXAMPLES / "cat-and-coffee.jpg")
-    for name, layer in (("explanation", DEFAULT_LAYER), ("earlier-layer", EARLIER_LAYER)):
-        rows = [row(classifier, both, target, layer) for target in (CAT, ESPRESSO)]
-        (EXAMPLES / f"{name}.jpg").write_bytes(encode_jpeg(np.vstack(rows)))
     applying = [method for method in xgradcam.METHODS if method != "cam"]
-    everything = row(classifier, both, ESPRESSO, EARLIER_LAYER, applying)
-    half = cv2.resize(everything, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
-    (EXAMPLES / "methods.jpg").write_bytes(encode_jpeg(np.asarray(half, np.uint8)))
-    cat_alone = ["--image-path", str(EXAMPLES / "cat.jpg"), "--target-index", str(CAT)]
-    proof_verify([*cat_alone, "--model", "efficientnet-lite0", "--plot", str(EXAMPLES / "split.png")])
+    methods = row(classifier, both, ESPRESSO, LATE_LAYER, applying)
+    last = np.vstack([row(classifier, both, target, LAST_LAYER) for target in (CAT, ESPRESSO)])
+    late = row(classifier, both, CAT, LATE_LAYER)
+    pictures = {
+        "photograph": smaller(both, HEIGHT),
+        "explanation": row_with_errors(classifier, both, CAT, EARLY_LAYER),
+        "last-layer": smaller(last, last.shape[0] * 2 // 3),
+        "late-layer": smaller(late, late.shape[0] * 2 // 3),
+        "methods": smaller(methods, methods.shape[0] // 2),
+    }
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser:
+        pictures["page"] = picture_of_the_page(browser)
+    else:
+        print("left as it is, for want of Chromium: page.jpg")
+    for name, picture in pictures.items():
+        (PICTURES / f"{name}.jpg").write_bytes(encode_jpeg(picture))
+    split = ["--image-path", str(EXAMPLES / "cat.jpg"), "--target-index", str(CAT), "--model", MODEL]
+    proof_verify([*split, "--plot", str(PICTURES / "split.png")])
 
 
 if __name__ == "__main__":
