@@ -29,8 +29,20 @@ def test_importing_the_package_does_not_import_torch():
     assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=False).returncode == 0
 
 
-def test_the_lower_modules_know_no_command_and_print_nothing():
-    for path in (ROOT / "xgradcam").glob("*.py"):
-        text = path.read_text()
-        assert "print(" not in text, path
-        assert path.name == "__main__.py" or "xgradcam.cli" not in text, path
+def test_the_citation_and_the_changelog_name_the_version():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    (version,) = re.findall(r"^version: (.+)$", citation, re.MULTILINE)
+    (released,) = re.findall(r'^date-released: "(.+)"$', citation, re.MULTILINE)
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## \[?([^] \n]+)\]?(?: - (.+))?$", changelog, re.MULTILINE)
+    assert version == xgradcam.__version__
+    assert next(heading for heading in headings if heading[0] != "Unreleased") == (version, released)
+
+
+def test_the_changelog_says_where_the_modules_are():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+`) \| (`.+`) \|$", changelog, re.MULTILINE)
+    assert len(rows) > 30
+    for row in rows[1:]:
+        for name in re.findall(r"`([\w.]+)`", row[1]):
+            assert (ROOT / "xgradcam" / f"{name.replace('.', '/')}.py").exists(), name
