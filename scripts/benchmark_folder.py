@@ -90,10 +90,8 @@ def photographs(folder: Path, count: int) -> None:
     with Image.open(EXAMPLE) as example:
         for index in range(count):
             width, height = (int(side * random.uniform(0.7, 1)) for side in example.size)
-            left, top = (
-                random.integers(example.width - width + 1),
-                random.integers(example.height - height + 1),
-            )
+            left = int(random.integers(example.width - width + 1))
+            top = int(random.integers(example.height - height + 1))
             cutting = example.crop((left, top, left + width, top + height)).resize((500, 375))
             cutting.convert("RGB").save(folder / f"{index:03}.jpg", quality=90)
 
