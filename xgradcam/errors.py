@@ -58,3 +58,10 @@ def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:
     """`; did you mean 'a' or 'b'?` of the known names nearest to this one; '' where none is near."""
     near = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def listed(names: Iterable[str], most: int) -> str:
+    """`a, b, c and 7 more`: the names, but at most so many."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -98,7 +98,7 @@ def test_the_usual_colour_maps_are_there():
 
 def test_wrong_colours_are_named_with_what_is_near():
     heatmap = np.zeros((6, 5), np.float32)
-    with pytest.raises(XGradCamError, match="no colour map 'Virids'; did you mean viridis"):
+    with pytest.raises(XGradCamError, match="no colour map 'Virids'; did you mean 'viridis'"):
         overlay_heatmap(PHOTOGRAPH, heatmap, "Virids")
     with pytest.raises(XGradCamError, match=r"no colour map 'qqq' \(known: .*jet"):
         overlay_heatmap(PHOTOGRAPH, heatmap, "qqq")

@@ -158,7 +158,7 @@ def test_the_sample_of_a_batch_is_the_one_asked_for():
 
 
 def test_a_wrong_style_is_refused_before_anything_is_drawn():
-    with pytest.raises(XGradCamError, match="did you mean turbo"):
+    with pytest.raises(XGradCamError, match="did you mean 'turbo'"):
         Style(colormap="trubo")
     with pytest.raises(XGradCamError, match=r"alpha 2 is not between 0 .* and 1"):
         Style(alpha=2)

@@ -1,6 +1,5 @@
 """The table of the methods: name, function, description and source of each."""
 
-import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from xgradcam.cam import gradient_methods, network_methods
 from xgradcam.cam.evidence import Evidence
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import XGradCamError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,6 @@ def known_methods(methods: Sequence[str]) -> Sequence[str]:
     methods = (methods,) if isinstance(methods, str) else methods
     for method in methods:
         if method not in METHODS:
-            near = difflib.get_close_matches(method, METHODS, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise XGradCamError(f"no method {method!r}; {hint}there are: {', '.join(METHODS)}")
+            hint = did_you_mean(method, METHODS, count=1) or ";"
+            raise XGradCamError(f"no method {method!r}{hint} there are: {', '.join(METHODS)}")
     return methods

@@ -1,6 +1,5 @@
 """The layers of a model: find one by name, tell its layout, list them all, choose one by default."""
 
-import difflib
 import math
 import re
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.capture.borrowing import borrowed
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import XGradCamError, did_you_mean
 
 # Class, distillation and register tokens: no network puts more of them before its patch tokens.
 MAX_PREFIX_TOKENS = 16
@@ -45,11 +44,9 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module
         return layer, modules[layer]
     if hasattr(model, "_orig_mod"):
         raise XGradCamError(f"no layer {layer!r}: the model is compiled: give the one that it was made from")
-    near = difflib.get_close_matches(layer, modules, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     raise XGradCamError(
-        f"no layer {layer!r} in this {type(model).__name__}; "
-        f"{hint}(--list-layers, or model.named_modules(), shows all)"
+        f"no layer {layer!r} in this {type(model).__name__}{did_you_mean(layer, modules)} "
+        f"(--list-layers, or model.named_modules(), shows all)"
     )
 
 

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import XGradCamError, listed
 
 
 @cache
@@ -63,9 +63,8 @@ def class_named(labels: Sequence[str] | None, name: str) -> int:
         if len(found) == 1:
             return found[0]
         if found:
-            listed = ", ".join(f"{index} ({labels[index]})" for index in found[:8])
-            more = f" and {len(found) - 8} more" if len(found) > 8 else ""
-            raise XGradCamError(f"{name!r} may be class {listed}{more}: give the index")
+            candidates = listed((f"{index} ({labels[index]})" for index in found), 8)
+            raise XGradCamError(f"{name!r} may be class {candidates}: give the index")
     raise XGradCamError(f"no class is named {name!r}")
 
 

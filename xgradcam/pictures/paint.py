@@ -1,6 +1,5 @@
 """Paint a heatmap over a photograph, at the resolution of the input or of the photograph."""
 
-import difflib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -10,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import XGradCamError, did_you_mean
 from xgradcam.pictures.framing import Framing, visible
 from xgradcam.pictures.photograph import Photograph, require_photograph
 
@@ -32,8 +31,7 @@ BLOCK_PIXELS = 2**20
 def check_colours(colormap: str, alpha: float | None) -> None:
     """Raise XGradCamError for an unknown colour map or an alpha outside [0, 1]."""
     if colormap not in COLORMAPS:
-        near = difflib.get_close_matches(colormap.lower(), COLORMAPS, n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        hint = did_you_mean(colormap.lower(), COLORMAPS)
         raise XGradCamError(f"no colour map {colormap!r}{hint} (known: {', '.join(COLORMAPS)})")
     if alpha is not None and not 0 <= alpha <= 1:
         raise XGradCamError(f"alpha {alpha:g} is not between 0 (photograph) and 1 (colours)")
