@@ -658,7 +658,7 @@ def test_full_resolution_crop_panel_and_colours(both, capsys):
 def test_wrong_pictures_are_refused_before_a_model_is_loaded(both, capsys):
     arguments = ["--image-path", str(both), "--model", "vgg61"]
     for wrong, message in (
-        (["--colormap", "virids"], "no colour map 'virids'; did you mean viridis"),
+        (["--colormap", "virids"], "no colour map 'virids'; did you mean 'viridis'"),
         (["--alpha", "2"], "alpha 2 is not between 0"),
         (["--batch-size", "0"], "the batch size is 0: take 1 or more"),
     ):
@@ -686,9 +686,9 @@ def test_an_own_model_with_labels_and_scores_in_a_dictionary(both, capsys):
     assert main([*arguments, "--output", "logits"]) == 0
     assert "class of interest:  west" in capsys.readouterr().out
     for wrong, message in (
-        (["--input-size", "0"], "--input-size is 0"),
-        (["--std", "1", "0", "1"], "--std has a value that is not above 0"),
-        (["--num-classes", "0"], "--num-classes is 0"),
+        (["--input-size", "0"], "the input size is 0: give height and width"),
+        (["--std", "1", "0", "1"], "the std has a value that is not above 0"),
+        (["--num-classes", "0"], "the number of classes is 0"),
         (["--labels", "no-labels.txt"], "cannot read labels no-labels.txt"),
     ):
         assert main([*arguments, "--output", "logits", *wrong]) == 2

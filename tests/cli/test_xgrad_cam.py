@@ -281,8 +281,8 @@ def test_bad_input_is_one_line_with_the_remedy_and_writes_nothing(both, capsys):
         ([*good, "--device", "toaster"], "no device 'toaster': take auto, cpu, cuda, cuda:N or mps"),
         ([*good, "--device", "cuda:99"], "no device 'cuda:99' here; there is: cpu"),
         ([*good, "--model", "vgg61"], "no model 'vgg61'; did you mean"),
-        ([*good, "--mean", "123", "117", "104"], "--mean has a value outside of 0 to 1: divide"),
-        ([*good, "--std", "58", "57", "57"], "--std has a value that is not above 0 and up to 1: divide"),
+        ([*good, "--mean", "123", "117", "104"], "the mean has a value outside of 0 to 1: divide"),
+        ([*good, "--std", "58", "57", "57"], "the std has a value that is not above 0 and up to 1: divide"),
         ([*good, "--target-index", "top0"], "top0 has no class: top1 is the class of the highest"),
     ):
         model = [] if "--model" in arguments else BUNDLED
@@ -377,7 +377,7 @@ def test_a_harmful_checkpoint_does_not_run(both, capsys):
 
     torch.save({"state_dict": Harmful()}, "harmful.pth")
     assert main(["--image-path", str(both), "--model", "resnet18", "--weights", "harmful.pth"]) == 2
-    assert "refused to read harmful.pth" in capsys.readouterr().err
+    assert "no state dict in harmful.pth; there is: state_dict: save" in capsys.readouterr().err
     assert not Path("it-ran").exists()
 
 

@@ -16,7 +16,7 @@ from xgradcam.capture.layers import default_layer
 from xgradcam.errors import WeightsUnavailableError, XGradCamError
 from xgradcam.models import load as models
 from xgradcam.models import vgg16 as vgg
-from xgradcam.models.checkpoints import read_state_dict
+from xgradcam.models.checkpoints import read_state_dicts
 from xgradcam.models.load import load_classifier
 from xgradcam.pictures.photograph import read_image
 
@@ -168,9 +168,9 @@ def test_timms_weights_that_cannot_be_had(tmp_path, monkeypatch):
 
 
 def test_unknown_models_get_the_nearest_names(no_network):
-    with pytest.raises(XGradCamError, match="no model 'vgg61'; did you mean vgg19 or vgg16"):
+    with pytest.raises(XGradCamError, match="no model 'vgg61'; did you mean 'vgg19' or 'vgg16'"):
         load_classifier("vgg61")
-    with pytest.raises(XGradCamError, match="no model 'timm/resnet81'; did you mean timm/resnet"):
+    with pytest.raises(XGradCamError, match="no model 'timm/resnet81'; did you mean 'timm/resnet"):
         load_classifier("timm/resnet81")
     with pytest.raises(XGradCamError, match="no model 'fcn_resnet50'"):
         load_classifier("fcn_resnet50")
@@ -182,7 +182,8 @@ def test_weights_of_another_model_are_refused_with_their_keys(tmp_path, no_netwo
         XGradCamError, match=r"do not fit this ResNet: missing: conv1\.weight.*unknown: features"
     ):
         load_classifier("resnet18", str(tmp_path / "a.pth"))
-    assert len(read_state_dict(tmp_path / "a.pth")) == 52
+    (state,) = read_state_dicts(tmp_path / "a.pth").values()
+    assert len(state) == 52
 
 
 def test_weights_of_another_head_are_refused_with_the_option_for_it(tmp_path, no_network):

@@ -134,7 +134,8 @@ def add_model_arguments(parser: Parser, layer_help: str, many: dict[str, Any]) -
     model.add_argument("--model", metavar="NAME", help=MODEL_HELP)
     model.add_argument(
         "--weights", metavar="FILE|default|none", default="default",
-        help="a checkpoint (.pth, .safetensors), the model's ImageNet weights (default), or none (random)",
+        help="a checkpoint (.pth, .safetensors), the model's ImageNet weights (default), or none (random); "
+        "FILE:NAME takes one of several state dicts in a file (w.pth:ema, or w.pth:ema.state_dict)",
     )  # fmt: skip
     model.add_argument("--target-layer", metavar="NAME", **many, help=layer_help)
     model.add_argument("--list-layers", action="store_true", help="show the model's layers and end")

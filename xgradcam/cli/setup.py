@@ -88,9 +88,9 @@ def open_classifier(
             lambda line: note(prog, line),
             num_classes=arguments.num_classes,
             labels=None if arguments.labels is None else read_labels(arguments.labels),
-            size=None if size is None else tuple(size * 2 if len(size) == 1 else size),
-            mean=None if arguments.mean is None else tuple(arguments.mean),
-            std=None if arguments.std is None else tuple(arguments.std),
+            size=size,
+            mean=arguments.mean,
+            std=arguments.std,
             output=arguments.output,
             channels_last=many,
         )
@@ -263,11 +263,12 @@ def _settings(
     arguments: argparse.Namespace, classifier: "Classifier", layers: Sequence[str], methods: Sequence[str]
 ) -> dict[str, Any]:
     """The first line of the run's record: what must be the same for the run to go on."""
+    from xgradcam.models.checkpoints import split_weights
     from xgradcam.runs.sources import state_of
 
     # Files that decide what the model says, beside what torchvision and timm publish.
     code = (arguments.model or "").rpartition(":")[0]
-    files = [code, arguments.weights, str(arguments.labels)]
+    files = [code, str(split_weights(arguments.weights)[0]), str(arguments.labels)]
     return {
         "model": classifier.name,
         "weights": arguments.weights,

