@@ -1,4 +1,4 @@
-"""From a name to a classifier: building, weights, labels and preprocessing.
+"""From a model's name to a classifier: the network, its weights, its preprocessing and its class names.
 
-It must not know how maps are made.
+This folder must not know how maps are made, and never prints.
 """

@@ -45,13 +45,13 @@ def split_weights(weights: str) -> tuple[Path, str | None]:
 
 
 def read_state_dicts(path: Path, name: str | None = None) -> dict[str, State]:
-    """The state dicts in a checkpoint (`.pth`, `.safetensors`, ...), by their names in it.
+    """The state dicts in a checkpoint (`.pth`, `.safetensors`, ...), by name.
 
-    A state dict is a dictionary with tensors under strings, or a pickled module. Its name says where it is:
-    `ema.state_dict` is the `state_dict` in the `ema`, and the empty string the content of the file itself.
-    name: read this one alone; it may also be what the names of tensors begin with, up to a dot.
-    No code in the file is run, and tensors are mapped into memory where possible. Raises XGradCamError if
-    the file is no checkpoint, or has no state dict, or none of this name.
+    A state dict is a dictionary from strings to tensors, or a pickled module. Its name says where it is:
+    `ema.state_dict` for the entry `state_dict` of the entry `ema`, and '' for the content of the file itself.
+    name: read only this one. It may also be a prefix of tensors' names, without the dot at its end.
+    No code in the file is run. Tensors are mapped into memory where possible. Raises XGradCamError if the
+    file is no checkpoint, or has no state dict, or none of this name.
     """
     loaded = _read(path)
     budget = _Budget()
@@ -75,7 +75,7 @@ class _MalformedError(Exception):
 
 @dataclass
 class _Budget:
-    """Work that may still be done for a file: what a small file asks for can be without end."""
+    """How much longer all names in a file may get; the names that a small file stands for can be endless."""
 
     letters: int = LETTERS
 
@@ -86,7 +86,7 @@ class _Budget:
 
 
 def _state_dicts_in(loaded: Any, budget: _Budget) -> dict[str, State]:
-    """All state dicts, those at the fewest levels first. One with single numbers alone is none."""
+    """All state dicts, outer ones first. A dictionary that has only single numbers is none."""
     found: dict[str, State] = {}
     seen: set[int] = set()
     waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), loaded)])

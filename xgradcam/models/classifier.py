@@ -1,4 +1,4 @@
-"""A model, and how to show it a photograph."""
+"""A model, with what is needed to show it a photograph."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,13 +15,14 @@ from xgradcam.pictures.photograph import Photograph, normalise
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model with what is needed to show it a photograph and to name its classes.
+    """A model, its preprocessing and the names of its classes.
 
     size: input height and width. mean, std: of the normalisation, on a scale of [0, 1].
-    labels: the class names in the order of the outputs, or None where they are not known.
-    layer: the last feature map before pooling or flattening, or None where it has to be looked for.
-    output: where the class scores are, if the model returns a dictionary, a tuple or an object.
-    resize, interpolation: of the shorter side, before the weights' own centre crop; None where not known.
+    labels: class names in the order of the outputs; None if unknown.
+    layer: the last feature map before pooling or flattening; None if it has to be searched for.
+    output: key of the class scores, if the model returns a dictionary, a tuple or an object.
+    resize: length of the shorter side before the centre crop that the weights expect; None if unknown.
+    interpolation: how it is resized.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Classifier:
     interpolation: str = "bilinear"
 
     def device(self) -> torch.device:
-        """Where the model's parameters are; the CPU for a model without any."""
+        """The device of the model's parameters; the CPU if it has none."""
         parameter = next(self.module.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
@@ -44,22 +45,21 @@ class Classifier:
         """The same classifier on another device."""
         module = self.module.to(device)
         if device.type != "cpu":
-            module.to(memory_format=torch.contiguous_format)  # channels last is best on CPUs only
+            module.to(memory_format=torch.contiguous_format)  # channels last is fast on CPUs only
         return replace(self, module=module)
 
     def default_layer(self) -> str:
-        """The name of the layer to explain by default; XGradCamError where the model has none."""
+        """Name of the layer that is explained by default; XGradCamError if the model has none."""
         return self.layer or default_layer(self.layers())
 
     def layers(self) -> list[Layer]:
-        """The model's layers, as `list_layers` finds them with a blank photograph."""
+        """The model's layers, as `list_layers` finds them on a blank photograph."""
         return list_layers(self.module, self.inputs(np.zeros((1, 1, 3), np.uint8)))
 
     def framing(self, crop: bool = False) -> Framing:
-        """How a photograph gets into the input: stretched, or resized and cropped as for the weights.
+        """How a photograph becomes an input: stretched, or resized and cropped as the weights expect.
 
-        Raises XGradCamError where the crop is asked for and its resize is not known: a guess would be
-        another preprocessing than the model's.
+        Raises XGradCamError for a crop if the resize is unknown: a guess might not be the model's own.
         """
         if not crop:
             return Framing(self.size)
@@ -76,7 +76,7 @@ class Classifier:
         return self.like_weights(inputs).to(self.device())
 
     def like_weights(self, inputs: Tensor) -> Tensor:
-        """The inputs in the number type of the model's parameters: half precision, say."""
+        """The inputs in the number type of the model's parameters, such as half precision."""
         parameter = next(self.module.parameters(), None)
         if parameter is None or not parameter.is_floating_point():
             return inputs

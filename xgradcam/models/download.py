@@ -1,4 +1,4 @@
-"""Weights: fetch torchvision's, fit a state dict to a model."""
+"""Download torchvision's weights into torch hub's cache."""
 
 import http.client
 import socket
@@ -20,15 +20,16 @@ Report = Callable[[str], None]
 
 
 def cached_file(url: str) -> Path:
-    """Where torch hub keeps, or would keep, the file of this URL."""
+    """Path of this URL's file in torch hub's cache, be it there or not."""
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
 
 
 def fetch(url: str, size: str, report: Report) -> Path:
-    """The file of this URL from torch hub's cache, downloaded into it first if need be, with a progress bar.
+    """Path of this URL's file in torch hub's cache; it is downloaded first if it is not there.
 
-    The download is checked against the hash in its name and appears in the cache whole or not at all.
-    Raises WeightsUnavailableError where it cannot be had; a dead connection ends within 15 seconds.
+    size: for `report`, which is called with a line when the download starts. torch shows a progress bar.
+    The download is checked against the hash in its name, and appears in the cache whole or not at all.
+    Raises WeightsUnavailableError if it fails. A dead connection is given up within 15 seconds.
     """
     path = cached_file(url)
     try:
@@ -51,7 +52,7 @@ def fetch(url: str, size: str, report: Report) -> Path:
 
 
 def require_reachable(url: str) -> None:
-    """Raise WeightsUnavailableError unless `url` answers within `CONNECT_SECONDS`, name look-up and all."""
+    """Raise WeightsUnavailableError unless `url` answers within `CONNECT_SECONDS`, name look-up included."""
     outcome: list[Exception | None] = []
 
     def ask() -> None:
@@ -60,12 +61,12 @@ def require_reachable(url: str) -> None:
             with urllib.request.urlopen(request, timeout=CONNECT_SECONDS):
                 outcome.append(None)
         except urllib.error.HTTPError:
-            # It answers; whether it has the file is seen when that is asked for.
+            # The server answers. If it lacks the file, the download will say so.
             outcome.append(None)
         except (OSError, ValueError, http.client.HTTPException) as error:
             outcome.append(error)
 
-    # A name look-up knows no timeout and a host may have many addresses: only a thread can be left behind.
+    # A name look-up takes no timeout, and a host may have many addresses. A thread can be abandoned.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(CONNECT_SECONDS + 1)
@@ -78,6 +79,7 @@ def require_reachable(url: str) -> None:
 
 @contextmanager
 def _socket_timeout(seconds: float) -> Iterator[None]:
+    """The default timeout of new sockets, within the block."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(seconds)
     try:
@@ -87,5 +89,6 @@ def _socket_timeout(seconds: float) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
+    """Why a connection failed, in the system's words."""
     reason = getattr(error, "reason", None) or error
     return str(getattr(reason, "strerror", None) or reason or type(reason).__name__)

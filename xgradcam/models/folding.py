@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions in front of them: the same network with less to compute."""
+"""Fold batch norms into the convolutions before them: the same network with less to compute."""
 
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
@@ -15,24 +15,25 @@ from xgradcam.capture.borrowing import borrowed
 from xgradcam.capture.calls import tensors_of
 from xgradcam.capture.layers import find_layer
 
-# Of the largest number of an output: more than this is no rounding.
-SAME = 1e-4
+# Largest difference that is still rounding, as a share of the largest number in an output.
+ROUNDING = 1e-4
 
 
 def fold_batch_norms(model: nn.Module, inputs: Tensor, layers: Sequence[str] = ()) -> int:
-    """Fold each 2-d batch norm that directly follows a convolution into it; how many were, often all.
+    """Fold each 2-d batch norm that directly follows a convolution into it; returns how many.
 
     The model is changed: in evaluation mode it computes the same up to rounding, with other parameters.
-    inputs: (N, ...), with which the model is run to see what follows what, and once more to see that its
-    outputs, and those of `layers` (names), are the same as before. Where they are not, it is left as it was:
-    a convolution's output may be used beside the norm. No convolution is touched that is one of `layers`.
+    inputs: (N, ...). The model runs on them to see which norm follows which convolution, and once more
+    to compare its outputs and those of `layers` (names) with those before. If they differ, the model is put
+    back as it was: something beside the norm may use a convolution's output.
+    A convolution that is one of `layers` is never changed.
     """
     with borrowed(model):
         before, pairs = _watched(model, inputs, layers)
         old = {name: model.get_submodule(name) for pair in pairs for name in pair}
         for convolution, norm in pairs:
             model.set_submodule(convolution, fuse_conv_bn_eval(old[convolution], old[norm]))  # type: ignore[arg-type,type-var]
-            # What a norm of another package does beside it, such as an activation, are modules inside it.
+            # Norms of other packages may contain further modules, such as an activation: these stay.
             model.set_submodule(norm, nn.Sequential(OrderedDict(old[norm].named_children())).eval())
         if pairs and not _computes(model, inputs, layers, before):
             for name, module in old.items():
@@ -44,7 +45,7 @@ def fold_batch_norms(model: nn.Module, inputs: Tensor, layers: Sequence[str] = (
 def _computes(model: nn.Module, inputs: Tensor, layers: Sequence[str], outputs: Sequence[Tensor]) -> bool:
     try:
         found, _ = _watched(model, inputs, layers)
-    # Whatever a model may raise that looks for the norm it had.
+    # A model that uses its norm in another way may raise anything.
     except Exception:
         return False
     return len(found) == len(outputs) and all(map(_is_same, found, outputs))
@@ -52,9 +53,11 @@ def _computes(model: nn.Module, inputs: Tensor, layers: Sequence[str], outputs: 
 
 @dataclass
 class _Watch:
-    """What was seen in a forward: the convolutions' outputs, and those of them that norms were given.
+    """Record of one forward: which convolutions' outputs are the inputs of which norms.
 
-    made: convolution and output, by the output's identity; held, or another could come to have it.
+    made: convolution, output and its version, by the output's identity. It keeps the output alive, so that no
+    other tensor gets the same identity. pairs: norm -> convolution. runs: how often each ran.
+    outputs: copies of what the layers, and last the model, returned.
     """
 
     made: dict[int, tuple[str, Tensor, int]] = field(default_factory=dict)
@@ -69,19 +72,19 @@ class _Watch:
     def before_norm(self, name: str, _module: nn.Module, given: tuple[Any, ...]) -> None:
         self.runs[name] += 1
         convolution, output, version = self.made.get(id(given[0]) if given else 0, ("", None, 0))
-        if output is not None and output._version == version:  # else written to in between
+        if output is not None and output._version == version:  # else something wrote into it
             self.pairs[name] = convolution
 
     def after_layer(self, _module: nn.Module, _given: Any, output: Any) -> None:
         for tensor in tensors_of(output):
-            self.made.pop(id(tensor), None)  # shall be seen as it is, so no norm may be folded into it
+            self.made.pop(id(tensor), None)  # must stay as it is: no norm may be folded in
             self.outputs.append(tensor.clone())
 
 
 def _watched(
     model: nn.Module, inputs: Tensor, layers: Sequence[str]
 ) -> tuple[list[Tensor], list[tuple[str, str]]]:
-    """What the layers and the model return; and each convolution with the norm that is given its output."""
+    """Outputs of the layers and the model, and pairs of a convolution and the norm that gets its output."""
     watch = _Watch()
     with ExitStack() as hooks:
         for name, module in model.named_modules():
@@ -103,7 +106,7 @@ def _watched(
 
 
 def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether it is of this kind and does no more than its forward says."""
+    """True for a module of this kind that computes what its forward says, without hooks."""
     hooked = module._forward_hooks or module._forward_pre_hooks
     return isinstance(module, kind) and not hooked and not is_parametrized(module)
 
@@ -112,4 +115,4 @@ def _is_same(before: Tensor, after: Tensor) -> bool:
     if before.shape != after.shape:
         return False
     largest = before.abs().max() if before.numel() else 0
-    return bool(((before - after).abs() <= SAME * largest).all())
+    return bool(((before - after).abs() <= ROUNDING * largest).all())

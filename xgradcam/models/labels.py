@@ -1,4 +1,4 @@
-"""Class index to name."""
+"""Class names: reading them, and from a class's index to its name and back."""
 
 import json
 import re
@@ -12,20 +12,20 @@ from xgradcam.errors import XGradCamError, listed
 
 @cache
 def imagenet_labels() -> tuple[str, ...]:
-    """ImageNet's 1000 classes in output order, as `n02087394 Rhodesian ridgeback`: WordNet id and words."""
+    """Labels of ImageNet's 1000 classes in output order, as `n02123045 tabby, tabby cat`."""
     text = (files("xgradcam.models") / "imagenet_classes.txt").read_text(encoding="utf-8")
     return tuple(text.splitlines())
 
 
 def label_of(labels: Sequence[str] | None, index: int) -> str:
-    """The name of a class, or `class 7` where the names are not known."""
+    """The label of a class, or `class 7` if the labels are unknown."""
     return labels[index] if labels is not None and index < len(labels) else f"class {index}"
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
-    """Class names from a file: one a line, or JSON, a list or an object from index to name.
+    """Labels from a file: one per line, or JSON with a list or an object from index to name.
 
-    Raises XGradCamError where it cannot be read, or does not name the classes 0 to n - 1.
+    Raises XGradCamError if the file cannot be read or does not name the classes 0 to n - 1.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -42,14 +42,14 @@ def read_labels(path: Path) -> tuple[str, ...]:
         content = [content[str(index)] for index in range(len(content))]
     if not isinstance(content, list):
         raise XGradCamError(f"labels {path}: neither a list of names nor an object from index to name")
-    # Keras' file of ImageNet's classes has pairs of WordNet id and name.
+    # In Keras' file for ImageNet, each name is a pair of WordNet id and words.
     return tuple(" ".join(map(str, name)) if isinstance(name, list) else str(name) for name in content)
 
 
 def class_named(labels: Sequence[str] | None, name: str) -> int:
-    """The index of the class of this name: the whole label, one of its words, or a part that only one has.
+    """Index of the class with this name: its whole label, one of its words, or a part of no other label.
 
-    Raises XGradCamError where no class, or more than one, has the name; it lists the candidates.
+    Raises XGradCamError if no class has the name, or several have it; these are listed.
     """
     if labels is None:
         raise XGradCamError(f"no class {name!r}: the names of this model's classes are not known (--labels)")

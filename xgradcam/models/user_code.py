@@ -1,4 +1,4 @@
-"""A model from the user's own code: `path/to/file.py:name` or `package.module:name`."""
+"""Models from the user's own code: `path/to/file.py:name` or `package.module:name`."""
 
 import importlib
 import importlib.util
@@ -14,16 +14,16 @@ from xgradcam.errors import XGradCamError
 
 
 def is_own(name: str) -> bool:
-    """Whether a model's name points into code."""
+    """True for a model's name that points into the user's code."""
     return ":" in name
 
 
 def build_own(name: str, num_classes: int | None) -> nn.Module:
-    """The model that `name` points to: an instance, or what a function or class gives without arguments.
+    """The model that `name` points to: an instance, or a function or class that is called without arguments.
 
-    One that takes `num_classes` is given it, if it is not None. What the user's code raises is not caught.
-    Raises XGradCamError where there is no such file, module or name, it gives no nn.Module, or it does not
-    take the `num_classes` that is given.
+    num_classes: passed on to the function or class, unless it is None. Errors of the user's code are not
+    caught. Raises XGradCamError if there is no such file, module or name, if the result is no nn.Module, or
+    if `num_classes` is given and the code does not take it.
     """
     source, _, attribute = name.rpartition(":")
     module = _module_of(source)
@@ -43,8 +43,9 @@ def build_own(name: str, num_classes: int | None) -> nn.Module:
 
 
 def _module_of(source: str) -> ModuleType:
+    """The module of this name or file; its code is run."""
     if not source.endswith(".py"):
-        # As for `python -m`: modules beside the user come first.
+        # As for `python -m`, the modules in the working directory come first.
         if "" not in sys.path:
             sys.path.insert(0, "")
         try:
@@ -62,7 +63,7 @@ def _module_of(source: str) -> ModuleType:
     if spec is None or spec.loader is None:
         raise XGradCamError(f"not a Python file: {source}")
     module = importlib.util.module_from_spec(spec)
-    # What the file defines may look itself up, and may import what lies beside it.
+    # Classes of the file may be looked up by its name, and it may import the files beside it.
     sys.modules.setdefault(path.stem, module)
     sys.path.insert(0, str(path.parent.resolve()))
     spec.loader.exec_module(module)
@@ -70,6 +71,7 @@ def _module_of(source: str) -> ModuleType:
 
 
 def _called(build: Any, name: str, num_classes: int | None) -> Any:
+    """The result of the user's function or class."""
     if not callable(build):
         raise XGradCamError(
             f"{name} is a {type(build).__name__}: neither a model nor a function that builds one"
