@@ -1,11 +1,17 @@
 """The one error that users meet."""
 
 import difflib
-import sysconfig
+import os
+import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+# Names of the folders that pip installs into: an environment's, a user's, Debian's.
+PACKAGE_FOLDERS = {"site-packages", "dist-packages"}
+# Found by where they were imported from, since they may be installed elsewhere, or as a checkout.
+LIBRARIES = ("numpy", "timm", "torch", "torchvision", "xgradcam")
 
 
 class XGradCamError(Exception):
@@ -35,15 +41,22 @@ def users_code(what: str) -> Iterator[None]:
 
 
 def _place_of(error: BaseException) -> str:
-    """The line of code nearest to the error that is in no installed package, in brackets."""
+    """The line nearest to the error in the user's own code, in brackets; '' if there is none."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}, line {error.lineno})"
-    libraries = (sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib"))
-    installed = (str(Path(__file__).parent), "<", *libraries)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not frame.filename.startswith(installed):
+        if not _is_library(frame.filename):
             return f" ({frame.filename}, line {frame.lineno})"
     return ""
+
+
+def _is_library(filename: str) -> bool:
+    """True for code of Python, of installed packages and of this one, whichever environment holds them."""
+    path = Path(filename)
+    if filename.startswith("<") or not PACKAGE_FOLDERS.isdisjoint(path.parts):
+        return True
+    files = (getattr(module, "__file__", None) for module in (os, *map(sys.modules.get, LIBRARIES)))
+    return any(path.is_relative_to(Path(file).parent) for file in files if file)
 
 
 class NotApplicableError(XGradCamError):

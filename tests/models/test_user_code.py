@@ -1,7 +1,9 @@
+import os
 import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from torch import nn
 
 from xgradcam.cli.proof_verify import main as proof_verify
 from xgradcam.cli.xgrad_cam import main as xgrad_cam
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import XGradCamError, users_code
 from xgradcam.models.load import load_classifier
 from xgradcam.runs.preparation import WORTH_PREPARING
 
@@ -149,7 +151,7 @@ def raising():
             r"breaking\.py:Grey does not run on an input 1 x 3 x 224 x 224 \(--input-size gives another\): "
             r"RuntimeError: .* 1 channels.* \(.*breaking\.py, line 12\)",
         ),
-        ("own_net.py:Net", r"input 1 x 3 x 224 x 224 .*: RuntimeError: mat1 .* \(.*own_net\.py, line 13\)"),
+        ("own_net.py:Net", r"input 1 x 3 x 224 x 224 .*: RuntimeError: .*mat1 .* \(.*own_net\.py, line 13\)"),
     ],
 )
 def test_what_the_users_code_raises_is_one_line_of_the_commands(name, message, command, both, capsys):
@@ -159,6 +161,33 @@ def test_what_the_users_code_raises_is_one_line_of_the_commands(name, message, c
     assert command(["--image-path", str(both), "--model", name]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.search(f"error: .*{message}$", line)
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "/env/lib/python3.99/site-packages",  # below this environment, or reached by another name
+        "/home/me/.local/lib/python3.99/site-packages/own.egg",
+        "/usr/lib/python3/dist-packages",
+        "/cluster",  # by pip install --target, or a checkout: known since timm was imported from there
+    ],
+)
+def test_the_place_is_the_users_line_wherever_packages_are(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", SimpleNamespace(__file__=f"{folder}/timm/__init__.py"))
+    layers = {}
+    exec(compile("def fail(): raise KeyError('weights')", f"{folder}/timm/layers.py", "exec"), layers)
+    line = 1 + Path(__file__).read_text().splitlines().index('        layers["fail"]()')
+    with pytest.raises(XGradCamError) as caught, users_code("cannot make it"):
+        layers["fail"]()
+    assert str(caught.value) == f"cannot make it: KeyError: 'weights' ({__file__}, line {line})"
+
+
+def test_code_beside_the_libraries_is_the_users():
+    """In a folder whose name only begins as Python's own, by a relative name, or in a folder named torch."""
+    for name in (f"{Path(os.__file__).parent}-mine/net.py", "net.py", "/home/me/torch/net.py"):
+        code = compile("raise ValueError", name, "exec")
+        with pytest.raises(XGradCamError, match=re.escape(f"({name}, line 1)")), users_code("cannot"):
+            exec(code)
 
 
 @pytest.mark.parametrize("breaking", ["undefined", "exit(0)"])
