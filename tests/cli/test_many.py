@@ -807,6 +807,13 @@ def test_a_file_of_arguments_that_cannot_be_read_is_one_line(content, capsys):
     assert err.count("\n") == 1
 
 
+def test_an_argument_that_cannot_be_printed_is_quoted_in_one_line(capsys):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        main(["\udcff\n.png"])
+    said = "unrecognized arguments: \\udcff\\n.png (xgrad-cam --help shows the options)"
+    assert capsys.readouterr().err == f"xgrad-cam: error: {said}\n"
+
+
 def maps_in(folder):
     return {path.name: dict(np.load(path)) for path in sorted(Path(folder).rglob("*.npz"))}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from xgradcam import __version__
-from xgradcam.cli.terminal import COULD_NOT_RUN
+from xgradcam.cli.terminal import COULD_NOT_RUN, one_line
 
 # A value of --target-layer and of --method.
 ALL = "all"
@@ -38,7 +38,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Report a wrong command line and end with the exit code for 'could not run'."""
-        self.exit(COULD_NOT_RUN, f"{self.prog}: error: {message} ({self.prog} --help shows the options)\n")
+        # The message may quote a file's name: one of undecodable bytes cannot be printed as it is.
+        shown = one_line(message.encode(errors="backslashreplace").decode())
+        self.exit(COULD_NOT_RUN, f"{self.prog}: error: {shown} ({self.prog} --help shows the options)\n")
 
     def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
         """Split a line of an @FILE as a shell does; # begins a comment."""
