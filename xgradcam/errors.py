@@ -1,4 +1,4 @@
-"""The one error that users meet."""
+"""Every error that a user can mend, and hints at the name that was meant."""
 
 import difflib
 import os
@@ -15,20 +15,28 @@ LIBRARIES = ("numpy", "timm", "torch", "torchvision", "xgradcam")
 
 
 class XGradCamError(Exception):
-    """Something the user can mend; the message names the value and the remedy. All else is a bug."""
+    """A problem that the user can mend; the message names the value and the remedy. All other errors are bugs."""
 
 
 class CannotWriteError(XGradCamError):
-    """A result that could not be written: a full disk, a folder that has gone."""
+    """A result that cannot be written: the disk is full, or the folder has gone."""
+
+
+class NotApplicableError(XGradCamError):
+    """A method that does not apply at this layer or to this score."""
+
+
+class WeightsUnavailableError(XGradCamError):
+    """Weights that are neither in the cache nor to be downloaded."""
 
 
 class NotFiniteError(XGradCamError):
-    """Scores that hold infinities or no numbers."""
+    """Scores that contain an infinity or NaN."""
 
 
 @contextmanager
 def users_code(what: str) -> Iterator[None]:
-    """Make an XGradCamError of what the user's code raises: `what`, the error, and where it was raised."""
+    """Turn an error of the user's code into an XGradCamError that says `what` failed, why and on which line."""
     try:
         yield
     except XGradCamError:
@@ -57,14 +65,6 @@ def _is_library(filename: str) -> bool:
         return True
     files = (getattr(module, "__file__", None) for module in (os, *map(sys.modules.get, LIBRARIES)))
     return any(path.is_relative_to(Path(file).parent) for file in files if file)
-
-
-class NotApplicableError(XGradCamError):
-    """A method that makes no sense at this layer or for this score."""
-
-
-class WeightsUnavailableError(XGradCamError):
-    """Weights that are neither cached nor reachable."""
 
 
 def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:
