@@ -14,9 +14,9 @@ import torch
 from torch import nn
 from torchvision import models
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.proof.test_networks import evenly, layers_of, randomised
+from tests.support import evenly, layers_of, randomised
 from xgradcam import verify
 
 FAMILIES = (

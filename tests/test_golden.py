@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 from skimage import data
 
-from tests.golden_vgg16 import vgg16_state_dict
-from tests.support import MEASURED_COMMAND
+from tests.support import MEASURED_COMMAND, vgg16_state_dict
 from xgradcam import explain, overlay_heatmap
 from xgradcam.pictures.photograph import encode_jpeg, read_image, stretch
 

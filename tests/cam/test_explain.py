@@ -2,12 +2,11 @@ import pickle
 from functools import partial
 from types import SimpleNamespace
 
-import cv2
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from tests.cam.support import head
 from tests.support import TinyNet
 from xgradcam import XGradCamError
 from xgradcam.cam import explain as cam
@@ -19,9 +18,8 @@ from xgradcam.cam.explain import (
     require_compatible,
     top_classes,
 )
-from xgradcam.cam.explanation import Explanation, heatmap
 from xgradcam.cam.gradient_methods import EPSILON
-from xgradcam.cam.methods import METHODS, title_of
+from xgradcam.cam.methods import METHODS
 
 
 def test_maps_are_the_papers_sums(net, batch):
@@ -77,41 +75,6 @@ def test_scaling_the_head_scales_the_map(net, batch):
         torch.testing.assert_close(after.maps[method], 5 * before.maps[method])
 
 
-def test_heatmap_is_the_original_scripts_formula():
-    signed = torch.randn(2, 7, 7, generator=torch.Generator().manual_seed(0))
-    result = heatmap(signed, (50, 40)).numpy()
-    for sample in range(2):
-        cam = cv2.resize(np.maximum(signed[sample].numpy(), 0), (40, 50))
-        cam = cam - cam.min()
-        cam = cam / cam.max()
-        np.testing.assert_allclose(result[sample], cam, atol=1e-5)
-
-
-def test_heatmap_of_a_batch_keeps_samples_apart_and_blank_ones_blank():
-    signed = torch.stack([-torch.rand(4, 4) - 0.1, torch.eye(4), torch.full((4, 4), 3.0), torch.zeros(4, 4)])
-    result = heatmap(signed, (8, 8))
-    assert result.isfinite().all()
-    assert [bool(sample.any()) for sample in result] == [False, True, False, False]
-    assert result[1].min() == 0
-    assert result[1].max() == 1
-    torch.testing.assert_close(heatmap(1e-20 * signed[1:2].double(), (8, 8)), result[1:2].double())
-
-
-@pytest.mark.parametrize("size", [8, (8,), (8, 8, 8), (0, 8), (8, -1), (8.0, 8), None, "88", (None, 8)])
-def test_a_size_that_is_not_two_positive_integers_is_refused(size):
-    explanation = Explanation({"grad-cam": torch.eye(4)[None]}, torch.ones(1), ((),))
-    with pytest.raises(
-        XGradCamError, match=r"the heatmap's size is .*: give \(H, W\), two positive integers"
-    ):
-        explanation.heatmap("grad-cam", size)
-
-
-def test_a_size_may_be_any_two_integers():
-    expected = heatmap(torch.eye(4)[None], (8, 6))
-    for size in ([8, 6], np.array([8, 6]), torch.Size([8, 6]), torch.tensor([8, 6])):
-        assert torch.equal(heatmap(torch.eye(4)[None], size), expected)
-
-
 def test_axioms_of_an_average_are_refused(net, batch):
     with pytest.raises(XGradCamError, match="not about an average over augmentations: leave out augment"):
         explain(net, batch, "features.4", augment=True, axioms=True)
@@ -119,86 +82,11 @@ def test_axioms_of_an_average_are_refused(net, batch):
         require_compatible(augment, axioms)
 
 
-def head(*layers):
-    return nn.Sequential(nn.Conv2d(3, 2, 1), *layers).double()
-
-
-def test_note_that_the_maps_coincide(batch):
-    pooled = head(nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 3))
-    with torch.no_grad():
-        pooled[0].bias.fill_(5)
-        pooled[4].weight.copy_(pooled[4].weight.abs())
-    explanation = explain(pooled, batch, "1")
-    torch.testing.assert_close(explanation.maps["grad-cam"], explanation.maps["xgrad-cam"])
-    assert all(
-        len(lines) == 1 and lines[0].startswith("the two maps coincide here") for lines in explanation.notes
-    )
-    assert explain(pooled, batch, "1", methods=("xgrad-cam",)).notes == ((), (), ())
-    with torch.no_grad():
-        pooled[0].weight.mul_(1e-7)
-        pooled[0].bias.fill_(1e-8)
-    vanishing = explain(pooled, batch, "1")
-    assert not torch.allclose(vanishing.maps["grad-cam"], vanishing.maps["xgrad-cam"], rtol=0.01, atol=0)
-    assert vanishing.notes == ((), (), ())
-    assert explain(pooled, batch, "1", methods=()).notes == ((), (), ())
-
-
-def test_no_note_where_the_maps_differ_and_have_evidence(net, batch):
-    explanation = explain(net, batch, "features.4", 2)
-    with_evidence = [bool((signed > 0).any()) for signed in explanation.maps["xgrad-cam"]]
-    assert any(with_evidence)
-    assert not any("coincide" in line or "signed" in line for lines in explanation.notes for line in lines)
-
-
-def test_note_that_there_is_no_positive_evidence(batch):
-    against = head(nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(32, 3))
-    with torch.no_grad():
-        against[0].bias.fill_(5)
-        against[4].weight.copy_(-against[4].weight.abs())
-    explanation = explain(against, batch, "1", 0)
-    assert all((signed <= 0).all() for signed in explanation.maps["xgrad-cam"])
-    for lines in explanation.notes:
-        assert [line.split(":")[0] for line in lines] == ["no positive evidence", "no positive evidence"]
-    assert not explanation.heatmap("grad-cam", (8, 8)).any()
-
-
-def test_note_of_a_map_that_is_the_same_everywhere(batch):
-    constant = head(
-        nn.AdaptiveAvgPool2d(1), nn.Upsample(size=(4, 4)), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 1)
-    )
-    with torch.no_grad():
-        constant[0].bias.fill_(5)
-        constant[5].weight.fill_(1)
-    notes = explain(constant, batch, "2").notes[0]
-    assert any(line.startswith("no contrast") for line in notes)
-
-
-def test_note_that_activations_are_signed(batch):
-    signed = head(nn.Flatten(), nn.Linear(128, 3))
-    with torch.no_grad():
-        signed[0].bias.copy_(torch.tensor([100.0, 0.0]))
-    explanation = explain(signed, batch, "0")
-    for lines in explanation.notes:
-        assert any(line.startswith("signed activations: 1 of 2 channels") for line in lines)
-    assert not any("signed" in line for line in explain(signed, batch, "0", methods=("grad-cam",)).notes[0])
-
-
 def test_a_layer_without_feature_maps_is_named_with_its_shape(net, batch):
     with pytest.raises(
         XGradCamError, match=r"layer 'classifier\.0': shape \(3, 16\) is neither feature maps"
     ):
         explain(net, batch, net.classifier[0])
-
-
-def test_a_wrong_method_is_told_the_right_ones(net, batch):
-    with pytest.raises(XGradCamError, match=r"'gradcam'; did you mean 'grad-cam'\? there are: grad-cam, xg"):
-        explain(net, batch, "features.4", methods=("gradcam",))
-    with pytest.raises(XGradCamError, match="no map of 'cam' here"):
-        explain(net, batch, "features.4").heatmap("cam", (8, 8))
-
-
-def test_titles_are_as_the_field_writes_them_and_unknown_names_stay():
-    assert [title_of(name) for name in ("xgrad-cam", "a new method")] == ["XGrad-CAM", "a new method"]
 
 
 def test_several_classes_cost_one_forward_and_are_those_one_by_one(net, batch):
@@ -290,26 +178,6 @@ def test_a_device_is_waited_for_only_when_all_of_a_batch_is_under_way(monkeypatc
     explained = task()
     assert read == ["scores", "notes"] * 2
     assert all(of_class.maps["xgrad-cam"].is_meta for of_layer in explained for of_class in of_layer)
-
-
-def test_a_map_that_is_not_finite_is_blank_and_noted(batch):
-    class Rooted(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.maps, self.head = head(nn.ReLU()), nn.Linear(2, 3).double()
-
-        def forward(self, images):
-            return self.head(self.maps(images).mean(dim=(2, 3)).sqrt())  # of a dead channel: no slope
-
-    model = Rooted()
-    with torch.no_grad():
-        model.maps[0].bias.copy_(torch.tensor([100.0, -100.0]))
-    explanation = explain(model, batch, "maps.1", 1)
-    assert explanation.logits.isfinite().all()
-    assert all(
-        any(line.startswith("not finite: the xgrad-cam map") for line in lines) for lines in explanation.notes
-    )
-    assert not explanation.heatmap("xgrad-cam", (8, 8)).any()
 
 
 def test_one_method_may_be_a_word_and_explanations_can_be_stored(net, batch):

@@ -7,8 +7,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from tests.capture.test_recording import assert_same_state, lived_in, state_of
-from tests.support import EXAMPLES, TinyNet
+from tests.support import EXAMPLES, TinyNet, assert_same_state, lived_in, state_of
 from xgradcam.cam.explain import explain
 from xgradcam.cam.guided import gradient_picture, guided_backpropagation, guided_map
 from xgradcam.errors import XGradCamError
@@ -110,6 +109,8 @@ RELUS = {
     "over a view": over_a_view,
     "written over later": lambda maps: maps.clamp(min=0).mul_(2).div_(2),
 }
+
+
 RELU6S = {
     "module in place": nn.ReLU6(inplace=True),
     "F.relu6": functional.relu6,

@@ -5,33 +5,18 @@ import pytest
 import torch
 from torch import nn
 
-from xgradcam import XGradCamError, explain, explain_score
+from tests.cam.support import TARGETS, network
+from xgradcam import explain, explain_score
 from xgradcam.cam import network_methods as p
-from xgradcam.cam.evidence import Evidence
 from xgradcam.cam.explain import evidence_of
 from xgradcam.cam.methods import METHODS
 from xgradcam.capture.scores import Contrast
 from xgradcam.errors import NotApplicableError
 
 
-def network(activation=nn.ReLU, pooled=False, seed=0):
-    """Trunk, and head, of 4 classes from (N, 3, 8, 8); the layer to explain is `0`."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        trunk = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), activation(), nn.MaxPool2d(2))
-        if pooled:
-            head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(), nn.Linear(5, 4))
-        else:
-            head = nn.Sequential(nn.Flatten(), nn.Linear(80, 7), activation(), nn.Linear(7, 4))
-    return nn.Sequential(trunk, head).double().eval()
-
-
 @pytest.fixture
 def images():
     return torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-
-
-TARGETS = [2, 0, 3]
 
 
 def weights_of(method, net, images, targets=TARGETS):
@@ -235,36 +220,3 @@ def test_score_cam_is_of_photographs_only():
     net = nn.Sequential(nn.Unflatten(1, (3, 2, 2)), nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(8, 2))
     with pytest.raises(NotApplicableError, match="masks photographs"):
         explain(net, torch.randn(1, 12), "1", 0, ["score-cam"])
-
-
-def test_without_a_network_there_is_nothing_to_ask():
-    alone = Evidence(torch.ones(1, 2, 3, 3), torch.ones(1, 2, 3, 3))
-    for method in (name for name, method in METHODS.items() if method.asks_again):
-        with pytest.raises(XGradCamError, match="asks the network again"):
-            METHODS[method](alone)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_a_batch_is_its_samples_one_at_a_time(method, images):
-    net = network(pooled=True)
-    together = explain(net, images, "0", TARGETS, [method]).maps[method]
-    for n, target in enumerate(TARGETS):
-        alone = explain(net, images[n : n + 1], "0", target, [method]).maps[method]
-        torch.testing.assert_close(together[n : n + 1], alone, rtol=1e-9, atol=1e-11)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_the_model_is_left_as_it_was(method, images):
-    net = network(pooled=True).train()
-    net[0][0].weight.grad = torch.ones_like(net[0][0].weight)
-    net[0][0].bias.requires_grad_(False)
-    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    before = images.clone()
-    with torch.inference_mode():
-        explain(net, images, "0", 1, [method], axioms=True)
-    assert all(module.training and not module._forward_hooks for module in net.modules())
-    assert (net[0][0].weight.grad == 1).all()
-    assert net[1][3].weight.grad is None
-    assert not net[0][0].bias.requires_grad
-    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
-    assert torch.equal(images, before)

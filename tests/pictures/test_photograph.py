@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 from skimage import data
 
+from tests.support import damaged
 from xgradcam.errors import XGradCamError
 from xgradcam.pictures import photograph as images
 from xgradcam.pictures.photograph import decode_image, encode_jpeg, read_image, stretch, to_input
@@ -158,27 +159,6 @@ def test_32_bits_of_another_range_are_refused(tmp_path, pixels):
 def test_what_is_no_photograph_is_told_what_one_is(wrong):
     with pytest.raises(XGradCamError, match=r"a photograph is \(H, W, 3\) uint8"):
         to_input(wrong, (4, 4), (0, 0, 0), (1, 1, 1))
-
-
-def damaged():
-    """2,000 files of five formats, by their index and ending, with bits flipped, and some of them cut."""
-    random = np.random.default_rng(0)
-    kinds = ("jpeg", "png", "webp", "bmp", "tiff")
-    whole = {}
-    for kind in kinds:
-        buffer = io.BytesIO()
-        Image.fromarray(CAT[::3, ::3]).save(buffer, format=kind)
-        whole[kind] = np.frombuffer(buffer.getvalue(), np.uint8)
-    for index in range(2000):
-        kind = kinds[index % len(kinds)]
-        content = whole[kind].copy()
-        # Half of the flips in the header, where they do the most harm.
-        reach = len(content) if index % 2 else 200
-        places = random.integers(0, reach, random.integers(1, 12))
-        content[places] ^= (1 << random.integers(0, 8, len(places))).astype(np.uint8)
-        if index % 3 == 0:
-            content = content[: random.integers(0, len(content))]
-        yield f"{index:04}.{kind}", content.tobytes()
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xgradcam.capture.calls import Call, depends
+from xgradcam.capture.calls import Call
 from xgradcam.errors import XGradCamError
 from xgradcam.proof.constants import Intercept, intercept, is_linear, tangent_intercept
 
@@ -63,6 +63,8 @@ PIECEWISE = {
     "sign": (torch.sign, torch.sign),
     "remainder": (lambda x: torch.remainder(x, 2.0), lambda x: -2.0 * torch.floor(x / 2)),
 }
+
+
 CURVED = {
     "hardswish": (functional.hardswish, lambda x: -(x**2) / 6 * ((x > -3) & (x < 3))),
     "silu": (functional.silu, lambda x: -(x**2) * torch.sigmoid(x) * (1 - torch.sigmoid(x))),
@@ -133,6 +135,8 @@ def test_a_curved_operation_has_the_intercept_of_its_formula_and_of_finite_diffe
 
 
 MAP = random(1, 4, 6, 6)
+
+
 HOMOGENEOUS: dict[str, Callable[[Tensor], Any]] = {
     "relu": functional.relu,
     "leaky_relu": lambda x: functional.leaky_relu(x, 0.1),
@@ -320,31 +324,6 @@ def test_an_operation_in_place_is_examined_without_being_carried_out() -> None:
     torch.testing.assert_close(only(found), (1 - MAP) * MAP.exp())
 
 
-@pytest.mark.parametrize(
-    ("function", "args", "kwargs"),
-    [
-        (Tensor.add_, (1,), {}),
-        (Tensor.__iadd__, (1,), {}),
-        (Tensor.__setitem__, (0, 1.0), {}),
-        (functional.hardtanh, (0.0, 6.0, True), {}),
-        (functional.relu6, (), {"inplace": True}),
-    ],
-)
-def test_the_destination_of_an_operation_in_place_is_its_first_argument(
-    function: Any, args: Any, kwargs: Any
-) -> None:
-    point = dependent(MAP)
-    assert call(function, point, *args, **kwargs).destination is point
-
-
-@pytest.mark.parametrize(
-    ("function", "args"),
-    [(Tensor.add, (1,)), (Tensor.__add__, (1,)), (functional.hardtanh, (0.0, 6.0)), (Tensor.__invert__, ())],
-)
-def test_other_operations_have_no_destination(function: Any, args: Any) -> None:
-    assert call(function, dependent(MAP), *args).destination is None
-
-
 def test_infinite_entries_of_a_mask_pass_nothing_on() -> None:
     masked = dependent(MAP).masked_fill(MAP > 0, -math.inf)
     found = only(intercept(call(functional.softmax, masked, -1)))
@@ -372,9 +351,3 @@ def test_a_library_may_call_its_own_operation_relu() -> None:
         found = only(intercept(call(torch.ops.xgradcam_test.relu, dependent(MAP))))
         assert not is_linear(call(torch.ops.xgradcam_test.relu, dependent(MAP)))
     torch.testing.assert_close(found, (1 - MAP) * MAP.exp())
-
-
-def test_a_parameter_does_not_depend_on_the_layer() -> None:
-    weight = torch.nn.Parameter(MAP)
-    assert not depends(weight)
-    assert depends(dependent(MAP))

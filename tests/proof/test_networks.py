@@ -1,6 +1,5 @@
 """Eq. 5 closes at every layer of one small member of every family of networks, with random constants."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -9,17 +8,18 @@ import skimage.data
 import torch
 import torchvision.models as tv
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
+from tests.support import evenly, layers_of, randomised
 from xgradcam import load_classifier
 from xgradcam.proof.verification import Verification
 from xgradcam.proof.verify import verify, verify_layers
 
 CLASSES = 10
+
 
 RELU_NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "alexnet": (lambda: tv.alexnet(num_classes=CLASSES), 64),
@@ -37,6 +37,8 @@ RELU_NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "shufflenet_v2_x0_5": (lambda: tv.shufflenet_v2_x0_5(num_classes=CLASSES), 32),
     "regnet_x_400mf": (lambda: tv.regnet_x_400mf(num_classes=CLASSES), 32),
 }
+
+
 CURVED_NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "efficientnet_b0": (lambda: tv.efficientnet_b0(num_classes=CLASSES), 32),
     "mobilenet_v3_small": (lambda: tv.mobilenet_v3_small(num_classes=CLASSES), 32),
@@ -48,6 +50,8 @@ CURVED_NETWORKS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "vit": (lambda: VisionTransformer(32, 8, 2, 2, 16, 32, num_classes=CLASSES), 32),
     "swin": (lambda: SwinTransformer([4, 4], 16, [2, 2], [2, 4], [4, 4], num_classes=CLASSES), 32),
 }
+
+
 SIZES = {name: size for name, (_, size) in (RELU_NETWORKS | CURVED_NETWORKS).items()}
 
 
@@ -66,46 +70,6 @@ def built(name: str, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
     model = randomised((RELU_NETWORKS | CURVED_NETWORKS)[name][0](), generator)
     image = torch.randn(1, 3, SIZES[name], SIZES[name], generator=generator)
     return model.to(dtype), image.to(dtype)
-
-
-def randomised(model: nn.Module, generator: torch.Generator) -> nn.Module:
-    """The network with He weights, and constants that are far from their defaults."""
-    with torch.no_grad():
-        for parameter in model.parameters():
-            deviation = (2 / parameter[0].numel()) ** 0.5 if parameter.dim() in (2, 4) else 0.3
-            parameter.normal_(0, deviation, generator=generator)
-        for module in model.modules():
-            if isinstance(module, (_BatchNorm, nn.LayerNorm)):
-                module.weight.uniform_(0.5, 1.5, generator=generator)
-            if isinstance(module, _BatchNorm):
-                module.running_mean.normal_(0, 0.3, generator=generator)
-                module.running_var.uniform_(0.5, 1.5, generator=generator)
-    return model.eval()
-
-
-def layers_of(model: nn.Module, image: Tensor, dims: tuple[int, ...] = (4,)) -> list[str]:
-    """Every module that runs exactly once and returns a feature map."""
-    runs: Counter[str] = Counter()
-    maps: set[str] = set()
-
-    def note(name: str, output: object) -> None:
-        runs[name] += 1
-        if isinstance(output, Tensor) and output.dim() in dims:
-            maps.add(name)
-
-    hooks = [
-        module.register_forward_hook(lambda _m, _i, output, name=name: note(name, output))
-        for name, module in model.named_modules()
-    ]
-    with torch.no_grad():
-        model(image)
-    for hook in hooks:
-        hook.remove()
-    return [name for name in runs if runs[name] == 1 and name in maps]
-
-
-def evenly(layers: list[str], count: int) -> list[str]:
-    return [layers[round(index * (len(layers) - 1) / (count - 1))] for index in range(count)]
 
 
 def closing(model: nn.Module, image: Tensor, layer: str, target: int | None = None) -> Verification:

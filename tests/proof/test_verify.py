@@ -4,7 +4,6 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,68 +17,14 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 from torchvision.models import vgg16
 
-from tests.golden_vgg16 import vgg16_state_dict
+from tests.proof.support import IMAGES, Branched, closing, kinds, net, random, redrawn, sequential
+from tests.support import vgg16_state_dict
 from xgradcam.capture.recording import record
 from xgradcam.errors import XGradCamError
 from xgradcam.proof.verification import Verification
 from xgradcam.proof.verify import verify, verify_layers
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """The model in float64 and evaluation mode, every parameter and statistic drawn anew."""
-    generator = torch.Generator().manual_seed(seed)
-    model = model.double().eval()
-    with torch.no_grad():
-        for name, value in (*model.named_parameters(), *model.named_buffers()):
-            if value.is_floating_point():
-                value.normal_(0, 0.5, generator=generator)
-                if name.endswith("running_var"):
-                    value.abs_().add_(0.5)
-    return model
-
-
-class Net(nn.Module):
-    """A convolution, `between`, and a linear layer of everything: (N, 3, 8, 8) to (N, 4)."""
-
-    def __init__(self, between: Callable[..., Tensor], *modules: nn.Module) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 4, 3, padding=1)
-        self.between = between
-        self.parts = nn.ModuleList(modules)
-        self.head = nn.LazyLinear(4)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.head(self.between(self.stem(inputs), *self.parts).flatten(1))
-
-
-def net(between: Callable[..., Tensor], *modules: nn.Module, seed: int = 0) -> nn.Module:
-    model = Net(between, *modules).double().eval()
-    with torch.no_grad():
-        model(IMAGES[:1])
-    return randomised(model, seed)
-
-
-IMAGES = random(2, 3, 8, 8, seed=5)
-
-
-def kinds(found: Verification, *, without: str = "head") -> list[tuple[str, str, str]]:
-    return [
-        (term.module, term.operation, term.kind) for term in found.contributions if term.module != without
-    ]
-
-
-def closing(model: nn.Module, layer: str = "stem", images: Tensor = IMAGES) -> Verification:
-    found = verify(model, images, layer, 1)
-    assert found.closes.all(), (found.residual, found.tolerance)
-    with torch.no_grad():
-        torch.testing.assert_close(found.score, model(images)[:, 1])
-    return found
 
 
 # ------------------------------------------------------------------ the terms of one operation each
@@ -108,78 +53,6 @@ def test_a_batch_norm_counts_its_mean_and_its_shift() -> None:
     term = found.contributions[0]
     assert (term.module, term.operation, term.kind) == ("parts.0", "batch_norm", "bias")
     torch.testing.assert_close(term.value, (weights * shift).sum().detach().expand(2))
-
-
-def test_a_shared_module_counts_every_time_it_runs() -> None:
-    model = net(lambda x, conv: conv(conv(x).relu()), nn.Conv2d(4, 4, 1))
-    assert kinds(closing(model)) == [("parts.0", "conv2d", "bias")] * 2
-
-
-def test_functions_and_modules_are_the_same() -> None:
-    def by_functions(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
-        x = functional.conv2d(x, conv.weight, conv.bias)
-        x = functional.batch_norm(
-            x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.1, norm.eps
-        )
-        return functional.max_pool2d(functional.relu6(x), 2)
-
-    parts = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
-    modular = closing(net(lambda x, conv, norm: functional.max_pool2d(nn.ReLU6()(norm(conv(x))), 2), *parts))
-    by_function = closing(net(by_functions, *parts))
-    for ours, theirs in zip(modular.contributions, by_function.contributions, strict=True):
-        assert torch.equal(ours.value, theirs.value)
-    assert kinds(by_function) == [("", op, "bias") for op in ("conv2d", "batch_norm", "relu6")]
-
-
-def test_operations_in_place_leave_the_terms_before_them_alone() -> None:
-    def written(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
-        x = norm(conv(x).relu_())
-        functional.hardtanh_(x, -1, 1)
-        x += 2
-        x[:, 1:3] -= 1.5
-        x.view(-1)[3:9].clamp_(max=0.25)
-        x[:, 0, 1:] = 0.75
-        return x.mul_(3)
-
-    def anew(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
-        x = functional.hardtanh(norm(conv(x).relu()), -1, 1) + 2
-        x = torch.cat([x[:, :1], x[:, 1:3] - 1.5, x[:, 3:]], 1)
-        flat = x.flatten(1)
-        x = torch.cat([flat[:, :3], flat[:, 3:9].clamp(max=0.25), flat[:, 9:]], 1).view_as(x)
-        mask = torch.zeros_like(x)
-        mask[:, 0, 1:] = 1
-        return x.where(mask == 0, 0.75) * 3
-
-    parts = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
-    in_place, out_of_place = (
-        closing(net(written, *parts), images=IMAGES[:1]),
-        closing(net(anew, *parts), images=IMAGES[:1]),
-    )
-    torch.testing.assert_close(in_place.bias, out_of_place.bias)
-    torch.testing.assert_close(in_place.feature, out_of_place.feature)
-    assert kinds(in_place).count(("", "add", "bias")) == 1
-
-
-def test_writing_to_a_constant_makes_it_dependent() -> None:
-    def filled(x: Tensor) -> Tensor:
-        canvas = torch.full((len(x), 6, 8, 8), 0.5, dtype=x.dtype)
-        canvas[:, 1:5] = x
-        canvas[:, :2] += x[:, :2]
-        return canvas * 2
-
-    found = closing(net(filled))
-    assert kinds(found) == [("", "setitem", "bypass")]
-    assert (found.bypass != 0).all()
-
-
-def test_a_view_taken_before_a_write_sees_it() -> None:
-    def late(x: Tensor) -> Tensor:
-        x = x * 1
-        view = x[:, :2]
-        x += 3
-        return view * 2
-
-    assert kinds(closing(net(late))) == [("", "add", "bias")]
 
 
 @pytest.mark.parametrize(
@@ -240,12 +113,6 @@ def test_attention_by_hand_with_an_infinite_mask() -> None:
     assert [kind for *_, kind in kinds(found)] == ["curvature", "bias", "curvature", "curvature"]
 
 
-def test_a_transformer_layer_does_not_take_the_fused_path() -> None:
-    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True, norm_first=True)
-    found = closing(net(lambda x, encode: encode(x.flatten(2).transpose(1, 2)), layer))
-    assert ("parts.0.norm1", "layer_norm", "curvature") in kinds(found)
-
-
 def test_a_recurrent_network_is_one_operation() -> None:
     model = net(lambda x, gru: gru(x.flatten(2).transpose(1, 2))[0], nn.GRU(4, 3, batch_first=True))
     found = verify(model, IMAGES, "stem", 1)
@@ -255,40 +122,11 @@ def test_a_recurrent_network_is_one_operation() -> None:
 # ------------------------------------------------------------------ where the layer does not cut the network
 
 
-class Branched(nn.Module):
-    """stem → (left + right, stem) → head; the layer `left` is bypassed by an addition and a concatenation."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(3, 4, 3, padding=1)
-        self.left = nn.Conv2d(4, 4, 3, padding=1)
-        self.right = nn.Conv2d(4, 4, 3, padding=1)
-        self.norm = nn.BatchNorm2d(8)
-        self.head = nn.Linear(8, 4)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        stem = self.stem(inputs).relu()
-        joined = torch.cat([self.left(stem).relu_() + self.right(stem), stem], 1)
-        return self.head(self.norm(joined).relu().mean((2, 3)))
-
-
-def test_what_passes_a_layer_by_is_bypass_and_not_counted_twice() -> None:
-    model = randomised(Branched())
-    at_left = closing(model, "left")
-    assert kinds(at_left) == [("", "add", "bypass"), ("", "cat", "bypass"), ("norm", "batch_norm", "bias")]
-    assert (at_left.bypass != 0).all()
-    at_stem = closing(model, "stem")
-    assert kinds(at_stem) == [(name, "conv2d", "bias") for name in ("left", "right")] + [
-        ("norm", "batch_norm", "bias")
-    ]
-    assert (at_stem.bypass == 0).all()
-
-
 @pytest.mark.parametrize("layers", [("stem", "left", "right", "norm"), ("norm", "right", "left", "stem")])
 def test_layers_at_once_are_those_one_by_one_in_any_order_and_past_any_bypass(
     layers: tuple[str, ...],
 ) -> None:
-    model = randomised(Branched())
+    model = redrawn(Branched())
     found = dict(verify_layers(model, IMAGES, layers, 1))
     for layer in layers:
         together, alone = found[layer], verify(model, IMAGES, layer, 1)
@@ -314,7 +152,7 @@ def test_a_chain_of_layers_takes_one_forward_and_its_values_are_those_before_lat
 
 
 def test_layers_that_cannot_be_verified_have_their_error_and_the_others_their_terms() -> None:
-    model = randomised(Branched())
+    model = redrawn(Branched())
     model.beside = nn.Linear(3, 3).double()
     found = dict(verify_layers(model, IMAGES, ["beside", "left", "nowhere", "norm"], 1))
     assert "did not run" in str(found["beside"])
@@ -327,43 +165,7 @@ def test_layers_that_cannot_be_verified_have_their_error_and_the_others_their_te
         list(verify_layers(model, IMAGES[:0], ["left"]))
 
 
-def test_a_side_input_that_is_written_to_later_is_remembered_as_it_was() -> None:
-    class Written(Branched):
-        def forward(self, inputs: Tensor) -> Tensor:
-            stem = self.stem(inputs).relu()
-            side = self.right(stem)
-            summed = self.left(stem) + side
-            side.mul_(0)
-            return self.head(torch.cat([summed, side], 1).mean((2, 3)))
-
-    found = closing(randomised(Written()), "left")
-    assert (found.bypass != 0).all()
-
-
 # ------------------------------------------------------------------ the checks that do not subtract
-
-
-def sequential() -> nn.Module:
-    """One of each kind of operation with a constant; ReLU6's cap is a buffer so that it can be doubled."""
-    return randomised(
-        nn.Sequential(
-            nn.Conv2d(3, 6, 3, padding=1),
-            nn.BatchNorm2d(6),
-            nn.ReLU6(),
-            nn.Conv2d(6, 6, 3, groups=2),
-            nn.BatchNorm2d(6, affine=False),
-            nn.LeakyReLU(0.25),
-            nn.MaxPool2d(2),
-            nn.ConvTranspose2d(6, 4, 2),
-            nn.PReLU(4),
-            nn.ConstantPad2d(1, 1.25),
-            nn.Hardtanh(-0.5, 2.0),
-            nn.AvgPool2d(2),
-            nn.Flatten(),
-            nn.Linear(36, 4),
-        ),
-        seed=3,
-    )
 
 
 CONSTANTS = ("bias", "running_mean", "min_val", "max_val", "value")
@@ -410,7 +212,7 @@ def test_completeness_doubling_what_was_found_doubles_the_score_bitwise(layer: s
 
 def test_completeness_with_side_inputs() -> None:
     """Where a branch passes the layer, the trunk is doubled too: with it the activation and the branch."""
-    model = randomised(Branched())
+    model = redrawn(Branched())
     found = closing(model, "left")
     trunk = {"stem", "left", "right"}
     modules = {term.module for term in found.contributions if term.kind == "bias"} | trunk
@@ -468,7 +270,7 @@ def forward_tangent(model: nn.Module, layer: str, replace: dict[str, Tensor], ac
 def test_forward_mode_finds_the_same_feature_term() -> None:
     for model, layers in (
         (sequential(), ("0", "2", "3", "6", "8")),
-        (randomised(Branched()), ("stem", "left")),
+        (redrawn(Branched()), ("stem", "left")),
     ):
         for layer in layers:
             found = closing(model, layer)
@@ -501,41 +303,7 @@ def test_detached_activations_have_no_tangent_either() -> None:
     assert (found.bypass != 0).all()
 
 
-# ------------------------------------------------------------------ the verdict
-
-
-def test_a_forgotten_constant_is_noticed() -> None:
-    found = closing(sequential(), "3")
-    for index in range(len(found.contributions)):
-        fewer = found.contributions[:index] + found.contributions[index + 1 :]
-        assert not replace(found, contributions=fewer).closes.any()
-
-
-def test_a_curved_network_closes_but_does_not_hold() -> None:
-    curved = closing(net(lambda x: functional.silu(x)))
-    assert (curved.curvature != 0).all()
-    assert not curved.holds.any()
-    assert closing(net(lambda x: functional.relu(x))).holds.all()
-
-
-def test_curvatures_that_cancel_are_still_curvature() -> None:
-    found = closing(net(lambda x: x.exp() - x.exp()))
-    assert (found.curvature.abs() <= found.tolerance).all()
-    assert not found.holds.any()
-
-
-@pytest.mark.parametrize(
-    ("dtype", "relative", "unit"), [(torch.float32, 1e-5, 2**-24), (torch.float64, 1e-12, 2**-53)]
-)
-def test_the_tolerance_is_a_share_of_the_score_or_sixteen_roundings(
-    dtype: torch.dtype, relative: float, unit: float
-) -> None:
-    score = torch.tensor([2.0, 0.0], dtype=torch.float64)
-    feature = torch.tensor([-3.0, 8.0], dtype=torch.float64)
-    found = Verification(score, feature, feature.abs() + 2, (), dtype)
-    assert found.magnitude.tolist() == [5.0, 10.0]
-    assert found.tolerance.tolist() == [2 * relative, 16 * unit * 10]
-    assert found.residual.tolist() == [5.0, -8.0]
+# ------------------------------------------------------------------ samples and targets
 
 
 def test_each_sample_is_its_own() -> None:
@@ -604,22 +372,6 @@ def test_targets_that_do_not_fit(targets: Any, message: str) -> None:
 def test_networks_that_are_refused(between: Callable[[Tensor], Tensor], message: str) -> None:
     with pytest.raises(XGradCamError, match=message):
         verify(net(between), IMAGES, "stem")
-
-
-def test_a_custom_function_is_refused() -> None:
-    class Squash(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, x: Tensor) -> Tensor:
-            return x.tanh()
-
-        @staticmethod
-        def backward(ctx: Any, gradient: Tensor) -> Tensor:
-            return gradient
-
-    model = net(lambda x: x)
-    model.between = lambda x: Squash.apply(x)
-    with pytest.raises(XGradCamError, match=r"autograd\.Function, Squash"):
-        verify(model, IMAGES, "stem")
 
 
 @pytest.mark.parametrize(
@@ -782,16 +534,6 @@ def test_constants_that_are_whole_numbers_are_constants(change) -> None:
     found = closing(net(lambda x: change(x).relu()))
     assert found.holds.all()
     assert ((found.bias != 0) | (found.bypass != 0)).all()
-
-
-def test_what_cannot_be_intercepted_is_refused_and_leaves_autograd_on() -> None:
-    model = sequential()
-    for compiled in (torch.compile(model, backend="eager"), torch.jit.trace(sequential(), IMAGES)):
-        with pytest.raises(XGradCamError, match="compiled or scripted"):
-            verify(compiled, IMAGES, next(name for name, _ in compiled.named_modules() if name))
-    with pytest.raises(XGradCamError, match=r"inside of torch\.func or torch\.vmap"):
-        verify(net(lambda x: x + torch.vmap(torch.sigmoid)(x)), IMAGES, "stem")
-    assert (torch.ones(2, requires_grad=True) * 2).requires_grad
 
 
 def test_a_write_that_autograd_does_not_allow_is_told_in_one_line() -> None:
