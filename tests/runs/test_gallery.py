@@ -1,7 +1,6 @@
 import json
 import math
 import os
-import time
 from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.runs.browser import CHROMIUM, Browser
+from tests.support import find_chromium
 from xgradcam import XGradCamError
 from xgradcam.pictures.photograph import encode_jpeg
 from xgradcam.runs.gallery import relative_url, write_gallery
@@ -181,13 +180,14 @@ def test_ids_that_labels_and_scripts_name_are_there_once(tmp_path):
 # In a browser
 
 
-@pytest.fixture(scope="module")
-def window(tmp_path_factory):
-    if CHROMIUM is None:
-        pytest.skip("no Chromium here: install chromium to test the page in a browser")
-    window = Browser(tmp_path_factory.mktemp("profile"))
-    yield window
-    window.close()
+def test_without_a_browser_these_tests_fail_in_ci_and_are_skipped_elsewhere(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match=r"no Chromium on the PATH \(.*\): install one"):
+        find_chromium()
+    monkeypatch.delenv("CI")
+    with pytest.raises(pytest.skip.Exception, match=r"no Chromium on the PATH \(.*\): install one"):
+        find_chromium()
 
 
 CLASSES = {285: "n02124075 Egyptian cat", 967: "n07920052 espresso", 7: "<b>seven</b>"}
@@ -227,17 +227,43 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture
-def page(window, run):
-    """The run's page, opened anew; a complaint of the browser fails the test."""
-    window.open(run / "index.html")
-    settle(window)
-    yield window
-    assert window.complaints() == []
+def page(visit, run):
+    """The run's page in a fresh context; a complaint of the browser fails the test."""
+    page = visit(run)
+    settle(page)
+    yield page
+    settle(page)
+    assert visit.complaints == []
 
 
-def settle(window, where=""):
+def press(page, *keys):
+    for key in keys:
+        page.keyboard.press(key)
+
+
+def press_mouse(page, x, y):
+    page.mouse.move(x, y)
+    page.mouse.down()
+
+
+def box(page, selector):
+    """Left, top, width and height in the window of the first element that the selector finds."""
+    found = page.locator(selector).first.bounding_box()
+    return found["x"], found["y"], found["width"], found["height"]
+
+
+def touch(page, path):
+    """Put a finger down at the first place, move it along the others and lift it."""
+    session = page.context.new_cdp_session(page)
+    for kind, place in [("touchStart", path[0]), *(("touchMove", place) for place in path[1:])]:
+        points = [{"x": place[0], "y": place[1]}]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+def settle(page, where=""):
     """Wait until the pictures in the window are there and have taken their places."""
-    window.evaluate(
+    page.evaluate(
         f"Promise.all([...document.querySelectorAll('{where} img[src]')]"
         ".filter((image) => image.getBoundingClientRect().top < innerHeight).map((image) => image.decode()))"
         ".then(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))))"
@@ -249,35 +275,30 @@ TEXT = "document.querySelector({!r}).textContent"
 FOCUSED = "document.activeElement.closest('.card')?.querySelector('.file').textContent ?? ''"
 
 
-def choose(window, selector, value):
-    window.evaluate(
+def choose(page, selector, value):
+    page.evaluate(
         f"(() => {{ const field = document.querySelector({selector!r}); field.value = {value!r};"
         "for (const type of ['input', 'change'])"
         "  field.dispatchEvent(new Event(type, {bubbles: true})); })()"
     )
 
 
-def divider(window, where=".card"):
+def divider(page, where=".card"):
     """Where the divider is, by what assistive technology is told and by what is seen, in per cent."""
-    told = window.evaluate(f"Number(document.querySelector('{where} .divider').ariaValueNow)")
-    x, _, width, _ = window.box(f"{where} .divider")
-    left, _, whole, _ = window.box(f"{where} .compare")
+    told = page.evaluate(f"Number(document.querySelector('{where} .divider').ariaValueNow)")
+    x, _, width, _ = box(page, f"{where} .divider")
+    left, _, whole, _ = box(page, f"{where} .compare")
     assert told == pytest.approx(100 * (x + width / 2 - left) / whole, abs=0.6)
     return told
 
 
-def colour_at(window, tmp_path, x, y):
-    """The letter of the strongest of red, green and blue at a place of the window."""
-    window.screenshot(tmp_path / "seen.png")
-    return "bgr"[int(cv2.imread(str(tmp_path / "seen.png"))[int(y), int(x)].argmax())]
-
-
-def colours(window, tmp_path, where=".card"):
-    """What is seen left and right of the divider, in the first picture found."""
-    settle(window, where)
-    x, y, width, height = window.box(f"{where} .compare")
-    at = x + width * divider(window, where) / 100
-    return "".join(colour_at(window, tmp_path, at + side, y + height / 4) for side in (-9, 9))
+def colours(page, where=".card"):
+    """The strongest of red, green and blue that is seen left and right of the divider of a picture."""
+    settle(page, where)
+    x, y, width, height = box(page, f"{where} .compare")
+    at = x + width * divider(page, where) / 100
+    seen = cv2.imdecode(np.frombuffer(page.screenshot(), np.uint8), cv2.IMREAD_COLOR)
+    return "".join("bgr"[seen[int(y + height / 4), int(at + side)].argmax()] for side in (-9, 9))
 
 
 def test_every_record_has_a_card_in_the_order_of_the_run(page):
@@ -295,46 +316,46 @@ def test_every_record_has_a_card_in_the_order_of_the_run(page):
     assert "<b>seven</b>" in page.evaluate(TEXT.format(".card:nth-child(6) h2"))
 
 
-def test_the_page_asks_for_its_own_folder_only(page, run):
-    asked = {url for url in page.requests() if not url.startswith("data:")}
+def test_the_page_asks_for_its_own_folder_only(page, visit, run):
+    asked = {url for url in visit.requests if not url.startswith("data:")}
     assert len(asked) > 6
     assert all(url.startswith(run.resolve().as_uri()) for url in asked)
 
 
 def test_a_picture_keeps_its_shape(page, tmp_path):
     for number, shape in ((1, 0.5), (2, 4 / 3)):
-        colours(page, tmp_path, f".card:nth-child({number})")
-        _, _, width, height = page.box(f".card:nth-child({number}) .compare")
+        colours(page, f".card:nth-child({number})")
+        _, _, width, height = box(page, f".card:nth-child({number}) .compare")
         assert width / height == pytest.approx(shape, abs=0.02)
-    boxes = [page.box(f".card:nth-child({number}) .stage") for number in (1, 2)]
+    boxes = [box(page, f".card:nth-child({number}) .stage") for number in (1, 2)]
     assert boxes[0][2:] == pytest.approx(boxes[1][2:], abs=0.5)
 
 
 def test_the_divider_is_dragged(page, tmp_path):
     assert divider(page) == 20
-    assert colours(page, tmp_path) == "gr"
-    x, y, width, height = page.box(".card .compare")
-    page.mouse("mousePressed", x + 0.5 * width, y + height / 3)
+    assert colours(page) == "gr"
+    x, y, width, height = box(page, ".card .compare")
+    press_mouse(page, x + 0.5 * width, y + height / 3)
     for place in (0.52, 0.6, 0.75):
-        page.mouse("mouseMoved", x + place * width, y + height / 3)
-    page.mouse("mouseReleased", x + 0.75 * width, y + height / 3)
+        page.mouse.move(x + place * width, y + height / 3)
+    page.mouse.up()
     assert divider(page) == 75
-    assert colours(page, tmp_path) == "gr"
+    assert colours(page) == "gr"
     assert divider(page, ".card:nth-child(2)") == 20
     assert not page.evaluate("large.open")
-    page.mouse("mouseMoved", x + 0.1 * width, y)
+    page.mouse.move(x + 0.1 * width, y)
     assert divider(page) == 75
 
 
 def test_the_divider_obeys_the_keys(page):
     page.evaluate("document.querySelector('.card .divider').focus()")
-    page.press("ArrowRight", "ArrowRight", "ArrowUp")
+    press(page, "ArrowRight", "ArrowRight", "ArrowUp")
     assert divider(page) == 35
-    page.press("ArrowLeft", "ArrowDown")
+    press(page, "ArrowLeft", "ArrowDown")
     assert divider(page) == 25
-    page.press("Home", "ArrowLeft")
+    press(page, "Home", "ArrowLeft")
     assert divider(page) == 0
-    page.press("End", "ArrowRight")
+    press(page, "End", "ArrowRight")
     assert divider(page) == 100
     text = "document.querySelector('.card .divider').ariaValueText"
     assert page.evaluate(text) == "100% photograph, 0% map"
@@ -343,7 +364,7 @@ def test_the_divider_obeys_the_keys(page):
 
 def test_one_slider_moves_all_dividers(page):
     page.evaluate("document.querySelector('.card .divider').focus()")
-    page.press("End")
+    press(page, "End")
     choose(page, "#all", "30")
     assert [divider(page, f".card:nth-child({n})") for n in (1, 2, 6)] == [70, 70, 70]
 
@@ -353,20 +374,20 @@ def test_the_method_is_switched_by_button_and_key(page, tmp_path):
         "[...document.querySelectorAll('#bar .methods input')].map((radio) => [radio.value, radio.checked])"
     )
     assert page.evaluate(chosen) == [["grad-cam", True], ["xgrad-cam", False]]
-    assert colours(page, tmp_path) == "gr"
+    assert colours(page) == "gr"
     page.click("#bar .methods label:nth-child(2)")
     assert page.evaluate(chosen) == [["grad-cam", False], ["xgrad-cam", True]]
-    assert colours(page, tmp_path) == "gb"
+    assert colours(page) == "gb"
     assert page.evaluate("document.querySelector('.card .map').alt").startswith("XGrad-CAM of Egyptian cat")
-    page.press("m")
+    press(page, "m")
     assert page.evaluate(chosen) == [["grad-cam", True], ["xgrad-cam", False]]
-    assert colours(page, tmp_path) == "gr"
+    assert colours(page) == "gr"
 
 
 def test_a_map_that_is_not_there_is_said_to_be_lacking(page):
     last = ".card:nth-child(6) .lacking"
     assert page.evaluate(f"document.querySelector({last!r}).hidden")
-    page.press("m")
+    press(page, "m")
     assert not page.evaluate(f"document.querySelector({last!r}).hidden")
     assert page.evaluate(TEXT.format(last)) == "no XGrad-CAM map here"
     seen = "[...document.querySelectorAll('.card .divider')].map((divider) => divider.checkVisibility())"
@@ -375,8 +396,8 @@ def test_a_map_that_is_not_there_is_said_to_be_lacking(page):
 
 
 def test_the_name_filter_takes_what_is_typed(page):
-    page.press("/")
-    page.press(*"mage 3")
+    press(page, "/")
+    press(page, *"mage 3")
     assert page.evaluate(FILES) == [3]
     assert page.evaluate(TEXT.format("#count")) == "1 of 6 shown"
     choose(page, "#name", "u\u0308MAGE")  # the same letter in its other spelling
@@ -385,7 +406,7 @@ def test_the_name_filter_takes_what_is_typed(page):
     assert page.evaluate(FILES) == []
     assert page.evaluate(TEXT.format("#empty")) == "Nothing passes these filters."
     page.evaluate("document.activeElement.blur()")
-    page.press("/", "4")
+    press(page, "/", "4")
     assert page.evaluate(FILES) == [4]
     page.click("#clear")
     assert page.evaluate(FILES) == [0, 1, 2, 3, 4, 5]
@@ -429,77 +450,76 @@ def test_the_order_is_chosen(page, order, numbers):
 
 
 def test_arrows_go_from_card_to_card(page):
-    page.press("ArrowRight")
+    press(page, "ArrowRight")
     places = [page.evaluate(FOCUSED)]
     for key in ("ArrowRight", "ArrowDown", "ArrowUp", "ArrowLeft", "ArrowLeft", "End", "Home"):
-        page.press(key)
+        press(page, key)
         places.append(page.evaluate(FOCUSED))
     columns = page.evaluate("getComputedStyle(grid).gridTemplateColumns.split(' ').length")
     assert columns == 4
     assert [int(place[-5]) for place in places] == [0, 1, 5, 1, 0, 0, 5, 0]
-    page.press("ArrowRight", shift=True)
+    press(page, "Shift+ArrowRight")
     assert divider(page) == 25
     stops = "[...document.querySelectorAll('.card [tabindex=\"0\"]')].map((stop) => stop.className)"
     assert page.evaluate(stops) == ["open", "divider"]
-    page.press("Tab", "ArrowRight")
+    press(page, "Tab", "ArrowRight")
     assert divider(page) == 30
 
 
 def test_letters_typed_into_a_filter_are_no_commands(page):
-    page.press("/")
-    page.press("m", "/")
+    press(page, "/")
+    press(page, "m", "/")
     assert page.evaluate("document.querySelector('#name').value") == "m/"
     assert page.evaluate("document.querySelector('#bar .methods input').checked")
 
 
 def test_the_large_view_by_keys(page, tmp_path):
-    page.press("ArrowRight", "Enter")
+    press(page, "ArrowRight", "Enter")
     assert page.evaluate("large.open")
     title, place = TEXT.format("#large-title"), TEXT.format(".place")
     assert (page.evaluate(title), page.evaluate(place)) == ("Egyptian cat", "1 of 6")
-    assert colours(page, tmp_path, "#large") == "gr"
-    page.press("ArrowLeft")
+    assert colours(page, "#large") == "gr"
+    press(page, "ArrowLeft")
     assert page.evaluate(place) == "1 of 6"
-    page.press("ArrowRight")
+    press(page, "ArrowRight")
     assert (page.evaluate(title), page.evaluate(place)) == ("espresso", "2 of 6")
     assert "signed activations: 3 of 8" in page.evaluate(TEXT.format("#large .notes"))
     assert "conservation" not in page.evaluate(TEXT.format(".facts"))
-    page.press("m")
+    press(page, "m")
     assert "conservation error0.0125" in page.evaluate(TEXT.format(".facts"))
-    assert colours(page, tmp_path, "#large") == "gb"
-    page.press("ArrowRight", shift=True)
+    assert colours(page, "#large") == "gb"
+    press(page, "Shift+ArrowRight")
     assert divider(page, "#large") == divider(page, ".card:nth-child(2)") == 25
-    page.press("Escape")
+    press(page, "Escape")
     assert not page.evaluate("large.open")
     settle(page)
     assert "Ümage 1" in page.evaluate(FOCUSED)
 
 
 def test_the_large_view_by_mouse(page):
-    page.click(".card:nth-child(5) .photo")
+    page.click(".card:nth-child(5) .map")
     assert page.evaluate("large.open")
     place = TEXT.format(".place")
     page.click("#next")
     assert page.evaluate(place) == "6 of 6"
     assert page.evaluate("document.querySelector('#next').disabled")
     assert page.evaluate("document.activeElement.id") == "large-title"
-    page.press("ArrowLeft")
+    press(page, "ArrowLeft")
     page.click("#previous")
     assert page.evaluate(place) == "4 of 6"
-    x, y, width, height = page.box("#large .compare")
-    page.mouse("mousePressed", x + 0.4 * width, y + height / 3)
+    x, y, width, height = box(page, "#large .compare")
+    press_mouse(page, x + 0.4 * width, y + height / 3)
     assert divider(page, "#large") == 40
-    page.mouse("mouseMoved", 2, 2)
-    page.mouse("mouseReleased", 2, 2)
+    page.mouse.move(2, 2)
+    page.mouse.up()
     assert divider(page, "#large") == 0
     assert page.evaluate("large.open")
-    x, y, _, _ = page.box("#large .facts")
-    page.mouse("mousePressed", x + 2, y + 2)
-    page.mouse("mouseMoved", 2, 2)
-    page.mouse("mouseReleased", 2, 2)
+    x, y, _, _ = box(page, "#large .facts")
+    press_mouse(page, x + 2, y + 2)
+    page.mouse.move(2, 2)
+    page.mouse.up()
     assert page.evaluate("large.open")
-    for kind in ("mousePressed", "mouseReleased"):
-        page.mouse(kind, 2, 2)
+    page.mouse.click(2, 2)
     assert not page.evaluate("large.open")
 
 
@@ -514,23 +534,19 @@ AT_REST_AT_THE_TOP = """new Promise(done => {
 })"""
 
 
-def test_a_finger_drags_scrolls_and_taps(window, run):
-    window.send("Emulation.setTouchEmulationEnabled", enabled=True)
-    try:
-        window.open(run / "index.html", 360, 780)
-        settle(window)
-        x, y, width, height = window.box(".card .compare")
-        window.touch([(x + width * at, y + height / 2) for at in (0.4, 0.45, 0.5, 0.6)])
-        assert divider(window) == 60
-        window.touch([(x + width / 3, y + height / 2 - down) for down in (0, 10, 30, 90)])
-        assert divider(window) == 60
-        assert not window.evaluate("large.open")
-        # A tap while the page still moves from the flick only stops it.
-        assert window.evaluate(AT_REST_AT_THE_TOP)
-        window.touch([(x + width / 3, y + height / 2)])
-        assert window.evaluate("large.open")
-    finally:
-        window.send("Emulation.setTouchEmulationEnabled", enabled=False)
+def test_a_finger_drags_scrolls_and_taps(visit, run):
+    page = visit(run, 360, 780, has_touch=True)
+    settle(page)
+    x, y, width, height = box(page, ".card .compare")
+    touch(page, [(x + width * at, y + height / 2) for at in (0.4, 0.45, 0.5, 0.6)])
+    assert divider(page) == 60
+    touch(page, [(x + width / 3, y + height / 2 - down) for down in (0, 10, 30, 90)])
+    assert divider(page) == 60
+    assert not page.evaluate("large.open")
+    # A tap while the page still moves from the flick only stops it.
+    assert page.evaluate(AT_REST_AT_THE_TOP)
+    touch(page, [(x + width / 3, y + height / 2)])
+    assert page.evaluate("large.open")
 
 
 def test_the_large_view_goes_through_what_is_shown(page):
@@ -538,83 +554,77 @@ def test_the_large_view_goes_through_what_is_shown(page):
     choose(page, "#order", "score-up")
     page.evaluate("document.querySelector('.open').click()")
     assert page.evaluate(TEXT.format(".place")) == "1 of 2"
-    page.press("ArrowRight", "ArrowRight")
+    press(page, "ArrowRight", "ArrowRight")
     assert "Ümage 3" in page.evaluate(TEXT.format("#large .file"))
 
 
-def test_hostile_names_are_shown_as_text(window, tmp_path):
+def test_hostile_names_are_shown_as_text(visit, tmp_path):
     write_gallery(tmp_path, [record(name, class_name=name, notes=[name]) for name in HOSTILE], "Run")
-    window.open(tmp_path / "index.html")
+    page = visit(tmp_path)
     names = "[...document.querySelectorAll('.card .file')].map((file) => file.textContent)"
-    assert window.evaluate(names) == HOSTILE
-    window.press("ArrowRight", "Enter", "ArrowRight", "ArrowRight")
-    assert window.evaluate(TEXT.format("#large .file")) == HOSTILE[2]
-    assert window.evaluate("document.title") == "Run"
+    assert page.evaluate(names) == HOSTILE
+    press(page, "ArrowRight", "Enter", "ArrowRight", "ArrowRight")
+    assert page.evaluate(TEXT.format("#large .file")) == HOSTILE[2]
+    assert page.evaluate("document.title") == "Run"
     assert (
-        window.evaluate("document.querySelectorAll('.card script, .card [onerror], #large script').length")
-        == 0
+        page.evaluate("document.querySelectorAll('.card script, .card [onerror], #large script').length") == 0
     )
 
 
-def test_of_several_layers_each_card_says_which_it_is_of(window, tmp_path):
+def test_of_several_layers_each_card_says_which_it_is_of(visit, tmp_path):
     errors = {"conservation_error": {"finer-cam": 0.25}, "sensitivity_error": {"finer-cam": None}}
     files = {"finer-cam": "a.jpg", "smooth-grad-cam++": "b.jpg"}
     layers = ("<early>", "late", "<early> + late")
     write_gallery(tmp_path, [record(layer=layer, files=files, **errors) for layer in layers], "Run")
-    window.open(tmp_path / "index.html")
-    places = window.evaluate("[...document.querySelectorAll('.card .file')].map((file) => file.textContent)")
+    page = visit(tmp_path)
+    places = page.evaluate("[...document.querySelectorAll('.card .file')].map((file) => file.textContent)")
     assert places == [f"{layer} · photos/cat.jpg" for layer in layers]
-    assert "3 layers" in window.evaluate(TEXT.format("#summary"))
-    seen = window.evaluate("document.body.innerText")
+    assert "3 layers" in page.evaluate(TEXT.format("#summary"))
+    seen = page.evaluate("document.body.innerText")
     assert "Finer-CAM" in seen
     assert "Smooth Grad-CAM++" in seen
-    window.evaluate("document.querySelector('.open').click()")
-    facts = window.evaluate(TEXT.format("#large .facts"))
+    page.evaluate("document.querySelector('.open').click()")
+    facts = page.evaluate(TEXT.format("#large .facts"))
     assert "conservation error0.25" in facts
     assert "sensitivity error–" in facts
 
 
-def test_a_picture_that_is_gone_is_said_to_be(window, tmp_path):
+def test_a_picture_that_is_gone_is_said_to_be(visit, tmp_path):
     write_gallery(tmp_path, [record()], "Run")
-    window.open(tmp_path / "index.html")
-    window.evaluate("new Promise((done) => setTimeout(done, 100))")
-    assert "cannot be loaded" in window.evaluate(TEXT.format(".card .lacking"))
-    assert not window.evaluate("document.querySelector('.card .lacking').hidden")
+    page = visit(tmp_path)
+    page.locator(".card .lacking").wait_for(state="visible")
+    assert "cannot be loaded" in page.evaluate(TEXT.format(".card .lacking"))
 
 
-def test_an_empty_run_says_so(window, tmp_path):
+def test_an_empty_run_says_so(visit, tmp_path):
     write_gallery(tmp_path, [], "Nothing")
-    window.open(tmp_path / "index.html")
-    seen = window.evaluate("document.body.innerText")
+    page = visit(tmp_path)
+    seen = page.evaluate("document.body.innerText")
     assert "This run has no maps" in seen
     assert "shown" not in seen
     assert "Image name" not in seen
-    assert window.complaints() == []
+    assert visit.complaints == []
 
 
-def test_without_javascript_a_line_says_what_is_missing(window, run):
-    window.send("Emulation.setScriptExecutionDisabled", value=True)
-    try:
-        window.open(run / "index.html")
-        seen = window.evaluate("document.body.innerText")
-    finally:
-        window.send("Emulation.setScriptExecutionDisabled", value=False)
+def test_without_javascript_a_line_says_what_is_missing(visit, run):
+    page = visit(run, java_script_enabled=False)
+    seen = page.evaluate("document.body.innerText")
     assert "need JavaScript, which is off" in seen
     assert "Image name" not in seen
 
 
 @pytest.mark.parametrize("width", [360, 768, 1440])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_and_can_be_read(window, run, width, scheme):
-    window.open(run / "index.html", width, 780, prefers_color_scheme=scheme)
-    window.evaluate("document.querySelector('#fold').open = true")
-    assert window.evaluate("document.documentElement.scrollWidth") == width
+def test_it_fits_and_can_be_read(visit, run, width, scheme):
+    page = visit(run, width, 780, color_scheme=scheme)
+    page.evaluate("document.querySelector('#fold').open = true")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
     for opening in ("", "document.querySelector('.open').click()"):
-        window.evaluate(opening)
-        faint = window.evaluate(CONTRASTS)
+        page.evaluate(opening)
+        faint = page.evaluate(CONTRASTS)
         assert len(faint) > 10
         assert [entry for entry in faint if entry[1] < 4.5] == []
-    assert window.evaluate("large.scrollWidth <= large.clientWidth")
+    assert page.evaluate("large.scrollWidth <= large.clientWidth")
 
 
 # WCAG's contrast of every text that is seen against the first opaque background behind it.
@@ -646,7 +656,7 @@ CONTRASTS = """(() => {
 @pytest.mark.parametrize("opened", [False, True])
 def test_everything_that_takes_focus_has_a_name(page, opened):
     page.evaluate("document.querySelector('.open').click()" if opened else "")
-    nodes = page.send("Accessibility.getFullAXTree")["nodes"]
+    nodes = page.context.new_cdp_session(page).send("Accessibility.getFullAXTree")["nodes"]
     common = {"button", "slider", "radio", "radiogroup", "image"}
     roles = common | {"dialog"} if opened else common | {"searchbox", "combobox", "spinbutton"}
     found = [
@@ -677,35 +687,41 @@ def thousand(run, tmp_path_factory):
     return folder
 
 
-def took(window, action):
+def took(page, action):
     """Milliseconds that an action takes in the page, with the layout that it asks for."""
-    return window.evaluate(
+    return page.evaluate(
         f"(() => {{ const start = performance.now(); {action}; document.body.offsetHeight;"
         "return performance.now() - start; })()"
     )
 
 
-def test_a_thousand_rows_are_fast(window, thousand, record_property):
-    start = time.perf_counter()
-    window.open(thousand / "index.html")
-    window.evaluate("new Promise(requestAnimationFrame)")
-    ready = time.perf_counter() - start
-    assert window.evaluate("document.querySelectorAll('.card').length") == MANY
-    event = "dispatchEvent(new Event('input', {bubbles: true}))"
-    times = {
-        "filter": took(window, f"const f = document.querySelector('#name'); f.value = 'p99'; f.{event}"),
-        "clear": took(window, f"const f = document.querySelector('#name'); f.value = ''; f.{event}"),
-        "order": took(
-            window, f"const f = document.querySelector('#order'); f.value = 'score-down'; f.{event}"
-        ),
-        "dividers": took(window, f"const f = document.querySelector('#all'); f.value = 10; f.{event}"),
-        "method": took(window, "document.querySelectorAll('#bar input[name=method-page]')[1].click()"),
-    }
-    for name, value in {"ready": 1000 * ready, **times}.items():
+def typed(selector, value):
+    """The action of typing this value into a field."""
+    event = "new Event('input', {bubbles: true})"
+    field = f"const field = document.querySelector({selector!r}); field.value = {value!r};"
+    return f"{field} field.dispatchEvent({event})"
+
+
+def test_a_thousand_rows_are_fast(visit, thousand, record_property):
+    page = visit(thousand)
+    ready = page.evaluate("new Promise(requestAnimationFrame)")  # milliseconds since the page was asked for
+    assert page.evaluate("document.querySelectorAll('.card').length") == MANY
+    times = {}
+    # The fastest of three turns counts: the machine may have other work.
+    for order, dividers, method in (("down", 10, 1), ("up", 15, 0), ("down", 10, 1)):
+        for name, action in {
+            "filter": typed("#name", "p99"),
+            "clear": typed("#name", ""),
+            "order": typed("#order", f"score-{order}"),
+            "dividers": typed("#all", dividers),
+            "method": f"document.querySelectorAll('#bar input[name=method-page]')[{method}].click()",
+        }.items():
+            times[name] = min(took(page, action), times.get(name, math.inf))
+    for name, value in {"ready": ready, **times}.items():
         record_property(name, round(value, 1))
-    loaded = [url for url in window.requests() if url.endswith("photograph.jpg")]
+    loaded = [url for url in visit.requests if url.endswith("photograph.jpg")]
     assert 4 <= len(loaded) < MANY / 4
-    assert ready < 2
+    assert ready < 2000
     assert times["filter"] < 100
     assert max(times.values()) < 250
-    assert window.complaints() == []
+    assert visit.complaints == []
