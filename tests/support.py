@@ -5,7 +5,7 @@ import io
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +109,41 @@ def explained(signed: Tensor) -> Explanation:
     """An explanation of samples with these maps (N, h, w)."""
     count = len(signed)
     return Explanation({"grad-cam": torch.as_tensor(signed)}, torch.zeros(count), ((),) * count)
+
+
+def features_by_autograd(
+    model: nn.Module, inputs: Tensor, layers: Sequence[str], target: int | None
+) -> dict[str, Tensor]:
+    """The feature terms of Eq. 5, ⟨∂S/∂A, A⟩ (N,), from the graph of the whole network.
+
+    target: None for each sample's highest score. Every layer hands on a copy of its output, so that
+    operations in place behind it do not change what is kept.
+    """
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Tensor) -> Tensor:
+        kept[name] = output
+        return output.clone()
+
+    hooks = [
+        model.get_submodule(name).register_forward_hook(lambda _m, _i, output, name=name: keep(name, output))
+        for name in layers
+    ]
+    terms = []
+    for sample in inputs:
+        scores = model(sample[None])[0]
+        score = scores.max() if target is None else scores[target]
+        gradients = torch.autograd.grad(score, [kept[name] for name in layers], allow_unused=True)
+        activations = [kept[name].detach().double() for name in layers]
+        terms.append(
+            [
+                torch.zeros(()) if gradient is None else (gradient.double() * activation).sum()
+                for activation, gradient in zip(activations, gradients, strict=True)
+            ]
+        )
+    for hook in hooks:
+        hook.remove()
+    return {name: torch.stack(values) for name, values in zip(layers, zip(*terms, strict=True), strict=True)}
 
 
 def state_of(model: nn.Module) -> dict[str, list]:

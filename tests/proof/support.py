@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from tests.support import features_by_autograd
 from xgradcam.proof.verification import Verification
 from xgradcam.proof.verify import verify
 
@@ -56,11 +57,25 @@ def kinds(found: Verification, *, without: str = "head") -> list[tuple[str, str,
     ]
 
 
-def closing(model: nn.Module, layer: str = "stem", images: Tensor = IMAGES) -> Verification:
+def closing(
+    model: nn.Module, layer: str = "stem", images: Tensor = IMAGES, *, differentiable: bool = True
+) -> Verification:
+    """The terms for class 1, checked: they sum to the model's score, and the feature is autograd's.
+
+    differentiable: False for a model that autograd cannot run as it is written.
+    """
     found = verify(model, images, layer, 1)
     assert found.closes.all(), (found.residual, found.tolerance)
     with torch.no_grad():
-        torch.testing.assert_close(found.score, model(images)[:, 1])
+        scores = torch.cat([model(image[None]) for image in images])
+    torch.testing.assert_close(found.score, scores[:, 1])
+    assert (found.score != 0).all()
+    total = found.feature + sum(term.value for term in found.contributions)
+    torch.testing.assert_close(total, found.score, rtol=1e-10, atol=1e-10)
+    assert any((term.value != 0).all() for term in found.contributions)
+    if differentiable:
+        expected = features_by_autograd(model, images, [layer], 1)[layer]
+        torch.testing.assert_close(found.feature, expected, rtol=1e-9, atol=1e-11)
     return found
 
 

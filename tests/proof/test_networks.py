@@ -13,7 +13,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
-from tests.support import evenly, layers_of, randomised
+from tests.support import evenly, features_by_autograd, layers_of, randomised
 from xgradcam import load_classifier
 from xgradcam.proof.verification import Verification
 from xgradcam.proof.verify import verify, verify_layers
@@ -72,9 +72,23 @@ def built(name: str, dtype: torch.dtype) -> tuple[nn.Module, Tensor]:
     return model.to(dtype), image.to(dtype)
 
 
-def closing(model: nn.Module, image: Tensor, layer: str, target: int | None = None) -> Verification:
-    found = verify(model, image, layer, target)
-    assert found.closes.item(), (layer, found.residual / found.tolerance, found.magnitude / found.score)
+def closing(
+    model: nn.Module, image: Tensor, layers: list[str], target: int | None = None
+) -> list[Verification]:
+    """The terms at every layer, checked: they sum to the model's score, and the feature is autograd's."""
+    features = features_by_autograd(model, image, layers, target)
+    with torch.no_grad():
+        scores = model(image)[0].double()
+    score = scores.max() if target is None else scores[target]
+    assert score != 0
+    found = []
+    for layer in layers:
+        one = verify(model, image, layer, target)
+        assert one.closes.item(), (layer, one.residual / one.tolerance, one.magnitude / one.score)
+        assert abs(one.score.item() - score) <= one.tolerance.item(), layer
+        assert abs(one.feature.item() - features[layer].item()) <= one.tolerance.item(), layer
+        found.append(one)
+    assert any(one.feature.item() for one in found)
     return found
 
 
@@ -86,8 +100,7 @@ def test_it_holds_at_every_layer_of_a_relu_network(name: str, dtype: torch.dtype
     layers = layers_of(model, image)
     assert len(layers) >= 13
     biases = []
-    for layer in layers:
-        found = closing(model, image, layer, target)
+    for found in closing(model, image, layers, target):
         assert found.holds.item()
         assert found.curvature.item() == 0
         biases.append(found.bias.item())
@@ -99,8 +112,7 @@ def test_it_holds_at_every_layer_of_a_relu_network(name: str, dtype: torch.dtype
 def test_it_closes_with_curvature_at_ten_layers_of_a_curved_network(name: str, dtype: torch.dtype) -> None:
     model, image = built(name, dtype)
     shown = 0
-    for layer in evenly(layers_of(model, image, dims=(3, 4)), 10):
-        found = closing(model, image, layer)
+    for found in closing(model, image, evenly(layers_of(model, image, dims=(3, 4)), 10)):
         shown += (found.curvature.abs() > 1e-3 * found.magnitude).item()
         assert found.holds.item() == (found.curvature == 0).item()
     assert shown >= 5
@@ -136,7 +148,7 @@ def test_all_layers_at_once_give_the_terms_of_each(name: str) -> None:
 @pytest.mark.parametrize("name", ["vgg11_bn", "resnet18", "densenet", "mobilenet_v2"])
 def test_no_term_can_be_left_out(name: str) -> None:
     model, image = built(name, torch.float64)
-    found = closing(model, image, evenly(layers_of(model, image), 3)[1])
+    (found,) = closing(model, image, [evenly(layers_of(model, image), 3)[1]])
     for index, term in enumerate(found.contributions):
         fewer = found.contributions[:index] + found.contributions[index + 1 :]
         without = replace(found, contributions=fewer)
@@ -149,7 +161,8 @@ def test_no_term_can_be_left_out(name: str) -> None:
 def test_it_holds_for_the_bundled_network_on_a_photograph(name: str) -> None:
     classifier = load_classifier("efficientnet-lite0")
     image = classifier.inputs(getattr(skimage.data, name)())
-    for layer in ["bn2", *evenly(layers_of(classifier.module, image), 10)]:
-        found = closing(classifier.module, image, layer)
+    layers = ["bn2", *evenly(layers_of(classifier.module, image), 10)]
+    for found in closing(classifier.module.requires_grad_(), image, layers):
         assert found.holds.item()
         assert found.curvature.item() == 0
+        assert found.bias.item() != 0
