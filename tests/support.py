@@ -4,6 +4,7 @@ import copy
 import io
 import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,7 +33,36 @@ sys.exit(code)
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
-# A user's model: 4 classes by a linear layer on the averages of the maps of `features.0` and `features.1`.
+
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+def find_chromium() -> str:
+    """Path of the browser; without one the test fails in CI and is skipped elsewhere."""
+    for path in map(shutil.which, CHROMIUM):
+        if path is not None:
+            return path
+    reason = f"no Chromium on the PATH ({', '.join(CHROMIUM)}): install one, e.g. apt-get install chromium"
+    if os.environ.get("CI", "").lower() in ("", "0", "false"):
+        pytest.skip(reason)
+    pytest.fail(reason)
+
+
+# Models as users write them, each in a file of its own: Tiny of 32 x 32 pixels, Pooled of any size.
+TINY = """
+import torch
+from torch import nn
+
+class Tiny(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.features = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        self.head = nn.Linear(8 * 16 * 16, 4)
+
+    def forward(self, images):
+        return self.head(self.features(images).flatten(1))
+"""
 POOLED = """
 import torch
 from torch import nn
@@ -49,18 +79,18 @@ class Pooled(nn.Module):
 """
 
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
+def noise(folder: str, count: int, side: int = 40) -> None:
+    """A new folder with this many photographs of noise, the same on every machine."""
+    Path(folder).mkdir()
+    random = np.random.default_rng(0)
+    for index in range(count):
+        pixels = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(f"{folder}/{index:04}.png")
 
 
-def find_chromium() -> str:
-    """Path of the browser; without one the test fails in CI and is skipped elsewhere."""
-    for path in map(shutil.which, CHROMIUM):
-        if path is not None:
-            return path
-    reason = f"no Chromium on the PATH ({', '.join(CHROMIUM)}): install one, e.g. apt-get install chromium"
-    if os.environ.get("CI", "").lower() in ("", "0", "false"):
-        pytest.skip(reason)
-    pytest.fail(reason)
+def default_interrupts() -> None:
+    """Have a child process obey Ctrl-C: a shell's background jobs are started with it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class TinyNet(nn.Module):

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import EXAMPLES, POOLED
+from tests.cli.support import ROOT
+from tests.support import EXAMPLES
 from xgradcam.cam.methods import METHODS
 from xgradcam.cli.evaluate import main
 
-ROOT = Path(__file__).resolve().parents[2]
 RUN = [
     "photos", "--model", "pooled.py:Pooled", "--input-size", "32", "--steps", "4", "--removed", "0.5",
     "--target-layer", "features.0", "features.1", "--boxes", "boxes.json", "--randomise", "1",
@@ -22,11 +22,7 @@ RUN = [
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "pooled", raising=False)
-    Path("pooled.py").write_text(POOLED)
+def photographs(own_models):
     for name in ("2", "other"):
         Path("photos", name).mkdir(parents=True)
     shutil.copy(EXAMPLES / "cat.jpg", "photos/2/cat.jpg")

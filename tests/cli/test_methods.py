@@ -3,15 +3,14 @@
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from tests.cli.test_many import OWN, TINY, noise
-from tests.support import EXAMPLES, POOLED
+from tests.cli.support import OWN, tree
+from tests.support import EXAMPLES, noise
 from xgradcam import explain, load_classifier, read_image
 from xgradcam.cam.guided import gradient_picture, guided_backpropagation, guided_map
 from xgradcam.cam.methods import METHODS
@@ -21,16 +20,15 @@ from xgradcam.pictures.photograph import encode_jpeg
 from xgradcam.runs.sources import find_photographs
 
 MAPPED = ("features.0", "features.2")
+pytestmark = pytest.mark.usefixtures("own_models")
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-    for name, code in {"tiny": TINY, "pooled": POOLED}.items():
-        monkeypatch.delitem(sys.modules, name, raising=False)
-        Path(f"{name}.py").write_text(code)
+def cat(own_folder):
     shutil.copy(EXAMPLES / "cat.jpg", "cat.jpg")
+
+
+MAPPED = ("features.0", "features.2")
 
 
 def run(*arguments, photograph="cat.jpg", model=OWN):
@@ -111,8 +109,12 @@ def test_several_layers_give_a_map_each_and_the_fused(capsys):
 
 
 def test_one_layer_named_twice_is_one(capsys):
+    assert run("--target-layer", "features.0") == 0
+    alone = tree("out")
+    shutil.rmtree("out")
     assert run("--target-layer", "features.0", "features.0") == 0
-    assert Path("out/X_cam.jpg").exists()
+    assert alone.keys() == {"cam.jpg", "X_cam.jpg"}
+    assert tree("out") == alone
 
 
 def test_an_average_over_augmentations(capsys):
@@ -162,9 +164,10 @@ def test_a_pattern_of_layers(capsys):
     assert [record["layer"] for record in records(capsys)] == [
         "features.0", "features.1", "features.2", "features.0 + features.1 + features.2",
     ]  # fmt: skip
-    assert run("--target-layer", "*.2", "features.2") == 0
-    assert Path("out/X_cam.jpg").exists()
-    capsys.readouterr()
+    assert run("--target-layer", "*.2", "features.2", "--json") == 0
+    (record,) = records(capsys)
+    assert record["layer"] == "features.2"
+    assert record["files"] == {"grad-cam": "cam.jpg", "xgrad-cam": "X_cam.jpg"}
     assert run("--target-layer", "all", "--json") == 0
     assert len(records(capsys)) == 3 + 1
     assert run("--target-layer", "head*") == 2

@@ -16,22 +16,13 @@ import torch
 from PIL import Image
 
 import xgradcam
-from tests.support import MEASURED_COMMAND
+from tests.cli.support import BUNDLED, OFFLINE, ROOT
+from tests.support import (
+    MEASURED_COMMAND,
+    default_interrupts,
+)
 from xgradcam.cli.xgrad_cam import main
 from xgradcam.pictures.photograph import read_image, stretch
-
-ROOT = Path(__file__).resolve().parents[2]
-BUNDLED = ("--model", "efficientnet-lite0")
-# A connection that is refused at once stands for a machine without network.
-OFFLINE = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
-
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    for name, value in OFFLINE.items():
-        monkeypatch.setenv(name, value)
 
 
 def command(*arguments, **options):
@@ -313,10 +304,19 @@ def test_unusual_photographs_work(capsys):
         "Katze 猫.png": cat,
         "-dash.png": cat,
     }
+    made = {}
     for name, picture in pictures.items():
         picture.save(name)
-        assert main([f"--image-path={name}", "--output-dir", f"out-{name}", *BUNDLED]) == 0, name
-        assert read_image(Path(f"out-{name}", "X_cam.jpg")).shape == (224, 224, 3)
+        options = ["--target-index", "285", "--output-dir", f"out-{name}", *BUNDLED]
+        assert main([f"--image-path={name}", *options]) == 0, name
+        made[name] = read_image(Path(f"out-{name}", "X_cam.jpg"))
+        assert made[name].shape == (224, 224, 3)
+        plain = stretch(np.asarray(picture.convert("RGB")), (224, 224))
+        assert name == "deep.png" or np.abs(made[name].astype(int) - plain).mean() > 10, name
+    for same in ("alpha.png", "-dash.png"):
+        assert np.array_equal(made[same], made["Katze 猫.png"])
+    assert np.array_equal(made["deep.png"], made["grey.png"])
+    assert not np.array_equal(made["grey.png"], made["Katze 猫.png"])
     assert "Traceback" not in capsys.readouterr().err
 
 
@@ -345,6 +345,7 @@ def test_output_to_a_closed_pipe_and_an_interrupt_end_quietly(both):
     process = subprocess.Popen(
         [sys.executable, "-m", "xgradcam", "--image-path", str(both), *BUNDLED],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=pythonpath(),
+        preexec_fn=default_interrupts,
     )  # fmt: skip
     process.stdout.readline()
     process.send_signal(signal.SIGINT)

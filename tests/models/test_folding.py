@@ -6,7 +6,7 @@ import torch
 import torchvision.models as tv
 from torch import Tensor, nn
 
-from tests.proof.test_networks import randomised
+from tests.support import randomised
 from xgradcam import explain, load_classifier
 from xgradcam.models.folding import fold_batch_norms
 

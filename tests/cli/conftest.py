@@ -1,0 +1,39 @@
+"""Folders and models of the tests of the commands."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.support import OFFLINE
+from tests.support import EXAMPLES, POOLED, TINY
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Run in a new folder, without network and without cached weights."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    for name, value in OFFLINE.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.fixture
+def own_models(own_folder, monkeypatch):
+    """tiny.py and pooled.py in the folder."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name, code in {"tiny": TINY, "pooled": POOLED}.items():
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        Path(f"{name}.py").write_text(code)
+
+
+@pytest.fixture
+def photos(own_folder):
+    """Three photographs, one of them in a folder of its own, and a file that is none."""
+    Path("photos", "below").mkdir(parents=True)
+    shutil.copy(EXAMPLES / "cat.jpg", "photos/a.jpg")
+    shutil.copy(EXAMPLES / "coffee.jpg", "photos/b.jpg")
+    shutil.copy(EXAMPLES / "cat-and-coffee.jpg", "photos/below/a.jpg")
+    Path("photos/broken.jpg").write_text("no picture")
+    return "photos"
