@@ -137,12 +137,33 @@ def test_layouts_of_transformers_keep_what_is_no_map(last, images):
             torch.testing.assert_close(found[:, k], net(images)[:, 1])
 
 
+class AsMaps(nn.Module):
+    """The same network, whose layer `same` hands on maps (N, C, h, w)."""
+
+    def __init__(self, tokens):
+        super().__init__()
+        self.tokens, self.same = tokens, nn.Identity()
+
+    def forward(self, images):
+        net = self.tokens
+        patches = net.patches(images)
+        if net.last:
+            return net.head(self.same(net.norm(patches.movedim(1, -1)).movedim(-1, 1)).mean(dim=(2, 3)))
+        tokens = torch.cat([net.token.expand(len(images), -1, -1), patches.flatten(2).mT], dim=1)
+        tokens = net.norm(tokens)
+        maps = self.same(tokens[:, 1:].mT.unflatten(2, (4, 4)))
+        tokens = torch.cat([tokens[:, :1], maps.flatten(2).mT], dim=1)
+        return net.head(torch.tanh(net.mix(tokens.mT).mT)[:, 0])
+
+
 @pytest.mark.parametrize("method", [name for name in METHODS if name != "cam"])
 @pytest.mark.parametrize("last", [False, True])
 def test_every_method_takes_tokens_and_channels_last(method, last, images):
-    explanation = explain(Tokens(last), images, "norm", 1, [method])
-    assert explanation.maps[method].shape == (2, 4, 4)
-    assert torch.isfinite(explanation.maps[method]).all()
+    net = Tokens(last)
+    found = explain(net, images, "norm", 1, [method]).maps[method]
+    assert found.shape == (2, 4, 4)
+    assert found.flatten(1).any(dim=1).all()
+    torch.testing.assert_close(found, explain(AsMaps(net), images, "same", 1, [method]).maps[method])
 
 
 def test_the_sensitivity_error_is_its_definition(images):
@@ -187,7 +208,10 @@ def test_a_dead_layer_has_no_channel_to_ask_about(net, batch):
         net.features[0].bias.fill_(-1e3)
         net.features[1].bias.fill_(-1e3)
     explanation = explain(net, batch, "features.2", 1, ["ablation-cam", "score-cam"], axioms=True)
+    assert explanation.maps.keys() == {"ablation-cam", "score-cam"}
     assert not any(signed.any() for signed in explanation.maps.values())
+    torch.testing.assert_close(explanation.score, net(batch)[:, 1])
+    assert (explanation.score != 0).all()
 
 
 @pytest.mark.parametrize("method", ["ablation-cam", "score-cam"])

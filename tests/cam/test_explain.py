@@ -18,6 +18,7 @@ from xgradcam.cam.explain import (
     require_compatible,
     top_classes,
 )
+from xgradcam.cam.explanation import heatmap
 from xgradcam.cam.gradient_methods import EPSILON
 from xgradcam.cam.methods import METHODS
 
@@ -55,7 +56,9 @@ def test_an_explanation_says_what_it_explains(net, batch):
     assert torch.equal(explanation.targets, logits.argmax(dim=1))
     torch.testing.assert_close(explanation.score, logits.amax(dim=1))
     torch.testing.assert_close(explanation.probability, logits.softmax(dim=1).amax(dim=1))
-    assert explanation.heatmap("xgrad-cam", (20, 30)).shape == (3, 20, 30)
+    found = explanation.heatmap("xgrad-cam", (20, 30))
+    assert torch.equal(found, heatmap(explanation.maps["xgrad-cam"], (20, 30)))
+    assert found.amax(dim=(1, 2)).tolist() == [1, 1, 1]
     assert not explanation.maps["grad-cam"].requires_grad
 
 

@@ -32,6 +32,7 @@ def test_without_a_network_there_is_nothing_to_ask():
 def test_a_batch_is_its_samples_one_at_a_time(method, images):
     net = network(pooled=True)
     together = explain(net, images, "0", TARGETS, [method]).maps[method]
+    assert together.flatten(1).any(dim=1).all()
     for n, target in enumerate(TARGETS):
         alone = explain(net, images[n : n + 1], "0", target, [method]).maps[method]
         torch.testing.assert_close(together[n : n + 1], alone, rtol=1e-9, atol=1e-11)
@@ -45,7 +46,8 @@ def test_the_model_is_left_as_it_was(method, images):
     state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     before = images.clone()
     with torch.inference_mode():
-        explain(net, images, "0", 1, [method], axioms=True)
+        explanation = explain(net, images, "0", 1, [method], axioms=True)
+    assert explanation.maps[method].any()
     assert all(module.training and not module._forward_hooks for module in net.modules())
     assert (net[0][0].weight.grad == 1).all()
     assert net[1][3].weight.grad is None

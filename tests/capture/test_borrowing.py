@@ -54,7 +54,10 @@ def test_eval_is_not_called_for_it_may_be_overridden(batch):
         def train(self, mode=True):
             raise AssertionError("the owner's switch was touched")
 
-    record(Owned(), batch, "features.5")
+    net = Owned()
+    recording = record(net, batch, "features.5")
+    torch.testing.assert_close(recording.output, TinyNet().eval()(batch))
+    assert all(module.training for module in net.modules())
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
@@ -126,6 +129,7 @@ def test_maps_are_those_of_the_plain_order_in_memory(samples):
 
 
 def test_a_model_that_does_not_take_to_channels_last_is_run_as_it_is_and_from_then_on_at_once():
+    torch.manual_seed(0)
     model, inputs = Viewing(), torch.randn(5, 3, 8, 8)
     expected = model(inputs)
     model.runs = 0
@@ -142,12 +146,16 @@ def test_a_model_that_fails_behind_the_layer_is_run_again_without_a_graph_in_fro
             first = self.first(inputs)
             return self.layer(first[:, :2]).mean((2, 3)) + first.view(len(inputs), -1)[:, :5]
 
-    model, inputs = Beside(), torch.randn(5, 3, 8, 8)
+    torch.manual_seed(0)
+    model, inputs = Beside().double(), torch.randn(5, 3, 8, 8).double()
     modes = []
     model.first.register_forward_hook(lambda *_: modes.append(torch.is_grad_enabled()))
     recording = record(model, inputs, "layer")
     assert modes == [False, False]
-    assert recording.gradient(recording.output[:, 1]).shape == recording.activation.shape
+    activation, gradient = full_graph_gradient(model, inputs, "layer", 1)
+    torch.testing.assert_close(recording.activation.detach(), activation)
+    torch.testing.assert_close(recording.gradient(recording.output[:, 1]), gradient)
+    assert gradient.abs().max() > 0
     assert torch.is_grad_enabled()
 
 

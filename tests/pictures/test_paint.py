@@ -12,7 +12,7 @@ from tests.support import explained
 from xgradcam.cam.explanation import heatmap_of
 from xgradcam.errors import XGradCamError
 from xgradcam.pictures import paint
-from xgradcam.pictures.framing import Framing
+from xgradcam.pictures.framing import Framing, visible
 from xgradcam.pictures.paint import COLORMAPS, DIMMED, Style, draw, overlay_heatmap
 
 PHOTOGRAPH = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
@@ -222,16 +222,26 @@ def test_a_blank_map_gives_the_photograph_itself(style, framing):
 @pytest.mark.parametrize("framing", [Framing((80, 80)), CROP, Framing((30, 20), 20)])
 def test_photographs_smaller_than_the_input(found, shape, framing):
     photograph = np.full((*shape, 3), 200, np.uint8)
-    assert draw(photograph, found, framing, FULL).shape == (*shape, 3)
-    assert draw(photograph, found, framing).shape == framing.scene(photograph).shape
+    for style, whole in ((FULL, photograph), (Style(), framing.scene(photograph))):
+        picture = draw(photograph, found, framing, style)
+        assert picture.shape == whole.shape
+        size = whole.shape[:2]
+        outside = np.ones(size, bool)
+        outside[visible(framing.pixel_window(shape, size), size)] = False
+        dimmed = np.abs(picture[outside] - DIMMED * whole[outside]).max(initial=0) <= 0.5 + 1e-4
+        assert dimmed or np.array_equal(picture, whole)  # where the map is blank in what is seen
+        if framing.resize is None:
+            assert np.array_equal(picture, overlay_heatmap(whole, found(size)))
 
 
 def test_photograph_and_map_are_not_written_to(found):
-    photograph = CAT.copy()
+    photograph, before = CAT.copy(), found(CAT.shape[:2])
     photograph.flags.writeable = False
     for framing in (Framing((80, 80)), CROP):
         for style in (Style(), FULL, Style(True, "hot", 0.2)):
-            draw(photograph, found, framing, style)
+            assert not np.array_equal(draw(photograph, found, framing, style), framing.scene(CAT))
+    assert np.array_equal(photograph, CAT)
+    assert np.array_equal(found(CAT.shape[:2]), before)
 
 
 def test_beyond_a_size_the_map_is_enlarged_from_8_bits_and_looks_the_same(found, monkeypatch):

@@ -198,6 +198,8 @@ def test_jpeg_is_rgb():
 
 
 def test_a_picture_that_no_jpeg_holds_is_refused():
-    assert encode_jpeg(np.zeros((1, 65_500, 3), np.uint8))
+    widest = Image.open(io.BytesIO(encode_jpeg(np.full((1, 65_500, 3), 77, np.uint8))))
+    assert widest.size == (65_500, 1)
+    assert np.unique(np.asarray(widest)).tolist() == [77]
     with pytest.raises(XGradCamError, match="a picture of 65501 x 1 pixels does not fit into a JPEG file"):
         encode_jpeg(np.zeros((1, 65_501, 3), np.uint8))

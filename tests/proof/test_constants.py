@@ -327,8 +327,12 @@ def test_an_operation_in_place_is_examined_without_being_carried_out() -> None:
 def test_infinite_entries_of_a_mask_pass_nothing_on() -> None:
     masked = dependent(MAP).masked_fill(MAP > 0, -math.inf)
     found = only(intercept(call(functional.softmax, masked, -1)))
-    assert found.isfinite().all()
-    assert only(intercept(call(Tensor.masked_fill, dependent(MAP), MAP > 0, -math.inf))).isfinite().all()
+    # p - J x, in which what is masked has no share.
+    inside, shares = MAP.masked_fill(MAP > 0, 0.0), masked.detach().softmax(-1)
+    expected = shares * (1 - inside + (shares * inside).sum(-1, keepdim=True))
+    torch.testing.assert_close(found, expected)
+    assert (found[MAP > 0] == 0).all()
+    assert (only(intercept(call(Tensor.masked_fill, dependent(MAP), MAP > 0, -math.inf))) == 0).all()
 
 
 @pytest.mark.parametrize(

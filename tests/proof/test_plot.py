@@ -76,5 +76,7 @@ def test_the_same_numbers_give_the_same_file_in_every_format(suffix, start):
 
 
 def test_a_score_of_nothing_is_drawn_without_a_warning(recwarn):
-    assert plot_split({"a": split(0), "b": split(0)}, "nothing", ".png").startswith(b"\x89PNG")
+    drawn = plot_split({"a": split(0), "b": split(0)}, "nothing", ".svg").decode()
+    assert re.findall(r"<!-- (a|b|score: 0|nothing.*?) -->", drawn)[:2] == ["a", "b"]
+    assert "<!-- score: 0 -->" in drawn
     assert not recwarn.list
