@@ -1,16 +1,25 @@
-"""Batches on their way to the model's device and back."""
+"""Photographs in batches: read, explained and written."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 
+from tests.runs.support import LAYERS, run_of
+from tests.support import noise
 from xgradcam import explain
 from xgradcam.runs import pipeline
+from xgradcam.runs.sources import Source, state_of
 
 
 def test_explanations_are_brought_to_where_they_are_written():
+    torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     explanation = explain(model, torch.rand(2, 3, 8, 8), "0")
+    assert explanation.maps["grad-cam"].any()
     ((moved,),) = pipeline._on_cpu([[explanation]])
     assert torch.equal(moved.maps["grad-cam"], explanation.maps["grad-cam"])
     assert torch.equal(moved.logits, explanation.logits)
@@ -29,3 +38,43 @@ def test_a_gpu_is_given_a_batch_from_pinned_memory_without_waiting():
     for device in (torch.device("cuda", 0), torch.device("mps")):
         assert pipeline._on_device(batch, device) is batch
     assert steps == ["pinned", (torch.device("cuda", 0), True), (torch.device("mps"), False)]
+
+
+@pytest.fixture
+def photographs(tmp_path, monkeypatch):
+    """Five sources; the third cannot be read."""
+    monkeypatch.chdir(tmp_path)
+    noise("photos", 5)
+    Path("photos/0002.png").write_text("no picture")
+    return [Source(f"photos/{index:04}.png", Path(f"{index:04}")) for index in range(5)]
+
+
+def test_outcomes_come_in_the_order_of_the_photographs_with_records_or_a_problem(net, photographs):
+    run = run_of(net.float(), (1,), photographs, LAYERS[1:], {"batch_size": 2}, Path("out"), save_maps=True)
+    outcomes = list(pipeline.explain_photographs(run))
+    assert [outcome.source for outcome in outcomes] == photographs
+    assert [bool(outcome.problem) for outcome in outcomes] == [False, False, True, False, False]
+    assert outcomes[2].problem.startswith("not an image: photos/0002.png")
+    assert not outcomes[2].records
+    for index in (0, 1, 3, 4):
+        (record,) = outcomes[index].records
+        assert outcomes[index].state == state_of(photographs[index].path)
+        pixels = np.asarray(Image.open(photographs[index].path))
+        expected = explain(net, run.inputs(pixels), LAYERS[1], 1)
+        assert record["score"] == pytest.approx(float(expected.score), rel=1e-5)
+        with np.load(f"out/{index:04}_1_maps.npz") as maps:
+            np.testing.assert_allclose(maps["xgrad-cam"], expected.maps["xgrad-cam"][0], atol=1e-5)
+
+
+def test_what_is_done_stays_in_its_batch_and_has_no_outcome(net, photographs):
+    sizes = []
+    net.features[0].register_forward_hook(lambda _module, given, _made: sizes.append(len(given[0])))
+    run = run_of(net.float(), (1,), photographs, LAYERS[1:], {"batch_size": 2}, Path("out"))
+    done = {photographs[index].path for index in (0, 1, 3)}
+    outcomes = list(pipeline.explain_photographs(run, done))
+    assert [outcome.source for outcome in outcomes] == [photographs[2], photographs[4]]
+    assert sizes == [1]  # of the second batch nothing is left to explain: its other one cannot be read
+    sizes.clear()
+    outcomes = list(pipeline.explain_photographs(run, {photographs[0].path, photographs[4].path}))
+    assert [outcome.source for outcome in outcomes] == photographs[1:4]
+    assert sizes == [2, 1]

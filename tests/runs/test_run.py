@@ -1,27 +1,17 @@
 """A run is validated once, when it is made, and says what is explained and drawn."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
+from tests.runs.support import LAYERS, MEAN, STD, run_of
 from xgradcam.cam.explain import explain
 from xgradcam.errors import XGradCamError
-from xgradcam.models.classifier import Classifier
 from xgradcam.pictures.paint import Style
 from xgradcam.pictures.photograph import to_input
-from xgradcam.runs.run import Explaining, Run, TopClasses, Writing
+from xgradcam.runs.run import Explaining, TopClasses
 
-MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
-LAYERS = ("features.1", "features.4")
 PHOTOGRAPH = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-
-
-def run_of(net, classes=(None,), style=None, panel=False, **explaining):
-    classifier = Classifier("tiny", net, (8, 8), MEAN, STD, None)
-    writing = Writing(Path(), style=style or Style(), panel=panel)
-    return Run([], classifier, classifier.framing(), LAYERS, classes, Explaining(**explaining), writing)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +49,7 @@ def test_bf16_computes_the_network_in_it(net, batch):
     seen = []
     net.float().features[0].register_forward_hook(lambda _module, _given, made: seen.append(made.dtype))
     for precision in ("float32", "bf16"):
-        run_of(net, precision=precision).explain(batch.float())
+        run_of(net, explaining={"precision": precision}).explain(batch.float())
     assert seen == [torch.float32] * len(LAYERS) + [torch.bfloat16] * len(LAYERS)
 
 
