@@ -15,7 +15,7 @@ LIBRARIES = ("numpy", "timm", "torch", "torchvision", "xgradcam")
 
 
 class XGradCamError(Exception):
-    """A problem that the user can mend; the message names the value and the remedy. All other errors are bugs."""
+    """A problem that the user can mend; the message names the value and the remedy. All else is a bug."""
 
 
 class CannotWriteError(XGradCamError):
@@ -36,7 +36,7 @@ class NotFiniteError(XGradCamError):
 
 @contextmanager
 def users_code(what: str) -> Iterator[None]:
-    """Turn an error of the user's code into an XGradCamError that says `what` failed, why and on which line."""
+    """Turn an error of the user's code into an XGradCamError: `what` failed, why, and on which line."""
     try:
         yield
     except XGradCamError:
