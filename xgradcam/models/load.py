@@ -63,19 +63,13 @@ def load_classifier(
     """
     given = check_preprocessing(size, mean, std, resize)
     require_classes(num_classes)
-    of_imagenet = num_classes in (None, len(imagenet_labels()))
-    if not of_imagenet and weights == DEFAULT_WEIGHTS and not (name and is_own(name)):
-        raise XGradCamError(
-            f"ImageNet's weights are not for {num_classes} classes: give yours with --weights"
-        )
     classifier = _named(_Request(name, weights, report, num_classes))
     # Only torchvision's models are known to run in this order.
     if channels_last and not (name and (is_own(name) or name.startswith(TIMM))):
         classifier.module.to(memory_format=torch.channels_last)
-    known = classifier.labels if of_imagenet else None
     return replace(
         classifier,
-        labels=labels if labels is not None else known,
+        labels=labels if labels is not None else classifier.labels,
         size=given.size or classifier.size,
         mean=given.mean or classifier.mean,
         std=given.std or classifier.std,
@@ -115,6 +109,17 @@ class _Request:
 
 
 def _named(request: _Request) -> Classifier:
+    """The classifier that was asked for, without labels if its classes are not ImageNet's."""
+    of_imagenet = request.num_classes in (None, len(imagenet_labels()))
+    if not of_imagenet and request.weights == DEFAULT_WEIGHTS and not (request.name and is_own(request.name)):
+        raise XGradCamError(
+            f"ImageNet's weights are not for {request.num_classes} classes: give yours with --weights"
+        )
+    classifier = _built(request)
+    return classifier if of_imagenet else replace(classifier, labels=None)
+
+
+def _built(request: _Request) -> Classifier:
     name = request.name
     if name is None:
         try:
