@@ -18,6 +18,18 @@ from xgradcam import explain, overlay_heatmap
 from xgradcam.pictures.photograph import encode_jpeg, read_image, stretch
 
 ROOT = Path(__file__).resolve().parents[1]
+# What any program takes that computes with these weights: its libraries, a convolution, each weight read once.
+LEAST = """
+import re, sys
+from pathlib import Path
+import cv2, torch
+with torch.device("meta"):
+    torch.nn.Linear(1, 1)  # with torch 2.6 imports sympy
+torch.nn.functional.conv2d(torch.ones(1, 64, 112, 112), torch.ones(64, 64, 3, 3))
+for weight in torch.load(sys.argv[1], mmap=True).values():
+    weight.sum()
+print(1024 * int(re.search(r"VmHWM:\\s*(\\d+)", Path("/proc/self/status").read_text()).group(1)))
+"""
 CASES = ("vgg16_seed0_chelsea_282", "vgg16_seed0_chelsea_argmax")
 FILES = {"cam": "cam.jpg", "X_cam": "X_cam.jpg"}
 
@@ -69,8 +81,13 @@ def test_the_command_gives_the_originals_maps_and_pictures(hub, tmp_path, case):
         # A last bit moves a few pixels to the next of the 256 colours, and JPEG spreads it.
         assert np.mean(difference > 2) < 1e-3
         assert difference.max() <= 8
-    # The originals take 2.0e9. Importing torch takes 0.53e9, the weights take 0.55e9.
-    assert int(run.stdout.splitlines()[-1]) < 1.2e9
+    least = subprocess.run(
+        [sys.executable, "-c", LEAST, hub / "hub" / "checkpoints" / "vgg16-397923af.pth"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    # 1.07e9 with torch 2.6, 1.18e9 with 2.14 and 1.26e9 with 2.15 and OpenCV 5, where more pages of the libraries
+    # are read; our part is 0.05e9 to 0.06e9 with each, so no weight is held twice. The originals take 2.0e9.
+    assert int(run.stdout.splitlines()[-1]) < int(least.stdout) + 0.1e9
 
 
 @pytest.mark.slow
