@@ -49,8 +49,7 @@ def load_classifier(
     `file.py:function` or `package.module:function` (which is run), or None: the paper's VGG-16, or the
     bundled network if VGG-16's weights are neither cached nor reachable.
     weights: `default` (ImageNet's; for your own model those it comes with), `none` (random, always the same),
-    a file, or `FILE:NAME` for one of several state dicts in a file: `w.pth:ema`, or `w.pth:ema.state_dict`
-    for the one within it.
+    a file, or `FILE:NAME` for one of several state dicts in a file (`w.pth:ema`, `w.pth:ema.state_dict`).
     report: is called with a line when a download starts, when the bundled network stands in, and when one of
     several state dicts is taken.
     num_classes: the size of the head, if it is not ImageNet's. labels, size (height and width, or one for
@@ -58,8 +57,7 @@ def load_classifier(
     input is 224 x 224 with ImageNet's mean and deviation by default.
     channels_last: store the weights in the order in which CPUs convolve fastest (not those of timm's models
     and your own). The copy takes longer than it saves on a single photograph.
-    Raises XGradCamError for an unknown name, a value out of range, and weights that are not there or do not
-    fit.
+    Raises XGradCamError for an unknown name, a value out of range, and weights that are missing or do not fit.
     """
     given = check_preprocessing(size, mean, std, resize)
     require_classes(num_classes)
