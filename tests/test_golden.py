@@ -18,7 +18,7 @@ from xgradcam import explain, overlay_heatmap
 from xgradcam.pictures.photograph import encode_jpeg, read_image, stretch
 
 ROOT = Path(__file__).resolve().parents[1]
-# What any program takes that computes with these weights: its libraries, a convolution, each weight read once.
+# The least a program takes that computes with these weights: libraries, a convolution, each weight read once.
 LEAST = """
 import re, sys
 from pathlib import Path
@@ -85,8 +85,9 @@ def test_the_command_gives_the_originals_maps_and_pictures(hub, tmp_path, case):
         [sys.executable, "-c", LEAST, hub / "hub" / "checkpoints" / "vgg16-397923af.pth"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    # 1.07e9 with torch 2.6, 1.18e9 with 2.14 and 1.26e9 with 2.15 and OpenCV 5, where more pages of the libraries
-    # are read; our part is 0.05e9 to 0.06e9 with each, so no weight is held twice. The originals take 2.0e9.
+    # 1.07e9 with torch 2.6, 1.18e9 with 2.14 and 1.26e9 with 2.15 and OpenCV 5, where more pages of the
+    # libraries are read; our part is 0.05e9 to 0.06e9 with each, so no weight is held twice. The originals
+    # take 2.0e9.
     assert int(run.stdout.splitlines()[-1]) < int(least.stdout) + 0.1e9
 
 

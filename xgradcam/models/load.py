@@ -57,7 +57,7 @@ def load_classifier(
     input is 224 x 224 with ImageNet's mean and deviation by default.
     channels_last: store the weights in the order in which CPUs convolve fastest (not those of timm's models
     and your own). The copy takes longer than it saves on a single photograph.
-    Raises XGradCamError for an unknown name, a value out of range, and weights that are missing or do not fit.
+    Raises XGradCamError for an unknown name, a wrong value, and weights that do not fit or are missing.
     """
     given = check_preprocessing(size, mean, std, resize)
     require_classes(num_classes)
