@@ -24,6 +24,18 @@ def test_every_public_name_is_there_documented_and_typed():
         _ = xgradcam.nonsense
 
 
+def test_the_python_side_needs_no_picture_libraries():
+    script = (
+        "import sys; sys.modules['cv2'] = sys.modules['PIL'] = None\n"
+        "from xgradcam import explain, explain_score, fuse, heatmap, record, verify, verify_layers\n"
+        "import xgradcam.cam.guided, torch\n"
+        "model = torch.nn.Sequential(torch.nn.Conv2d(1, 3, 3), torch.nn.Flatten(), torch.nn.Linear(108, 5))\n"
+        "print(tuple(explain(model, torch.ones(2, 1, 8, 8), '0').maps['xgrad-cam'].shape))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("(2, 6, 6)\n", "")
+
+
 def test_importing_the_package_does_not_import_torch():
     script = "import sys, xgradcam; print('xgradcam' in sys.modules, 'torch' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)

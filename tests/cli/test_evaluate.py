@@ -162,6 +162,8 @@ def test_list_layers_shows_them_and_ends(capsys):
         (["photos", "--method", "gradcam"], "no method 'gradcam'"),
         (["photos", "--removed", "2"], "removed has 2.0: shares lie between 0 and 1"),
         (["photos", "--steps", "0"], "steps is 0: a curve has at least 1"),
+        (["photos", "--randomise", "-1"], "randomise is -1: give a number of photographs, 0 for none"),
+        (["photos", "--limit", "-1"], "the limit is -1: take at least 1 photograph"),
         (["photos", "--boxes", "none.json"], "cannot read none.json"),
         (["photos", "--target-layer", "block"], "no layer 'block'"),
         (["photos", "--model", "pooled.py:Pooled", "--crop"], "has no known resize before a centre crop"),

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+import torch
 
 from xgradcam.errors import XGradCamError
 from xgradcam.models.load import load_classifier
-from xgradcam.models.preprocessing import Preprocessing, check_preprocessing, require_classes
+from xgradcam.models.preprocessing import Preprocessing, check_classes, check_preprocessing
 
 
 @pytest.mark.parametrize("size", [64, [64], (64,), (64, 64), np.array([64, 64]).tolist()])
@@ -14,8 +15,8 @@ def test_one_side_stands_for_both(size):
 def test_right_values_are_kept():
     given = check_preprocessing([96, 160], [0, 0.5, 1], [0.1, 0.5, 1], 200)
     assert given == Preprocessing((96, 160), (0, 0.5, 1), (0.1, 0.5, 1), 200)
-    require_classes(1)
-    require_classes(None)
+    assert check_classes(1) == 1
+    assert check_classes(None) is None
 
 
 SIZE = "give height and width, or one for both"
@@ -43,15 +44,35 @@ STD = "the std has a value that is not above 0 and up to 1: divide those of 0 to
         ({"std": (1, float("nan"), 1)}, STD),
         ({"resize": 0}, "the resize is 0: give the length of the shorter side in pixels"),
         ({"resize": 25.5}, "the resize is 25.5: give the length of the shorter side in pixels"),
-        ({"num_classes": 0}, "the number of classes is 0: a model has at least one"),
-        ({"num_classes": -3}, "the number of classes is -3: a model has at least one"),
-        ({"num_classes": 2.5}, "the number of classes is 2.5: a model has at least one"),
+        ({"num_classes": 0}, "the number of classes is 0: give an integer, 1 or more"),
+        ({"num_classes": -3}, "the number of classes is -3: give an integer, 1 or more"),
+        ({"num_classes": True}, "the number of classes is True: give an integer, 1 or more"),
+        ({"num_classes": "5"}, "the number of classes is '5': give an integer, 1 or more"),
+        ({"mean": "abc"}, "the mean is 'abc': give three numbers from 0 to 1"),
+        ({"weights": None}, "the weights are None: give a file, 'default' or 'none'"),
+        ({"num_classes": 2.5}, "the number of classes is 2.5: give an integer, 1 or more"),
     ],
 )
 def test_wrong_values_are_refused_before_a_model_is_built(given, reason):
     with pytest.raises(XGradCamError) as caught:
-        load_classifier("no such model", "none", **given)
+        load_classifier("no such model", **{"weights": "none", **given})
     assert str(caught.value) == reason
+
+
+def test_numpys_numbers_are_taken_as_pythons():
+    given = check_preprocessing(np.array([64, 32]), np.full(3, 0.5), np.float32([0.5, 0.25, 1]), np.int64(70))
+    assert given == Preprocessing((64, 32), (0.5, 0.5, 0.5), (0.5, 0.25, 1.0), 70)
+    count = check_classes(np.int64(7))
+    assert type(count) is int
+    assert count == 7
+
+
+def test_weights_may_be_a_path(tmp_path):
+    classifier = load_classifier("squeezenet1_1", "none", num_classes=3)
+    torch.save(classifier.module.state_dict(), tmp_path / "w.pt")
+    loaded = load_classifier("squeezenet1_1", tmp_path / "w.pt", num_classes=3)
+    for key, tensor in classifier.module.state_dict().items():
+        assert torch.equal(loaded.module.state_dict()[key], tensor)
 
 
 def test_one_side_is_enough_for_a_classifier():

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import index
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from xgradcam.errors import XGradCamError
-from xgradcam.pictures.paint import HeatmapOf
+
+if TYPE_CHECKING:
+    from xgradcam.pictures.paint import HeatmapOf
 
 # Values are the same everywhere if their spread is at most this share of the largest.
 FLAT = 1e-5
@@ -112,7 +115,7 @@ def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
     return height, width
 
 
-def heatmap_of(explanation: Explanation, method: str, sample: int = 0) -> HeatmapOf:
+def heatmap_of(explanation: Explanation, method: str, sample: int = 0) -> "HeatmapOf":
     """The heatmap of one sample of a batch at any size, for `draw`."""
     chosen = slice(sample, sample + 1)
     alone = replace(explanation, maps={method: explanation.maps[method][chosen]})

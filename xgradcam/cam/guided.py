@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,7 +14,9 @@ from xgradcam.capture.calls import Call, refuse_compiled
 from xgradcam.capture.recording import record
 from xgradcam.capture.scores import Targets, choose_targets, finite_logits_of
 from xgradcam.errors import XGradCamError
-from xgradcam.pictures.photograph import Photograph
+
+if TYPE_CHECKING:
+    from xgradcam.pictures.photograph import Photograph
 
 # Operations that can be max(x, 0), with a cap or without, and the argument that must be 0 for it.
 RECTIFIERS: Mapping[str, tuple[int, str] | None] = MappingProxyType(
@@ -84,7 +86,7 @@ def guided_map(guided: Tensor, heatmap: Tensor) -> Tensor:
     return guided * heatmap[:, None]
 
 
-def gradient_picture(guided: Tensor) -> Photograph:
+def gradient_picture(guided: Tensor) -> "Photograph":
     """A picture (H, W, 3) uint8 RGB of one sample's gradients (C, H, W), C 1 or 3.
 
     255 · clip(½ + (g − mean g) / 10 (std g + 1e-5), 0, 1), rounded down: no gradient is about grey, and ten

@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xgradcam import __version__
 from xgradcam.cli.listings import print_layers
 from xgradcam.cli.options import ALL, Parser, add_device_arguments, add_model_arguments
 from xgradcam.cli.setup import choose_device, open_classifier
@@ -48,7 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluation_parser(prog: str = PROG) -> Parser:
     """The parser of `python -m xgradcam.evaluation`."""
-    parser = Parser(prog=prog, description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(
+        prog=prog,
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        fromfile_prefix_chars="@",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("folders", metavar="FOLDER", nargs="*", help="photographs, or folders of photographs")
     parser.add_argument("--installed", action="store_true", help="take photographs of installed packages")
     add_model_arguments(parser, "layers to measure at; default: the model's default layer", {"nargs": "+"})
@@ -109,6 +117,8 @@ def _photographs(arguments: argparse.Namespace, classifier: "Classifier") -> "li
     from xgradcam.evaluation.photographs import installed_photographs, photographs_at
 
     installed = list(installed_photographs()) if arguments.installed else []
+    if arguments.limit is not None and arguments.limit < 1:
+        raise XGradCamError(f"the limit is {arguments.limit}: take at least 1 photograph")
     found = photographs_at(arguments.folders, arguments.output_dir, classifier.labels)
     photographs = [*installed, *found][: arguments.limit]
     if not photographs:

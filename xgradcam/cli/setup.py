@@ -239,7 +239,7 @@ def _applicable(
 def _has_original_names(
     arguments: argparse.Namespace, sources: "Sequence[Source]", layers: Sequence[str]
 ) -> bool:
-    """True if one photograph, class and layer were asked for, and nothing that tells of a run."""
+    """True if one photograph, one class and one layer were asked for, and no page of the run."""
     one_class = len(arguments.target_index) == 1 and not TOP.fullmatch(arguments.target_index[0])
     one_file = len(sources) == 1 and sources[0].path == arguments.image_path[0]
     return one_file and one_class and len(layers) == 1 and not arguments.html

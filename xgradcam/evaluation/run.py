@@ -32,7 +32,7 @@ class Evaluation:
     photographs as the weights expect it. boxes: file or folder of the objects' boxes. steps: of the curves.
     removed: shares of pixels for ROAD. randomise: photographs for the randomisation check. seed: of the
     random weights and the bootstrap.
-    Raises XGradCamError for an unknown method, too few steps, or a share outside of 0 to 1.
+    Raises XGradCamError for an unknown method and a value out of its range.
     """
 
     methods: Sequence[str]
@@ -48,6 +48,8 @@ class Evaluation:
         known_methods(self.methods)
         if self.steps < 1:
             raise XGradCamError(f"steps is {self.steps}: a curve has at least 1")
+        if self.randomise < 0:
+            raise XGradCamError(f"randomise is {self.randomise}: give a number of photographs, 0 for none")
         for share in self.removed:
             if not 0 < share < 1:
                 raise XGradCamError(f"removed has {share}: shares lie between 0 and 1")

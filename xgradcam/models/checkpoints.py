@@ -75,7 +75,7 @@ class _MalformedError(Exception):
 
 @dataclass
 class _Budget:
-    """How much longer all names in a file may get; the names that a small file stands for can be endless."""
+    """The letters left for names of tensors: shared modules let a small file stand for endless names."""
 
     letters: int = LETTERS
 
@@ -205,9 +205,11 @@ def _read(path: Path) -> Any:
         raise
     except RuntimeError as error:
         reason = f"damaged? ({(str(error) or type(error).__name__).splitlines()[0]})"
+        if "magic number" in reason:
+            reason = f"not written by torch.save, or damaged; {REMEDY}"
     # A damaged file makes the unpickler and torch raise many kinds of error.
     except Exception:
-        reason = "not a checkpoint, or a damaged one"
+        reason = f"not a checkpoint, or a damaged one; {REMEDY}"
     if os.environ.get(FORCED, "0").lower() in ("1", "y", "yes", "true"):
         reason = f"{FORCED} is set: unset it, no code is run here either; or give a .safetensors file"
     raise XGradCamError(f"cannot read weights {path}: {reason}")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
+from os import PathLike, fsdecode
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from xgradcam.models.classifier import Classifier as Classifier
 from xgradcam.models.download import Report, fetch, require_reachable
 from xgradcam.models.fitting import choose_state, fit
 from xgradcam.models.labels import imagenet_labels
-from xgradcam.models.preprocessing import check_preprocessing, require_classes
+from xgradcam.models.preprocessing import check_classes, check_preprocessing
 from xgradcam.models.user_code import build_own, is_own
 
 PAPERS_MODEL = "vgg16"
@@ -31,7 +32,7 @@ Build = Callable[[], nn.Module]
 
 def load_classifier(
     name: str | None = None,
-    weights: str = DEFAULT_WEIGHTS,
+    weights: str | PathLike[str] = DEFAULT_WEIGHTS,
     report: Report = lambda _: None,
     *,
     num_classes: int | None = None,
@@ -60,8 +61,8 @@ def load_classifier(
     Raises XGradCamError for an unknown name, a wrong value, and weights that do not fit or are missing.
     """
     given = check_preprocessing(size, mean, std, resize)
-    require_classes(num_classes)
-    classifier = _named(_Request(name, weights, report, num_classes))
+    request = _Request(name, _text_of(weights), report, check_classes(num_classes))
+    classifier = _named(request)
     # Only torchvision's models are known to run in this order.
     if channels_last and not (name and (is_own(name) or name.startswith(TIMM))):
         classifier.module.to(memory_format=torch.channels_last)
@@ -74,6 +75,15 @@ def load_classifier(
         output=output,
         resize=given.resize or _resize_for(classifier, given.size),
     )
+
+
+def _text_of(weights: str | PathLike[str]) -> str:
+    try:
+        return fsdecode(weights)
+    except TypeError:
+        raise XGradCamError(
+            f"the weights are {weights!r}: give a file, {DEFAULT_WEIGHTS!r} or {NO_WEIGHTS!r}"
+        ) from None
 
 
 def _resize_for(classifier: Classifier, size: tuple[int, int] | None) -> int | None:

@@ -25,7 +25,7 @@ WRAPPERS = (
     "torch._utils._rebuild_device_tensor_from_cpu_tensor",
     "torch.nn.parameter.Parameter",
 )
-MOST_WRAPPERS = 8
+MOST_REBUILDS = 8
 PLAIN_CLASSES = ("torch.Tensor", "torch.nn.parameter.Parameter", "torch.nn.parameter.Buffer")
 # More dimensions than torch has.
 TOO_MANY = 65
@@ -45,7 +45,7 @@ BEYOND = Unreadable("a tensor that reaches beyond the data there is for it")
 
 def tensor_of(record: Any) -> Tensor | Unreadable | None:
     """The tensor that a record stands for; a tensor itself is returned as it is. None for anything else."""
-    for _ in range(MOST_WRAPPERS):
+    for _ in range(MOST_REBUILDS):
         if not isinstance(record, Inert) or not isinstance(record.arguments, tuple):
             break
         name, arguments = record.name, record.arguments

@@ -15,7 +15,7 @@ from xgradcam.runs.sources import STDIN, Source, state_of
 
 NAME = "xgrad-cam.jsonl"
 # Errors of reading a line that another program wrote.
-MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
+READ_ERRORS = (AttributeError, KeyError, TypeError, ValueError)
 
 
 class Journal:
@@ -71,8 +71,8 @@ class Journal:
     def _clear_up(self) -> None:
         """Delete files that finished photographs no longer have; what cannot be deleted stays in the journal.
 
-        Results of other photographs and the photographs of the run are kept. Files of an earlier run count
-        too: it may have been killed before it came here.
+        Results of other photographs and the photographs of the run are kept. Files of an earlier run are
+        deleted too: it may have been killed before it deleted them.
         """
         there = self._there()
         replaced = there & self._stale.keys()
@@ -155,7 +155,7 @@ class Journal:
             files = [name for record in line["records"] for name in files_of(record)]
             named = bool(files) and all(map(self._has, files))
             return same and named and line["stem"] == stems.get(image)
-        except MALFORMED:
+        except READ_ERRORS:
             return False
 
     def _has(self, name: str) -> bool:
@@ -173,7 +173,7 @@ def _files_in(line: Mapping[str, Any]) -> set[str]:
     """Names of the files in a line of the journal; none where it is malformed."""
     try:
         return {name for record in line["records"] for name in files_of(record) if isinstance(name, str)}
-    except MALFORMED:
+    except READ_ERRORS:
         return set()
 
 

@@ -62,8 +62,8 @@ class Explaining:
         require_compatible(self.augment, self.axioms)
         if self.precision == BF16 and (self.axioms or ABLATION_CAM in self.methods):
             raise XGradCamError(
-                f"--axioms and {ABLATION_CAM} are about differences of scores, which {BF16} rounds away: "
-                f"leave out --precision {BF16}"
+                f"the axioms and {ABLATION_CAM} are about differences of scores, which {BF16} rounds away: "
+                f"compute in {FLOAT32}"
             )
         if self.batch_size < 1:
             raise XGradCamError(f"the batch size is {self.batch_size}: take 1 or more")
