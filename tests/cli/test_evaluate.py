@@ -154,6 +154,11 @@ def test_list_layers_shows_them_and_ends(capsys):
     assert not Path("evaluation").exists()
 
 
+def test_a_negative_limit_is_refused(capsys):
+    assert main(["photos", "--model", "pooled.py:Pooled", "--limit", "-1"]) == 2
+    assert "the limit is -1: take at least 1 photograph" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -163,7 +168,6 @@ def test_list_layers_shows_them_and_ends(capsys):
         (["photos", "--removed", "2"], "removed has 2.0: shares lie between 0 and 1"),
         (["photos", "--steps", "0"], "steps is 0: a curve has at least 1"),
         (["photos", "--randomise", "-1"], "randomise is -1: give a number of photographs, 0 for none"),
-        (["photos", "--limit", "-1"], "the limit is -1: take at least 1 photograph"),
         (["photos", "--boxes", "none.json"], "cannot read none.json"),
         (["photos", "--target-layer", "block"], "no layer 'block'"),
         (["photos", "--model", "pooled.py:Pooled", "--crop"], "has no known resize before a centre crop"),
