@@ -45,10 +45,15 @@ def test_an_only_photograph_has_all_lines_and_its_notes(capsys):
 
 @pytest.mark.parametrize(
     "errors",
-    [{"grad-cam": 0.5}, {"grad-cam": 0.00261, "xgrad-cam": 0.00262}, {"cam": None, "xgrad-cam": None}, {}],
+    [
+        {"grad-cam": 0.5},
+        {"grad-cam": 0.00261, "xgrad-cam": 0.00262},
+        {"grad-cam": None, "xgrad-cam": 0.5},
+        {},
+    ],
 )
 def test_conservation_errors_are_printed_only_where_they_tell_the_methods_apart(errors, capsys):
-    console().tell([{**RECORD, "conservation_error": errors}], "")
+    console().tell([{**RECORD, "conservation_error": {**errors, "random-cam": 9.5}}], "")
     assert capsys.readouterr().out.splitlines() == LINES[:3] + LINES[4:]
 
 

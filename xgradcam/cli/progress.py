@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xgradcam.cli.options import BOTH
 from xgradcam.cli.terminal import note, one_line
 
 # Conservation errors that differ by less than this share are not worth a line.
@@ -127,11 +128,10 @@ def _axioms(record: Mapping[str, Any]) -> list[str]:
 
 
 def _conservation(record: Mapping[str, Any]) -> list[str]:
-    """The share of the score that each map leaves out, where the methods differ in it."""
-    errors = {
-        method: error for method, error in record.get("conservation_error", {}).items() if error is not None
-    }
-    if not errors or max(errors.values()) - min(errors.values()) <= CLOSE * max(errors.values()):
+    """The share of the score that Grad-CAM's and XGrad-CAM's maps leave out, where it is not the same."""
+    every = record.get("conservation_error", {})
+    errors = {method: every[method] for method in BOTH if every.get(method) is not None}
+    if len(errors) < len(BOTH) or max(errors.values()) - min(errors.values()) <= CLOSE * max(errors.values()):
         return []
     listed = ", ".join(f"{method} {_digits(error)}" for method, error in errors.items())
     return [f"conservation error (0: the map adds up to the score): {listed}"]
