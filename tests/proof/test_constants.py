@@ -127,11 +127,15 @@ def test_a_curved_operation_has_the_intercept_of_its_formula_and_of_finite_diffe
     function, formula = CURVED[name]
     (found,) = recorded(function, KINKS)
     assert found.kind == "curvature"
-    if formula is not None:
-        torch.testing.assert_close(found.values[0], formula(KINKS), rtol=1e-12, atol=1e-13)
     smooth = KINKS + 0.01
-    (found,) = recorded(function, smooth)
-    torch.testing.assert_close(found.values[0], by_differences(function, smooth), rtol=1e-5, atol=1e-6)
+    (beside,) = recorded(function, smooth)
+    torch.testing.assert_close(beside.values[0], by_differences(function, smooth), rtol=1e-5, atol=1e-6)
+    if formula is not None:
+        torch.testing.assert_close(beside.values[0], formula(smooth), rtol=1e-12, atol=1e-13)
+        point = KINKS.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(function(point).sum(), point)
+        # At its kinks a hard swish has another slope in PyTorch 2.6.
+        torch.testing.assert_close(found.values[0], function(KINKS) - slope * KINKS, rtol=1e-12, atol=1e-13)
 
 
 MAP = random(1, 4, 6, 6)
@@ -184,7 +188,7 @@ def test_what_only_moves_weighs_or_rectifies_entries_has_no_intercept(name: str)
     function = HOMOGENEOUS[name]
     for found in recorded(function, MAP):
         assert found.kind != "curvature"
-        assert not any(value.any() for value in found.values)
+        assert all(value.abs().max() < 1e-15 for value in found.values)  # PyTorch 2.6 rounds in a maximum
     torch.testing.assert_close(
         by_differences(function, MAP), torch.zeros_like(function(MAP)), rtol=0, atol=1e-9
     )

@@ -472,8 +472,11 @@ def test_tf32_is_off_during_the_run_and_back_after() -> None:
     seen: list[bool] = []
 
     def look(x: Tensor) -> Tensor:
-        seen.append(torch.backends.cuda.matmul.fp32_precision == "ieee")
-        seen.append(torch.backends.cudnn.conv.fp32_precision == "ieee")
+        matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+        if hasattr(matmul, "fp32_precision"):  # since PyTorch 2.9
+            seen.extend([matmul.fp32_precision == "ieee", cudnn.conv.fp32_precision == "ieee"])
+        else:
+            seen.extend([not matmul.allow_tf32, not cudnn.allow_tf32])
         return x
 
     model = net(lambda x: x)
