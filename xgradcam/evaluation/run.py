@@ -26,7 +26,7 @@ TOO_SLOW = ("score-cam",)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What to measure, and how.
+    """An evaluation to do: the measures and their settings.
 
     methods: their names. layers: their names; none for the model's default layer. crop: resize and crop the
     photographs as the weights expect it. boxes: file or folder of the objects' boxes. steps: of the curves.

@@ -121,7 +121,7 @@ def _state_dict_at(loaded: Any, name: str, budget: _Budget) -> State:
 
 
 def _entries_of(value: Any) -> Mapping[str, Any] | None:
-    """What a dictionary holds, of whatever class it was; None for anything else."""
+    """The entries of a dictionary of any class; None for anything else."""
     if isinstance(value, Inert):
         return value.entries
     return value if isinstance(value, dict) else None
@@ -188,7 +188,7 @@ def _strings_in(record: Any) -> set[str]:
 
 
 def _read(path: Path) -> Any:
-    """What is in the file: tensors, or records for those of a pickle, in dictionaries."""
+    """The content of the file: dictionaries of tensors, or of records of a pickle's tensors."""
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -256,7 +256,7 @@ def _read_zip(path: Path) -> Any:
 
 
 def _read_legacy(path: Path) -> Any:
-    """What is in a file as torch wrote it before 2020: several pickles, and the storages behind them."""
+    """The content of a file as torch wrote it before 2020: several pickles, then their storages."""
     if tarfile.is_tarfile(path):
         raise XGradCamError(f"refused to read {path}: a tar archive, as torch wrote it before 2018; {REMEDY}")
     return _load(path, None, mapped=False)

@@ -57,7 +57,7 @@ class Classifier:
         return list_layers(self.module, self.inputs(np.zeros((1, 1, 3), np.uint8)))
 
     def framing(self, crop: bool = False) -> Framing:
-        """How a photograph becomes an input: stretched, or resized and cropped as the weights expect.
+        """The way a photograph becomes an input: stretched, or resized and cropped as the weights expect.
 
         Raises XGradCamError for a crop if the resize is unknown: a guess might not be the model's own.
         """

@@ -89,7 +89,7 @@ def fit(model: nn.Module, state: State, source: str) -> None:
 
 
 def _unusable(tensor: Tensor | Unreadable, wanted: Tensor | None) -> str:
-    """What the tensor is, if the model cannot have it; else empty."""
+    """A word for a tensor that the model cannot have, such as 'sparse'; '' for any other."""
     if isinstance(tensor, Unreadable):
         return tensor.kind
     if wanted is not None and tensor.is_quantized != wanted.is_quantized:

@@ -13,7 +13,7 @@ CHANNELS = 3
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What replaces a model's own preprocessing; None keeps the model's.
+    """Values that replace a model's own preprocessing; None keeps the model's.
 
     size: input height and width. mean, std: of the three colours, on a scale of [0, 1].
     resize: length of the shorter side before a centre crop.

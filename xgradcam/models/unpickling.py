@@ -157,7 +157,7 @@ class InertUnpickler(pickle._Unpickler):
         raise pickle.UnpicklingError(MALFORMED)
 
     def _storage(self, saved_id: Any) -> Any:
-        """What torch saved outside of the pickle; checked here, as torch trusts it."""
+        """A storage that torch saved outside of the pickle; checked here, since torch trusts it."""
         match saved_id:
             case ("module", container, *_):
                 return container

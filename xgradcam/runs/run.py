@@ -44,7 +44,7 @@ Target: TypeAlias = int | TopClasses | None
 
 @dataclass(frozen=True)
 class Explaining:
-    """How photographs are explained.
+    """The settings of explaining a photograph.
 
     methods: keys of `METHODS`. augment, axioms: see `explain`. guided: guided backpropagation too.
     precision: of the network's arithmetic, `float32` or `bf16`. batch_size: photographs at a time.
@@ -90,7 +90,7 @@ class Writing:
 
 @dataclass(frozen=True)
 class Run:
-    """What is read, how it is explained, and where it is written.
+    """One run: what is read, how it is explained, and where it is written.
 
     sources: the photographs. framing: how they are fitted to the network's input. layers: those explained;
     the maps of several are fused, too. classes: explained for each photograph.
