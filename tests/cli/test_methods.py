@@ -147,7 +147,7 @@ def test_a_run_does_not_go_on_with_other_methods(capsys):
     assert run("--html", photograph="photos") == 0
     for other in (["--method", "layer-cam"], ["--augment"], ["--target-layer", *MAPPED]):
         assert run("--html", "--resume", *other, photograph="photos") == 2
-        assert "it had another" in capsys.readouterr().err
+        assert "it had other settings for" in capsys.readouterr().err
 
 
 def test_what_was_made_by_other_methods_is_no_photograph_of_a_later_run(capsys):

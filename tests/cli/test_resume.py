@@ -207,7 +207,7 @@ def test_resume_takes_photographs_that_have_been_added(photos, capsys):
     main(["--image-path", "photos/a.jpg", "photos/b.jpg", *arguments])
     capsys.readouterr()
     assert main(["--image-path", "photos/a.jpg", "examples.jpg", *arguments, "--resume"]) == 2
-    assert "it had another photographs" in capsys.readouterr().err
+    assert "it had other settings for photographs" in capsys.readouterr().err
     added = ["photos/below/a.jpg", "photos/a.jpg", "photos/b.jpg"]
     assert main(["--image-path", *added, *arguments, "--resume"]) == 0
     out, err = capsys.readouterr()
@@ -221,7 +221,7 @@ def test_resume_does_not_mix_runs_of_different_options(photos, capsys):
     arguments = ["--image-path", photos, "--output-dir", "out", *BUNDLED]
     main([*arguments, "--target-index", "285"])
     assert main([*arguments, "--target-index", "967", "--resume"]) == 2
-    assert "it had another classes" in capsys.readouterr().err
+    assert "it had other settings for classes" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -254,10 +254,10 @@ def test_resume_does_not_take_anothers_pictures_or_an_older_models(capsys):
     arguments = ["--target-index", "0", "1", "--weights", "own.pth", "--output-dir", "out", *OWN]
     assert main(["--image-path", "p/x.png", *arguments]) == 0
     assert main(["--image-path", "q/x.png", *arguments, "--resume"]) == 2
-    assert "it had another photographs" in capsys.readouterr().err
+    assert "it had other settings for photographs" in capsys.readouterr().err
     torch.save({name: 2 * value for name, value in load_own().state_dict().items()}, "own.pth")
     assert main(["--image-path", "p/x.png", *arguments, "--resume"]) == 2
-    assert "it had another files" in capsys.readouterr().err
+    assert "it had other settings for files" in capsys.readouterr().err
 
 
 def test_a_run_that_fails_at_once_leaves_the_earlier_record(photos):

@@ -78,7 +78,7 @@ def test_a_run_of_other_settings_does_not_go_on(sources):
     with Journal(Path(), {"classes": [1], "photographs": ["a.jpg"]}, sources, resume=False) as journal:
         journal.add(sources[0], state_of("a.jpg"), records_of(sources[0]))
     before = Path("xgrad-cam.jsonl").read_bytes()
-    with pytest.raises(XGradCamError, match=r"cannot go on with the run of .*: it had another classes"):
+    with pytest.raises(XGradCamError, match=r"cannot go on .*: it had other settings for classes"):
         Journal(Path(), {"classes": [2], "photographs": ["a.jpg"]}, sources, resume=True)
     Journal(Path(), {"classes": [1], "photographs": ["a.jpg", "b.jpg"]}, sources, resume=True)
     assert Path("xgrad-cam.jsonl").read_bytes() == before

@@ -184,6 +184,6 @@ def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path)
         differing.remove("photographs")
     if differing:
         raise XGradCamError(
-            f"cannot go on with the run of {path}: it had another {', '.join(differing)}; "
+            f"cannot go on with the run of {path}: it had other settings for {', '.join(differing)}; "
             "give the same options, another --output-dir, or no --resume"
         )
