@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,13 +138,10 @@ def list_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
         shapes.setdefault(module, tuple(output.shape) if isinstance(output, Tensor) else None)
         runs[module] = runs.get(module, 0) + 1
 
-    handles = [module.register_forward_hook(note) for module in names]
-    try:
-        with borrowed(model):
-            model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, borrowed(model):
+        for module in names:
+            hooks.enter_context(module.register_forward_hook(note))
+        model(inputs)
     return [
         Layer(names[module], module, shape, _layout_or_none(shape, inputs), runs[module])
         for module, shape in shapes.items()

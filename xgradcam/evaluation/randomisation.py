@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Container, Iterator, Sequence
+from contextlib import ExitStack
 
 import torch
 from scipy.stats import spearmanr
@@ -91,13 +92,10 @@ def _estimate_statistics(model: nn.Module, modules: Sequence[nn.Module], inputs:
                 norm.running_mean.copy_(given[0].mean(all_but_channels))
                 norm.running_var.copy_(given[0].var(all_but_channels, correction=0))
 
-    handles = [module.register_forward_pre_hook(estimate) for module in modules]
-    try:
-        with borrowed(model):
-            model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, borrowed(model):
+        for module in modules:
+            hooks.enter_context(module.register_forward_pre_hook(estimate))
+        model(inputs)
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> float:
