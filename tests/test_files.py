@@ -1,3 +1,4 @@
+import contextlib
 import os
 import resource
 import signal
@@ -7,7 +8,7 @@ import sys
 import pytest
 
 from xgradcam.errors import XGradCamError
-from xgradcam.files import make_folder, write_files
+from xgradcam.files import make_folder, open_regular, write_files
 
 
 def test_files_are_written_with_the_usual_permissions(tmp_path):
@@ -68,3 +69,35 @@ def test_folders_are_made_or_refused(tmp_path):
         make_folder(tmp_path / "file" / "below")
     with pytest.raises(XGradCamError, match="cannot make the folder"):
         make_folder(tmp_path / "file")
+
+
+class TestOpenRegular:
+    def test_reads_a_file_and_a_link_to_it(self, tmp_path):
+        (tmp_path / "a").write_bytes(b"abc")
+        (tmp_path / "link").symlink_to("a")
+        for name in ("a", "link"):
+            with open_regular(tmp_path / name) as file:
+                assert file.read() == b"abc"
+
+    def test_refuses_a_pipe_without_waiting(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        with pytest.raises(XGradCamError, match=r"not a regular file: .*pipe"):
+            open_regular(tmp_path / "pipe")
+
+    def test_refuses_a_device(self):
+        with pytest.raises(XGradCamError, match="not a regular file: /dev/zero"):
+            open_regular("/dev/zero")
+
+    def test_a_folder_and_a_missing_file_raise_as_open_does(self, tmp_path):
+        with pytest.raises(IsADirectoryError):
+            open_regular(tmp_path)
+        with pytest.raises(FileNotFoundError):
+            open_regular(tmp_path / "no")
+
+    def test_keeps_no_descriptor_open(self, tmp_path):
+        os.mkfifo(tmp_path / "pipe")
+        before = len(os.listdir("/proc/self/fd"))
+        for path in (tmp_path, tmp_path / "pipe"):
+            with contextlib.suppress(OSError, XGradCamError):
+                open_regular(path)
+        assert len(os.listdir("/proc/self/fd")) == before

@@ -1,10 +1,33 @@
-"""Write files so that each is there completely or not at all."""
+"""Open regular files only; write files so that each is there completely or not at all."""
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 from xgradcam.errors import CannotWriteError, XGradCamError
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading bytes; nothing but a regular file, or a link to one.
+
+    Opening a named pipe would wait for a writer, and a device never ends. Raises XGradCamError for these, and
+    OSError as `open` does, IsADirectoryError for a folder.
+    """
+    # Without waiting, and by the open file: the name may point to something else a moment later.
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise XGradCamError(
+                f"not a regular file: {os.fspath(path)} (a pipe or a device): copy it to a file"
+            )
+        # `open` raises IsADirectoryError.
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def make_folder(folder: Path) -> None:
