@@ -2,10 +2,20 @@
 
 from pathlib import Path
 
+import cv2
 import pytest
+import torch
 
 from xgradcam import errors
-from xgradcam.errors import XGradCamError, did_you_mean, listed, users_code
+from xgradcam.errors import (
+    XGradCamError,
+    bounded,
+    did_you_mean,
+    escaped,
+    is_out_of_memory,
+    listed,
+    users_code,
+)
 
 
 def test_every_error_is_caught_as_the_one():
@@ -72,3 +82,65 @@ def test_long_lists_are_cut():
     assert listed(iter("abc"), 3) == "a, b, c"
     assert listed("abcdef", 3) == "a, b, c and 3 more"
     assert listed([], 3) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\nb\r\t\0", r"a\nb\r\t\x00"),
+        ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
+        ("\x9b2J \x7f", r"\x9b2J \x7f"),
+        ("cat\u202egpj.exe \u2066 \u200f", r"cat\u202egpj.exe \u2066 \u200f"),
+        ("\u2028\u2029\ufeff\u00ad\u200b", r"\u2028\u2029\ufeff\xad\u200b"),
+        ("\udcff\ud800", r"\udcff\ud800"),
+        ("\U000e0041", r"\U000e0041"),
+        ("C:\\photos Katze 猫 é\u00a0\u3000", "C:\\photos Katze 猫 é\u00a0\u3000"),
+        ("می\u200cخواهم 👩\u200d🚀", "می\u200cخواهم 👩\u200d🚀"),
+    ],
+)
+def test_what_a_terminal_would_obey_is_shown_escaped(text, shown):
+    assert escaped(text) == shown
+    assert escaped(shown) == shown
+
+
+def test_a_long_error_keeps_its_begin_and_the_remedy_at_its_end():
+    assert bounded("x" * 600) == "x" * 600
+    message = "no key " + "k" * 100_000 + ": name one of the file's"
+    cut = bounded(message)
+    assert len(cut) == 600
+    assert cut.startswith("no key kkk")
+    assert cut.endswith("kkk: name one of the file's")
+    assert " ... " in cut
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        MemoryError("Unable to allocate 8.00 EiB for an array"),
+        torch.OutOfMemoryError("CUDA: tried to"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory"
+        ),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+        RuntimeError("std::bad_alloc"),
+        RuntimeError("could not create a memory object"),
+        RuntimeError("could not create a primitive"),
+        RuntimeError("can't start new thread"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        cv2.error("Failed to allocate 120000000 bytes in function 'OutOfMemoryError'"),
+    ],
+    ids=str,
+)
+def test_too_little_memory_has_many_names(error):
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("shape mismatch"), ValueError("memory format"), XGradCamError("not enough memory")],
+    ids=str,
+)
+def test_other_errors_are_not_of_memory(error):
+    assert not is_out_of_memory(error)

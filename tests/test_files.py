@@ -1,14 +1,16 @@
 import contextlib
+import errno
 import os
 import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from xgradcam.errors import XGradCamError
-from xgradcam.files import make_folder, open_regular, write_files
+from xgradcam.files import PART, KeptFiles, lock, make_folder, open_regular, remove_parts, write_files
 
 
 def test_files_are_written_with_the_usual_permissions(tmp_path):
@@ -101,3 +103,94 @@ class TestOpenRegular:
             with contextlib.suppress(OSError, XGradCamError):
                 open_regular(path)
         assert len(os.listdir("/proc/self/fd")) == before
+
+
+class TestParts:
+    """Temporary files, and those that a killed process left."""
+
+    LEFT = (".xgradcam-0123456789abcdef-0.part", ".xgradcam-0123456789abcdef-1.part")
+    OTHERS = (
+        ".0123456789abcdef.part",
+        "a.part",
+        ".xgradcam-0123.part",
+        ".xgradcam-0123456789abcdef-1.part.jpg",
+    )
+
+    def test_are_there_while_files_are_written_and_gone_afterwards(self, tmp_path, monkeypatch):
+        seen = []
+        replace = Path.replace
+
+        def watched(self, target):
+            seen.append(sorted(os.listdir(tmp_path)))
+            remove_parts(tmp_path)  # as another process does: this one is at work
+            return replace(self, target)
+
+        monkeypatch.setattr(Path, "replace", watched)
+        write_files({tmp_path / "a": b"one", tmp_path / "b": b"two"})
+        assert [PART.fullmatch(name)[0] for name in seen[0]] == seen[0]
+        assert len(seen[0]) == 3
+        assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+        assert (tmp_path / "b").read_bytes() == b"two"
+
+    def test_of_a_killed_process_are_removed_and_nothing_else(self, tmp_path):
+        for name in (*self.LEFT, *self.OTHERS):
+            (tmp_path / name).touch()
+        remove_parts(tmp_path)
+        assert sorted(os.listdir(tmp_path)) == sorted(self.OTHERS)
+        remove_parts(tmp_path / "none")
+
+    def test_without_a_first_file_are_left_over(self, tmp_path):
+        (tmp_path / self.LEFT[1]).touch()
+        remove_parts(tmp_path)
+        assert os.listdir(tmp_path) == []
+
+    def test_a_killed_process_leaves_what_the_next_removes(self, tmp_path):
+        script = (
+            "import os, signal, sys; from pathlib import Path; from xgradcam.files import write_files; "
+            "Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
+            "write_files({Path(sys.argv[1]): b'new', Path(sys.argv[1] + 'b'): b'new'})"
+        )
+        run = subprocess.run([sys.executable, "-c", script, str(tmp_path / "a")], check=False)
+        assert run.returncode == -signal.SIGKILL
+        assert len(os.listdir(tmp_path)) == 3
+        remove_parts(tmp_path)
+        assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_ends_with_its_file_and_is_none_where_locks_do_not_work(tmp_path, monkeypatch):
+    with (tmp_path / "a").open("w") as one, (tmp_path / "a").open("w") as other:
+        assert lock(one.fileno()) is True
+        assert lock(other.fileno()) is False
+        one.close()
+        assert lock(other.fileno()) is True
+
+        def refused(*_):
+            raise OSError(errno.ENOLCK, "no locks")
+
+        monkeypatch.setattr("fcntl.flock", refused)
+        assert lock(other.fileno()) is None
+        monkeypatch.setattr("xgradcam.files.fcntl", None)
+        assert lock(other.fileno()) is None
+
+
+def test_kept_files_are_known_by_all_their_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b"):
+        os.mkdir(folder)
+    Path("a/cat.jpg").touch()
+    Path("a/other.jpg").touch()
+    os.symlink("../a/cat.jpg", "b/link.jpg")
+    os.link("a/cat.jpg", "b/hard.jpg")
+    os.symlink("a", "folder")
+    kept = KeptFiles(["a/cat.jpg", "missing", "", "a", "-", "a\0b"])
+    names = (
+        "a/cat.jpg",
+        "b/link.jpg",
+        "b/hard.jpg",
+        "folder/cat.jpg",
+        "b/../a/cat.jpg",
+        tmp_path / "a/cat.jpg",
+    )
+    assert all(name in kept for name in names)
+    assert not any(name in kept for name in ("a/other.jpg", "missing", "a", "", "a\0b"))
+    assert "a/cat.jpg" not in KeptFiles()

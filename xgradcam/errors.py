@@ -1,9 +1,10 @@
-"""Every error that a user can mend, and hints at the name that was meant."""
+"""Every error that a user can mend, hints at the name that was meant, and text that is safe to show."""
 
 import difflib
 import os
 import sys
 import traceback
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,27 @@ from pathlib import Path
 PACKAGE_FOLDERS = {"site-packages", "dist-packages"}
 # Found by where they were imported from, since they may be installed elsewhere, or as a checkout.
 LIBRARIES = ("numpy", "timm", "torch", "torchvision", "xgradcam")
+# Characters that a terminal obeys or that hide others: controls, formats, lone surrogates, line ends.
+UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+# Formats that belong to words: they join or part letters in Persian, Hindi and others, and emoji.
+JOINERS = "\u200c\u200d"
+# Longest error or note in characters, and how much of its end stays, where the remedy is.
+LONGEST, END = 600, 280
+# Words of PyTorch, oneDNN, OpenCV, NumPy and C++ for too little memory.
+OUT_OF_MEMORY = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "failed to allocate",
+    "unable to allocate",
+    "insufficient memory",
+    "bad_alloc",
+    "alloc_failed",
+    "could not create a memory",
+    "could not create a primitive",
+    "can't start new thread",
+)
 
 
 class XGradCamError(Exception):
@@ -78,3 +100,34 @@ def listed(names: Iterable[str], most: int) -> str:
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def escaped(text: str) -> str:
+    """The text in one line that no terminal obeys; controls and the like are shown as in Python's strings."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        character.encode("unicode_escape").decode()
+        if unicodedata.category(character) in UNSEEN and character not in JOINERS
+        else character
+        for character in text
+    )
+
+
+def bounded(text: str) -> str:
+    """The text without its middle, if it is longer than an error or a note should be."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - END - 5]} ... {text[-END:]}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind if it says nothing."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for an error of too little memory, of the processor or a GPU, whichever library raised it."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    # cv2.error is an Exception only, and most of torch's are plain RuntimeErrors.
+    said = str(error).lower()
+    return not isinstance(error, XGradCamError) and any(words in said for words in OUT_OF_MEMORY)

@@ -1,12 +1,24 @@
-"""Open regular files only; write files so that each is there completely or not at all."""
+"""Open regular files only; write files so that each is there completely or not at all; lock them."""
 
 import os
+import re
 import stat
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from errno import EACCES, EAGAIN, EWOULDBLOCK
 from pathlib import Path
 from typing import BinaryIO
 
 from xgradcam.errors import CannotWriteError, XGradCamError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# Temporary files: those of one call share a token, and its first is locked while the call writes.
+PART = re.compile(r"\.xgradcam-([0-9a-f]{16})-\d+\.part")
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -51,23 +63,102 @@ def require_writable(folder: Path) -> None:
         raise XGradCamError(f"cannot write to the folder {existing}: choose another --output-dir")
 
 
+class KeptFiles:
+    """Files that must stay, such as those that a run reads: `path in kept` by any of their names or links."""
+
+    def __init__(self, paths: Iterable[str | os.PathLike[str]] = ()) -> None:
+        self._identities = set(filter(None, map(_identity, paths)))
+
+    def __contains__(self, path: str | os.PathLike[str]) -> bool:
+        return bool(self._identities) and _identity(path) in self._identities
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """Device and number of a file, which all its names share; None where there is no file."""
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return None if stat.S_ISDIR(state.st_mode) else (state.st_dev, state.st_ino)
+
+
+def lock(descriptor: int) -> bool | None:
+    """Lock an open file without waiting: True; False if another holds it; None if locks do not work here.
+
+    The lock ends with its process, however that ends. Not by the library filelock: its older versions empty
+    a file through a link, and none locks a file that is open already.
+    """
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in (EACCES, EAGAIN, EWOULDBLOCK) else None
+    return True
+
+
 def write_files(contents: Mapping[Path, bytes]) -> None:
     """Write all files under temporary names, then rename them; CannotWriteError if one cannot be written."""
-    temporary: dict[Path, Path] = {}
     path = None
-    try:
-        for path, content in contents.items():
-            if path.is_dir():
-                raise IsADirectoryError(None, "a folder has that name")
-            # Not by tempfile: only the owner can read its files, but here the umask decides who can.
-            partial = path.with_name(f".{os.urandom(8).hex()}.part")
-            with partial.open("xb") as file:
-                temporary[path] = partial
-                file.write(content)
-        for path, partial in temporary.items():
-            partial.replace(path)
-    except OSError as error:
-        raise CannotWriteError(f"cannot write {path}: {error.strerror}") from None
-    finally:
-        for partial in temporary.values():
-            partial.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        try:
+            parts: dict[Path, Path] = {}
+            tokens: dict[Path, str] = {}
+            for number, (path, content) in enumerate(contents.items(), 1):
+                if path.is_dir():
+                    raise IsADirectoryError(None, "a folder has that name")
+                if path.parent not in tokens:
+                    tokens[path.parent] = stack.enter_context(_writing_in(path.parent))
+                # Not by tempfile: only the owner can read its files, but here the umask decides who can.
+                parts[path] = part = _part(path.parent, tokens[path.parent], number)
+                stack.callback(_discard, part)
+                with part.open("xb") as file:
+                    file.write(content)
+            for path, part in parts.items():
+                part.replace(path)
+        except OSError as error:
+            raise CannotWriteError(f"cannot write {path}: {error.strerror}") from None
+
+
+def remove_parts(folder: Path) -> None:
+    """Delete temporary files that killed processes left in the folder; those of running ones stay."""
+    left: defaultdict[str, list[Path]] = defaultdict(list)
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            if found := PART.fullmatch(name):
+                left[found[1]].append(folder / name)
+    for token, parts in left.items():
+        with suppress(OSError), ExitStack() as stack:
+            # Without a first file nobody writes any more.
+            with suppress(FileNotFoundError):
+                file = stack.enter_context(_part(folder, token, 0).open("rb+"))
+                if not lock(file.fileno()):
+                    continue
+            for part in parts:
+                part.unlink(missing_ok=True)
+
+
+def _part(folder: Path, token: str, number: int) -> Path:
+    return folder / f".xgradcam-{token}-{number}.part"
+
+
+@contextmanager
+def _writing_in(folder: Path) -> Iterator[str]:
+    """A token for temporary files in the folder, which count as used within the block."""
+    while True:
+        token = os.urandom(8).hex()
+        first = _part(folder, token, 0)
+        try:
+            with first.open("xb") as file:
+                # Between the two calls `remove_parts` of another process may have taken it for left.
+                if lock(file.fileno()) is False or not os.fstat(file.fileno()).st_nlink:
+                    continue
+                yield token
+                return
+        finally:
+            _discard(first)
+
+
+def _discard(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
