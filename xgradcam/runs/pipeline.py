@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
-from threading import Lock
+from threading import Barrier, Lock
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from xgradcam.cam.evidence import Progress
 from xgradcam.capture.borrowing import Arrangement
-from xgradcam.errors import NotFiniteError, XGradCamError
+from xgradcam.errors import NotFiniteError, XGradCamError, first_line, is_out_of_memory
 from xgradcam.pictures.photograph import Photograph, pixels_in
-from xgradcam.runs.results import write_results
+from xgradcam.runs.results import Announce, write_results
 from xgradcam.runs.run import Explained, Run
 from xgradcam.runs.sources import STDIN, Source, state_of
 
@@ -63,14 +63,19 @@ class _Read:
 
 
 def explain_photographs(
-    run: Run, done: Container[str] = (), progress: Progress = lambda _done, _total: None
+    run: Run,
+    done: Container[str] = (),
+    progress: Progress = lambda _done, _total: None,
+    announce: Announce = lambda _names: None,
 ) -> Generator[Outcome, None, None]:
     """Explain the photographs of a run and write the results; yields outcomes in the order of the sources.
 
     done: paths of photographs that are complete. They have no outcome, but stay in the batches of those that
     are not: a last bit may depend on a photograph's companions, and a resumed run must end as one that was
-    never interrupted. progress: is told of evaluations of the network.
-    A photograph that cannot be read, or whose scores are not finite, is an outcome with a problem. Raises
+    never interrupted. progress: is told of evaluations of the network. announce: of the names of files before
+    they are written.
+    A photograph that cannot be read, whose scores are not finite, or for which the memory is too small, is an
+    outcome with a problem. Raises
     XGradCamError for what all have in common: a wrong layer or class, a folder that cannot be written to.
     """
     size = run.explaining.batch_size
@@ -83,7 +88,7 @@ def explain_photographs(
         writing: deque[Future[Outcome]] = deque()
 
         def write(item: _Read, explained: Explained, index: int) -> Future[Outcome]:
-            return writers.submit(_write, run, item, explained, index, alone)
+            return writers.submit(_write, run, item, explained, index, alone, announce)
 
         for batch in left:
             writing += _explain_and_write(run, explain, list(islice(read, len(batch))), done, write)
@@ -116,6 +121,10 @@ class _Pool(ThreadPoolExecutor):
 
     def __init__(self, threads: int, name: str) -> None:
         super().__init__(threads, name)
+        # All are started now: a thread needs memory, of which there may be none when it is wanted.
+        ready = Barrier(threads)
+        for _ in range(threads):
+            self.submit(ready.wait)
 
     def __exit__(self, *_error: object) -> None:
         self.shutdown(wait=True, cancel_futures=True)
@@ -141,6 +150,8 @@ def _read(run: Run, source: Source, alone: Lock) -> _Read:
             inputs, canvas = run.inputs(photograph), run.canvas(photograph)
     except XGradCamError as error:
         return _Read(source, None, None, str(error), state)
+    except Exception as error:
+        return _Read(source, None, None, _too_little_memory(source, error), state)
     keep = source.path == STDIN or canvas.shape[0] * canvas.shape[1] <= LARGE
     return _Read(source, inputs, canvas if keep else None, "", state)
 
@@ -150,11 +161,31 @@ def _turn(source: Source, alone: Lock) -> AbstractContextManager[Any]:
     return alone if source.path != STDIN and pixels_in(source.path) > LARGE else nullcontext()
 
 
-def _write(run: Run, item: _Read, explained: Explained, index: int, alone: Lock) -> Outcome:
+def _too_little_memory(source: Source, error: Exception) -> str:
+    """The problem of a photograph for which there was too little memory; any other error is raised."""
+    if not is_out_of_memory(error):
+        raise error
+    return f"{source.path}: not enough memory for this photograph: {first_line(error)}: make it smaller"
+
+
+def _write(
+    run: Run, item: _Read, explained: Explained, index: int, alone: Lock, announce: Announce
+) -> Outcome:
     if item.problem:
         return Outcome(item.source, (), item.problem)
+    try:
+        return _written(run, item, explained, index, alone, announce)
+    except XGradCamError:
+        raise
+    except Exception as error:
+        return Outcome(item.source, (), _too_little_memory(item.source, error))
+
+
+def _written(
+    run: Run, item: _Read, explained: Explained, index: int, alone: Lock, announce: Announce
+) -> Outcome:
     if item.canvas is not None:
-        records = write_results(run, item.source, item.canvas, explained, index)
+        records = write_results(run, item.source, item.canvas, explained, index, announce)
         return Outcome(item.source, records, "", item.state)
     with alone:
         try:
@@ -163,7 +194,7 @@ def _write(run: Run, item: _Read, explained: Explained, index: int, alone: Lock)
             return Outcome(item.source, (), str(error))
         if state_of(item.source.path) != item.state:
             return Outcome(item.source, (), f"{item.source.path} changed while it was being explained")
-        records = write_results(run, item.source, run.canvas(photograph), explained, index)
+        records = write_results(run, item.source, run.canvas(photograph), explained, index, announce)
     return Outcome(item.source, records, "", item.state)
 
 
@@ -172,21 +203,31 @@ def _explain(
 ) -> list[tuple[Explained, int, str]]:
     """For each input its batch's explanations and its place there, or a problem.
 
-    A batch that is too large is halved, and so is one in which the scores of a photograph are not finite.
+    A batch that is too large for the memory is halved, and so is one in which the scores of a photograph are
+    not finite.
     """
-    classifier = run.classifier
-    batch = classifier.like_weights(torch.cat([one for one in inputs if one is not None]))
     try:
-        explained = _on_cpu(explain(_on_device(batch, classifier.device())))
-        return [(explained, index, "") for index in range(len(inputs))]
-    except torch.OutOfMemoryError:
-        if len(inputs) == 1:
-            raise XGradCamError("the device has not enough memory for one photograph: --device cpu") from None
+        return _explain_at_once(run, explain, inputs)
     except NotFiniteError as error:
         if len(inputs) == 1:
             return [((), 0, str(error))]
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(inputs) == 1:
+            problem = f"not enough memory for one photograph ({first_line(error)}): take another --device"
+            return [((), 0, f"{problem}, a smaller model or fewer methods")]
     half = len(inputs) // 2
     return [*_explain(run, explain, inputs[:half]), *_explain(run, explain, inputs[half:])]
+
+
+def _explain_at_once(
+    run: Run, explain: Explainer, inputs: Sequence[Tensor | None]
+) -> list[tuple[Explained, int, str]]:
+    classifier = run.classifier
+    batch = classifier.like_weights(torch.cat([one for one in inputs if one is not None]))
+    explained = _on_cpu(explain(_on_device(batch, classifier.device())))
+    return [(explained, index, "") for index in range(len(inputs))]
 
 
 def _on_device(batch: Tensor, device: torch.device) -> Tensor:

@@ -2,10 +2,10 @@
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -25,12 +25,13 @@ from xgradcam.runs.sources import STDIN, Source
 
 # File names of the methods' pictures, as in the original scripts; CAM itself must not take Grad-CAM's.
 STEMS: Mapping[str, str] = {"grad-cam": "cam", "xgrad-cam": "X_cam", "cam": "linear-cam"}
-PANEL, MAPS, PHOTOGRAPH = "panel.jpg", "maps.npz", "photograph.jpg"
+PANEL, MAPS, PHOTOGRAPH, GUIDED_FILE = "panel.jpg", "maps.npz", "photograph.jpg", "gb.jpg"
 # Keys of a record that name a file, beside the methods' pictures.
 OTHER_FILES = ("panel", "maps", "photograph")
 FUSED = "fused"
 # Precedes a method's name in the keys of guided pictures.
 GUIDED = "guided "
+Announce: TypeAlias = Callable[[Sequence[str]], None]
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class _View:
     @property
     def file_part(self) -> str:
         """The layer as a part of a file's name."""
-        return FUSED if self.is_fused else re.sub(r"[^\w.-]", "-", self.layer)
+        return FUSED if self.is_fused else layer_part(self.layer)
 
     def heatmaps(self) -> dict[str, HeatmapOf]:
         """Method -> heatmap."""
@@ -66,12 +67,18 @@ class _View:
 
 
 def write_results(
-    run: Run, source: Source, canvas: Photograph, explained: Explained, index: int
+    run: Run,
+    source: Source,
+    canvas: Photograph,
+    explained: Explained,
+    index: int,
+    announce: Announce = lambda _names: None,
 ) -> list[dict[str, Any]]:
     """Write the files of one photograph and return a record for each class and layer.
 
     canvas: pixels to draw on, of `Run.canvas`, (H, W, 3). explained: of the photograph's batch; index: its
-    place there. Raises XGradCamError where the files cannot be written.
+    place there. announce: is told of the files' names before they are written. Raises XGradCamError where
+    the files cannot be written.
     """
     folder = run.writing.folder
     contents: dict[Path, bytes] = {}
@@ -89,6 +96,9 @@ def write_results(
     for path in contents:
         if path.exists() and source.path != STDIN and path.samefile(source.path):
             raise XGradCamError(f"{path} would be written over the photograph: choose an --output-dir")
+        if path in run.writing.kept:
+            raise XGradCamError(f"{path} would be written over a file of this run: choose an --output-dir")
+    announce([path.relative_to(folder).as_posix() for path in contents])
     make_folder(folder / source.stem.parent)
     write_files(contents)
     return records
@@ -165,6 +175,11 @@ def _record(run: Run, source: Source, view: _View, names: Mapping[str, str]) -> 
     }
 
 
+def layer_part(layer: str) -> str:
+    """A layer's name as a part of a file's name."""
+    return re.sub(r"[^\w.-]", "-", layer)
+
+
 def files_of(record: Mapping[str, Any]) -> list[str]:
     """The files that a record names, relative to the run's folder."""
     guided = record.get("guided", {})
@@ -184,11 +199,11 @@ def _guided(
     gradient: Tensor, heatmaps: Mapping[str, HeatmapOf], size: tuple[int, int]
 ) -> dict[str, tuple[str, bytes]]:
     """Pictures of guided backpropagation (1, 3, h, w), and of each heatmap times it."""
-    made = {GUIDED: ("gb.jpg", encode_jpeg(gradient_picture(gradient[0])))}
+    made = {GUIDED: (GUIDED_FILE, encode_jpeg(gradient_picture(gradient[0])))}
     for method, heatmap in heatmaps.items():
         hot = torch.from_numpy(heatmap(size)).to(gradient)[None]
         picture = gradient_picture(guided_map(gradient, hot)[0])
-        made[GUIDED + method] = (f"{stem_of(method)}_gb.jpg", encode_jpeg(picture))
+        made[GUIDED + method] = (f"{stem_of(method)}_{GUIDED_FILE}", encode_jpeg(picture))
     return made
 
 

@@ -14,6 +14,7 @@ from xgradcam.cam.explanation import ClassExplanation
 from xgradcam.capture.borrowing import Arrangement
 from xgradcam.capture.scores import Targets
 from xgradcam.errors import XGradCamError
+from xgradcam.files import KeptFiles
 from xgradcam.models.classifier import Classifier
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.paint import DEFAULT_STYLE, Style
@@ -77,7 +78,7 @@ class Writing:
     them, for one photograph, class and layer; otherwise a name begins with the photograph's and the class
     index, and holds the layer's name if there are several.
     panel: photograph and maps side by side, too. page: a page of the run, which needs the photograph as the
-    maps show it. save_maps: signed maps and scores as .npz.
+    maps show it. save_maps: signed maps and scores as .npz. kept: files that the run reads, which must stay.
     """
 
     folder: Path
@@ -86,6 +87,7 @@ class Writing:
     panel: bool = False
     page: bool = False
     save_maps: bool = False
+    kept: KeptFiles = field(default_factory=KeptFiles)
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,9 @@ def _at(place: str, output_dir: Path) -> list[Source]:
 
 
 def _within(root: str, path: str) -> Source:
-    return Source(path, Path(os.path.relpath(path, root or os.curdir)).with_suffix(""))
+    below = Path(os.path.relpath(path, root or os.curdir))
+    # A pattern such as 'a*/../../x.jpg' leaves its own folder.
+    return Source(path, Path(Path(path).stem) if ".." in below.parts else below.with_suffix(""))
 
 
 def _walk(folder: str, output_dir: Path) -> Iterator[str]:
