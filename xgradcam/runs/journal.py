@@ -3,34 +3,59 @@
 import json
 import os
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import TracebackType
 from typing import Any, TextIO
 
 from xgradcam.errors import CannotWriteError, XGradCamError
+from xgradcam.files import KeptFiles, open_regular, write_files
 from xgradcam.runs.results import files_of
-from xgradcam.runs.sources import STDIN, Source, state_of
+from xgradcam.runs.sources import LONGEST, STDIN, Source, state_of
 
 NAME = "xgrad-cam.jsonl"
+ANEW = "move it away, and start anew without --resume"
 # Errors of reading a line that another program wrote.
-READ_ERRORS = (AttributeError, KeyError, TypeError, ValueError)
+READ_ERRORS = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
+# Types of what a record holds.
+RECORD: Mapping[str, type | tuple[type, ...]] = {
+    "image": str,
+    "class_index": int,
+    "class_name": str,
+    "score": (int, float),
+    "probability": (int, float),
+    "rank": int,
+    "classes": int,
+    "model": str,
+    "layer": str,
+    "files": dict,
+    "written": list,
+    "notes": list,
+}
 
 
 class Journal:
     """The file `xgrad-cam.jsonl` in a run's folder, as a context; each finished photograph adds a line.
 
-    Its first line holds the run's settings. sources: the photographs of the run. done: path of a complete
-    photograph -> its records. Raises XGradCamError where it cannot be written, or where a resumed run had
-    other settings.
+    Its first line holds the run's settings. sources: the photographs of the run. is_result: whether a name
+    can be one of a result with this stem; no other file is deleted. done: path of a complete photograph ->
+    its records. Raises XGradCamError where it cannot be read or written, or where a resumed run had other
+    settings.
     """
 
     def __init__(
-        self, folder: Path, settings: Mapping[str, Any], sources: Sequence[Source], resume: bool
+        self,
+        folder: Path,
+        settings: Mapping[str, Any],
+        sources: Sequence[Source],
+        resume: bool,
+        is_result: Callable[[str, str], bool] = lambda _name, _stem: False,
     ) -> None:
         self.path = folder / NAME
         self.folder = folder
+        self._is_result = is_result
+        self._needs_photograph = bool(settings.get("html"))
         before = self._read() if resume else []
         if before:
             _require_same(before[0], settings, self.path)
@@ -46,12 +71,12 @@ class Journal:
         # Files that a photograph no longer has (of a class that is not the highest now, of another stem) are
         # deleted at the end: until then another photograph's result may take the name.
         self._named = {name for line in complete.values() for name in _files_in(line)}
-        self._stale: defaultdict[str, set[str]] = defaultdict(set)
+        self._stale: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._begin = [dict(settings)]
         for line in lines:
             left = {name for name in _files_in(line) - self._named if self._has(name)}
             if left and line is not complete.get(line["image"]):
-                self._stale[line["image"]] |= left
+                self._stale[line["image"]] |= dict.fromkeys(left, str(line.get("stem")))
                 self._begin.append(line)
         self._begin += complete.values()
         self._added: set[str] = set()
@@ -63,9 +88,9 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._file is not None:
-            self._file.close()
         with suppress(OSError, XGradCamError):
+            if self._file is not None:
+                self._file.close()
             self._clear_up()
 
     def _clear_up(self) -> None:
@@ -81,11 +106,13 @@ class Journal:
         if self._file is None:
             self._write(self._begin)
         kept = self._named.union(*(files for image, files in self._last.items() if image not in there))
-        photographs = {os.path.realpath(path) for path in self._order}
-        for name in set().union(*map(self._stale.__getitem__, replaced)) - kept:
-            path = self.folder / name
-            if os.path.realpath(path) not in photographs:
-                path.unlink(missing_ok=True)
+        photographs = KeptFiles(self._order)
+        for image in replaced:
+            for name, stem in self._stale[image].items():
+                path = self.folder / name
+                of_image = _is_stem_of(stem, image) and self._is_result(name, stem)
+                if of_image and name not in kept and self._has(name) and path not in photographs:
+                    path.unlink(missing_ok=True)
         self._write(self._latest(replaced))
 
     def _there(self) -> set[str]:
@@ -113,10 +140,7 @@ class Journal:
         return self.path.open("a", encoding="utf-8")
 
     def _write(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        aside = self.path.with_name(f".{NAME}.part")
-        with aside.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line) + "\n" for line in lines)
-        aside.replace(self.path)
+        write_files({self.path: "".join(json.dumps(line) + "\n" for line in lines).encode()})
 
     def _latest(self, images: Container[str]) -> Iterator[Mapping[str, Any]]:
         """All lines except the earlier ones of these images."""
@@ -135,33 +159,87 @@ class Journal:
 
     def _read(self) -> list[dict[str, Any]]:
         try:
-            text = self.path.read_text(encoding="utf-8")
+            lines = _lines_of(self.path)
         except FileNotFoundError:
             return []
-        except (OSError, ValueError) as error:
-            raise XGradCamError(f"cannot read {self.path}: {error}; start anew without --resume") from None
-        lines = []
-        for line in text.splitlines():
-            try:
-                lines.append(json.loads(line))
-            except ValueError:  # the last line, if the run was killed while it wrote
-                continue
+        except (OSError, ValueError, XGradCamError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise XGradCamError(f"cannot read {self.path}: {reason}; {ANEW}") from None
+        if lines and not isinstance(lines[0], dict):
+            raise XGradCamError(f"cannot read {self.path}: its first line holds no settings; {ANEW}")
         return [line for line in lines if isinstance(line, dict)]
 
     def _is_complete(self, line: Mapping[str, Any], stems: Mapping[str, str]) -> bool:
         image = line["image"]
         try:
             same = all(line[key] == value for key, value in state_of(image).items())
+            whole = all(map(self._is_record, line["records"]))
             files = [name for record in line["records"] for name in files_of(record)]
             named = bool(files) and all(map(self._has, files))
-            return same and named and line["stem"] == stems.get(image)
+            return same and whole and named and line["stem"] == stems.get(image)
         except READ_ERRORS:
             return False
+
+    def _is_record(self, record: Mapping[str, Any]) -> bool:
+        """True if a record has what will be read of it; raises one of READ_ERRORS for what is no record."""
+        json.dumps(record, allow_nan=False)
+        typed = all(isinstance(record[key], kind) for key, kind in RECORD.items() if key in record)
+        return typed and ("photograph" in record or not self._needs_photograph)
 
     def _has(self, name: str) -> bool:
         """True if there is a file of this name in the folder."""
         path = self.folder / name
-        return path.is_file() and path.resolve().is_relative_to(self.folder.resolve())
+        return os.path.isfile(path) and path.resolve().is_relative_to(self.folder.resolve())
+
+
+def names_in(folder: Path) -> tuple[set[str], int]:
+    """Names of all files that the folder's journal names, and the number of lines that are damaged."""
+    try:
+        lines = _lines_of(folder / NAME)
+    except (OSError, ValueError, XGradCamError):
+        return set(), 0
+    files = [_files_in(line) if _is_whole(line) else None for line in lines[1:]]
+    # The last line is cut off if the run was killed while it wrote.
+    damaged = sum(names is None for names in files) - (lines[-1:] == [None])
+    return set().union(*(names for names in files if names)), damaged
+
+
+def _is_whole(line: Any) -> bool:
+    """True for a line on a photograph whose files are called after it."""
+    names = _files_in(line) if isinstance(line, dict) else set()
+    whole = bool(names) and isinstance(line.get("image"), str)
+    return whole and all(name.startswith(f"{line.get('stem')}_") for name in names)
+
+
+def require_own(folder: Path) -> None:
+    """Raise XGradCamError if the folder has a file of the journal's name that no run has written."""
+    path = folder / NAME
+    try:
+        first: Any = next(iter(_lines_of(path)), {})
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError, XGradCamError):
+        first = None
+    if not isinstance(first, dict):
+        raise XGradCamError(f"{path} is no record of a run: move it away, or choose another --output-dir")
+
+
+def _lines_of(path: Path) -> list[Any]:
+    """What the lines of a file of JSON hold; None for one that is none."""
+    with open_regular(path) as file:
+        text = file.read().decode("utf-8")
+    lines: list[Any] = []
+    for line in text.splitlines():
+        try:
+            lines.append(json.loads(line))
+        except (RecursionError, ValueError):
+            lines.append(None)
+    return lines
+
+
+def _is_stem_of(stem: str, image: str) -> bool:
+    """True if results of the photograph can have this stem: its name, perhaps cut or with more behind it."""
+    return PurePath(stem).name.startswith(PurePath(image).stem[: LONGEST // 4])
 
 
 def _of_photographs(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -180,8 +258,10 @@ def _files_in(line: Mapping[str, Any]) -> set[str]:
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     differing = [key for key in now if before.get(key) != now[key]]
     # More photographs are welcome: a shell's pattern finds new ones by itself.
-    if "photographs" in differing and set(before.get("photographs", ())) <= set(now["photographs"]):
-        differing.remove("photographs")
+    photographs = before.get("photographs")
+    if "photographs" in differing and isinstance(photographs, list):
+        if all(photograph in now["photographs"] for photograph in photographs):
+            differing.remove("photographs")
     if differing:
         raise XGradCamError(
             f"cannot go on with the run of {path}: it had other settings for {', '.join(differing)}; "

@@ -1,0 +1,199 @@
+"""The files that a run can write: each of a name of its own, and over no file but those of earlier runs."""
+
+import os
+import re
+import zipfile
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path, PurePath
+
+import numpy as np
+
+from xgradcam.errors import XGradCamError
+from xgradcam.files import open_regular
+from xgradcam.pictures.photograph import encode_jpeg
+from xgradcam.runs.gallery import PAGE
+from xgradcam.runs.results import FUSED, GUIDED_FILE, MAPS, PANEL, PHOTOGRAPH, layer_part, stem_of
+from xgradcam.runs.run import Run
+
+# Each run for one photograph writes them anew, as the original scripts do.
+ORIGINAL_NAMES = ("cam.jpg", "X_cam.jpg")
+# A class in a file's name.
+CLASS = re.compile(r"_(\d+)_")
+GENERATOR = b'name="generator" content="xgradcam"'
+OTHER_FOLDER = "choose an --output-dir"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The names that the files of a run can have.
+
+    Raises XGradCamError, naming both, where two results would have one name.
+    """
+
+    run: Run
+
+    def __post_init__(self) -> None:
+        for stem, photograph in self.stems.items():
+            if PurePath(stem).is_absolute() or ".." in PurePath(stem).parts:
+                raise XGradCamError(f"results of {photograph} would lie outside of the folder: name it alone")
+        self._require_layers_apart()
+        self._require_stems_apart()
+
+    @cached_property
+    def endings(self) -> frozenset[str]:
+        """What can follow stem and class in a name."""
+        run = self.run
+        pictures = [stem_of(method) for method in run.explaining.methods]
+        endings = [f"{picture}.jpg" for picture in pictures] + [PANEL] * run.writing.panel
+        if run.explaining.guided:
+            endings += [GUIDED_FILE, *(f"{picture}_{GUIDED_FILE}" for picture in pictures)]
+        maps = [MAPS] * run.writing.save_maps
+        if len(run.layers) == 1:
+            return frozenset([*endings, *maps])
+        found = {f"{layer_part(layer)}_{ending}" for layer in run.layers for ending in [*endings, *maps]}
+        return frozenset(found | {f"{FUSED}_{ending}" for ending in endings})
+
+    @cached_property
+    def stems(self) -> dict[str, str]:
+        """Stem -> photograph."""
+        return {source.stem.as_posix(): source.path for source in self.run.sources}
+
+    def is_result(self, name: str, stem: str) -> bool:
+        """True if this can be the name of a result whose stem is this one."""
+        rest = name.removeprefix(stem)
+        found = CLASS.match(rest)
+        of_class = found is not None and rest[found.end() :] in self.endings
+        return name.startswith(stem) and (of_class or rest == f"_{PHOTOGRAPH}")
+
+    def require_free(self, known: Collection[str], damaged: bool = False) -> None:
+        """Raise XGradCamError for a file in the way: one that is read, or that no earlier run has made.
+
+        known: names of files that earlier runs made, relative to the folder. damaged: not all are known: take
+        what looks like one for one.
+        """
+        damaged = damaged or self.run.writing.original_names
+        for name in self._in_the_way():
+            path = self.run.writing.folder / name
+            kept = path in self.run.writing.kept
+            # A picture of an earlier run may be a photograph of this one. It is kept when it is its turn.
+            if kept and not (name in known and self._classes is None):
+                raise XGradCamError(f"{path} would be written over {_role(path, self.run)}: {OTHER_FOLDER}")
+            if not kept and name not in known and not (damaged and is_own(path)):
+                raise XGradCamError(
+                    f"{path} is there already, and not by xgrad-cam, as far as its record says: move "
+                    "it, or choose another --output-dir"
+                )
+
+    def _in_the_way(self) -> Iterator[str]:
+        """Names of files in the folder that the run can write over, but those that each run writes anew."""
+        folder, writing = self.run.writing.folder, self.run.writing
+        if writing.original_names:
+            for name in sorted(self.endings):
+                path = folder / name
+                there = os.path.lexists(path) and not path.is_dir()
+                if there and (name not in ORIGINAL_NAMES or path in writing.kept):
+                    yield name
+            return
+        for parent in sorted({PurePath(stem).parent.as_posix() for stem in self.stems}):
+            for name in _files_in(folder / parent):
+                if self._can_be(name := PurePath(parent, name).as_posix()):
+                    yield name
+        page = folder / PAGE
+        if writing.page and os.path.lexists(page) and (page in writing.kept or not is_own(page)):
+            yield PAGE
+
+    def _can_be(self, name: str) -> bool:
+        """True if this can be the name of a result of any photograph and a class that is asked for."""
+        if self.run.writing.page and name.endswith(f"_{PHOTOGRAPH}"):
+            return name[: -len(PHOTOGRAPH) - 1] in self.stems
+        return any(
+            name[: found.start()] in self.stems
+            and name[found.end() :] in self.endings
+            and self._is_asked(int(found[1]))
+            for start, sign in enumerate(name)
+            if sign == "_" and (found := CLASS.match(name, start))
+        )
+
+    def _is_asked(self, index: int) -> bool:
+        return self._classes is None or index in self._classes
+
+    @cached_property
+    def _classes(self) -> set[int] | None:
+        """The classes asked for; None if they depend on the photograph."""
+        classes = {index for index in self.run.classes if isinstance(index, int)}
+        return classes if all(isinstance(index, int) for index in self.run.classes) else None
+
+    def _require_layers_apart(self) -> None:
+        """Raise XGradCamError for layers that are one in a file's name."""
+        if len(self.run.layers) == 1:
+            return
+        fold = str.casefold if _ignores_case(self.run.writing.folder) else str
+        parts = {fold(FUSED): "the fused map"}
+        for layer in self.run.layers:
+            other = parts.setdefault(fold(layer_part(layer)), f"layer {layer!r}")
+            if other != f"layer {layer!r}":
+                raise XGradCamError(
+                    f"the files of layer {layer!r} and of {other} would have the same names: "
+                    "explain them one by one (--target-layer)"
+                )
+
+    def _require_stems_apart(self) -> None:
+        """Raise XGradCamError where a class and a layer read as a part of another photograph's name."""
+        for ending in self.endings:
+            for found in CLASS.finditer(f"_{ending}"):
+                if f"_{ending}"[found.end() :] not in self.endings:
+                    continue
+                between = f"_{ending}"[: found.start()]
+                for stem, photograph in self.stems.items():
+                    longer = re.fullmatch(rf"(.+)_(\d+){re.escape(between)}", stem)
+                    other = self.stems.get(longer[1]) if longer and self._is_asked(int(longer[2])) else None
+                    if other is not None and self._is_asked(int(found[1])):
+                        raise XGradCamError(
+                            f"results of {other} and of {photograph} would have the same names, ending in "
+                            f"{ending}: explain them one by one, or into folders of their own"
+                        )
+
+
+def _role(path: Path, run: Run) -> str:
+    """The kind of file that must stay: the photograph, or another one that the run reads."""
+    is_photograph = any(os.path.exists(source.path) and path.samefile(source.path) for source in run.sources)
+    return "the photograph" if is_photograph else "a file that this run reads"
+
+
+def _files_in(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if not entry.is_dir())
+    except OSError:
+        return []
+
+
+def _ignores_case(folder: Path) -> bool:
+    """True if the folder, or its parent that is there, has the same name in the other case."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    other = place.with_name(place.name.swapcase()) if place.name else place
+    return other != place and other.exists() and other.samefile(place)
+
+
+def is_own(path: Path) -> bool:
+    """True if a file is what this package writes: a picture, maps as .npz, or the page of a run."""
+    try:
+        with open_regular(path) as file:
+            if path.suffix == ".npz":
+                with zipfile.ZipFile(file) as archive:
+                    return {"scores.npy", "class_index.npy"} <= set(archive.namelist())
+            begin = file.read(4096)
+    except (OSError, ValueError, XGradCamError, zipfile.BadZipFile):
+        return False
+    return begin.startswith(_picture_header()) if path.suffix == ".jpg" else GENERATOR in begin
+
+
+@cache
+def _picture_header() -> bytes:
+    """The begin of each picture, up to its size: how it is compressed."""
+    picture = encode_jpeg(np.zeros((8, 8, 3), np.uint8))
+    return picture[: picture.index(b"\xff\xc0")]
