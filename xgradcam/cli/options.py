@@ -1,13 +1,17 @@
 """Every option of both commands. Nothing here imports torch, so that --help is quick."""
 
 import argparse
-import shlex
-from collections.abc import Sequence
+import os
+import re
+import sys
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from xgradcam import __version__
-from xgradcam.cli.terminal import COULD_NOT_RUN, one_line
+from xgradcam.cli.argument_files import expanded
+from xgradcam.cli.terminal import COULD_NOT_RUN, shown
+from xgradcam.errors import XGradCamError
 
 # A value of --target-layer and of --method.
 ALL = "all"
@@ -36,26 +40,42 @@ PROOF_LAYER_HELP = (
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that reports errors in one line and reads @FILEs as a shell reads a line."""
 
+    def parse_known_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
+        """Parse the arguments and those of their @FILEs, whose names are `argument_files` of the result."""
+        given = sys.argv[1:] if args is None else list(args)
+        try:
+            arguments, files = expanded(given)
+        except XGradCamError as error:
+            self.error(str(error))
+        if any("\0" in argument for argument in arguments):
+            self.error("an argument holds a NUL character, which no name can")
+        self._given = arguments
+        namespace = argparse.Namespace() if namespace is None else namespace
+        namespace.argument_files = files
+        return super().parse_known_args(arguments, namespace)
+
     def error(self, message: str) -> NoReturn:
         """Report a wrong command line and end with the exit code for 'could not run'."""
-        # The message may quote a file's name: one of undecodable bytes cannot be printed as it is.
-        shown = one_line(message.encode(errors="backslashreplace").decode())
-        self.exit(COULD_NOT_RUN, f"{self.prog}: error: {shown} ({self.prog} --help shows the options)\n")
+        message += _dash_advice(getattr(self, "_given", ()), self._option_string_actions)
+        self.exit(
+            COULD_NOT_RUN, f"{self.prog}: error: {shown(message)} ({self.prog} --help shows the options)\n"
+        )
 
-    def convert_arg_line_to_args(self, arg_line: str) -> list[str]:
-        """Split a line of an @FILE as a shell does; # begins a comment."""
-        try:
-            return shlex.split(arg_line, comments=True)
-        except ValueError as error:
-            self.error(f"in an @FILE: {error}: {arg_line.strip()}")
+
+def _dash_advice(arguments: Sequence[str], options: Container[str]) -> str:
+    """How to write the name of a file that begins with a dash, if an argument looks like one."""
+    for argument in arguments:
+        is_name = re.fullmatch(r"-[^-].*\.[A-Za-z]\w{1,4}", argument) or os.path.isfile(argument)
+        if argument.startswith("-") and is_name and argument not in options:
+            return f"; for the file {argument} write ./{argument}"
+    return ""
 
 
 def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments; a photograph is required unless the command only lists something."""
-    try:
-        arguments = parser.parse_args(argv)
-    except (RecursionError, UnicodeDecodeError):
-        parser.error("an @FILE is not text in UTF-8, or names itself")
+    arguments = parser.parse_args(argv)
     only_lists = arguments.list_layers or getattr(arguments, "list_methods", False)
     if arguments.image_path is None and not only_lists:
         parser.error("--image-path is missing: which photograph?")
@@ -182,7 +202,6 @@ def _common_parser(
         epilog=f"example:\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        fromfile_prefix_chars="@",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     many: dict[str, Any] = {"nargs": "+"} if several else {}

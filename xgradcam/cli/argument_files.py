@@ -1,0 +1,92 @@
+"""Files of arguments: `@FILE` on a command line stands for the arguments in it."""
+
+import codecs
+import os
+import re
+import shlex
+from collections.abc import Sequence
+
+from xgradcam.errors import XGradCamError
+from xgradcam.files import open_regular
+
+# Byte-order marks; the longer one comes first, since it begins with a shorter one.
+MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+# More files than this on one command line are a mistake: files that name each other again and again.
+MOST_FILES = 1000
+# Quoted words; two backslashes that begin a path (1); a backslash that quotes a sign; one in a path (2).
+BACKSLASHES = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*"|((?:(?<=\s)|^)\\\\(?=\w))|\\[^\w.]|(\\)""")
+
+
+def expanded(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments with those of each @FILE in its place, also in such files, and the files' names.
+
+    In a file a line holds one or more arguments, as in a shell: words with spaces in quotes, # begins a
+    comment. A backslash before a letter, a digit or a dot is a part of a path. Raises XGradCamError for a
+    file that cannot be read.
+    """
+    files: list[str] = []
+    return _expanded(arguments, files, ()), files
+
+
+def _expanded(arguments: Sequence[str], files: list[str], within: tuple[str, ...]) -> list[str]:
+    found = []
+    for argument in arguments:
+        if not argument.startswith("@"):
+            found.append(argument)
+            continue
+        path = argument[1:]
+        real = os.path.realpath(path) if "\0" not in path else path
+        if real in within:
+            raise XGradCamError(f"the argument file {path} names itself: take out that line")
+        files.append(path)
+        if len(files) > MOST_FILES:
+            raise XGradCamError(f"over {MOST_FILES} argument files, the last of them {path}: name each once")
+        found += _expanded(_arguments_in(path), files, (*within, real))
+    return found
+
+
+def _arguments_in(path: str) -> list[str]:
+    advice = f"; a photograph called @{path} is written ./@{path}"
+    try:
+        with open_regular(path) as file:
+            content = file.read()
+    except OSError as error:
+        raise XGradCamError(f"cannot read the argument file {path!r}: {error.strerror}{advice}") from None
+    except (XGradCamError, ValueError) as error:
+        raise XGradCamError(f"cannot read the argument file {path!r}: {error}{advice}") from None
+    encoding = next((MARKS[mark] for mark in MARKS if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        raise XGradCamError(
+            f"the argument file {path!r} is not text in UTF-8 or UTF-16: save it as such{advice}"
+        ) from None
+    if "\0" in text:
+        raise XGradCamError(f"the argument file {path!r} holds a NUL character: save it as text{advice}")
+    found = []
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1):
+        try:
+            found += _words(line)
+        except ValueError as error:
+            raise XGradCamError(
+                f"in the argument file {path!r}, line {number}: {str(error).lower()}: {line.strip()}"
+            ) from None
+    return found
+
+
+def _words(line: str) -> list[str]:
+    """Words of a line as a shell splits it, except for backslashes in paths; ValueError for an open quote."""
+    # The end of a line that goes on, as in a shell: all lines of the file belong together.
+    line = re.sub(r"(^|\s)\\\s*$", "", line)
+    return shlex.split(BACKSLASHES.sub(_doubled, line), comments=True)
+
+
+def _doubled(found: re.Match[str]) -> str:
+    """A backslash that stands for itself, as shlex wants it; anything else as it is."""
+    return 2 * found[0] if found[1] or found[2] else found[0]
