@@ -1,7 +1,9 @@
 """`python -m xgradcam.evaluation`: measure which map to trust, on photographs."""
 
 import argparse
+import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +11,8 @@ from typing import TYPE_CHECKING
 from xgradcam import __version__
 from xgradcam.cli.listings import print_layers
 from xgradcam.cli.options import ALL, Parser, add_device_arguments, add_model_arguments
-from xgradcam.cli.setup import choose_device, open_classifier
-from xgradcam.cli.terminal import DONE, FAILED, note, run
+from xgradcam.cli.setup import choose_device, kept_files, open_classifier
+from xgradcam.cli.terminal import DONE, FAILED, note, run, say
 from xgradcam.errors import XGradCamError
 
 if TYPE_CHECKING:
@@ -38,13 +40,13 @@ Files in the output folder: evaluation.md and evaluation.csv (means with 95% boo
 evaluation.png (the same as plots, with the curves) and evaluation.jsonl (all numbers; --resume reads it).
 Exit code: 0 done, 1 some photographs could not be read, 2 could not run."""
 # Settings of the model that a resumed run must share; `Evaluation` knows the others.
+WRITTEN = ("evaluation.md", "evaluation.csv", "evaluation.png", "evaluation.jsonl")
 MODEL_SETTINGS = ("model", "weights", "num_classes", "output", "input_size", "mean", "std")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 done, 1 some photographs failed, 2 could not run."""
-    arguments = evaluation_parser().parse_args(argv)
-    return run(PROG, lambda: _evaluate(arguments))
+    return run(PROG, evaluation_parser().parse_args, lambda arguments, _out: _evaluate(arguments), argv)
 
 
 def evaluation_parser(prog: str = PROG) -> Parser:
@@ -54,7 +56,6 @@ def evaluation_parser(prog: str = PROG) -> Parser:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        fromfile_prefix_chars="@",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("folders", metavar="FOLDER", nargs="*", help="photographs, or folders of photographs")
@@ -85,7 +86,7 @@ def evaluation_parser(prog: str = PROG) -> Parser:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.list_layers:
-        print_layers(PROG, arguments)
+        print_layers(PROG, arguments, sys.stdout)
         return DONE
     if find_spec("scipy") is None:
         raise XGradCamError("the evaluation needs scipy: pip install 'xgradcam[evaluation]'")
@@ -136,17 +137,26 @@ def _measure(
     from tqdm import tqdm
 
     from xgradcam.evaluation.run import evaluate
+    from xgradcam.files import make_folder
+    from xgradcam.runs.ledger import alone_in
 
+    folder = arguments.output_dir
+    kept = kept_files(arguments, [*(photograph.path for photograph in photographs), str(arguments.boxes)])
+    for path in (folder / name for name in WRITTEN):
+        if path in kept:
+            raise XGradCamError(f"{path} would be written over a file that is read: choose an --output-dir")
+    make_folder(folder)
     settings = {name: getattr(arguments, name) for name in MODEL_SETTINGS}
-    with tqdm(unit="photo", disable=None) as bar:
+    alone = alone_in(folder, partial(note, PROG), ".evaluation.lock")
+    with alone, tqdm(unit="photo", disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
         report = evaluate(
-            evaluation, classifier, photographs, arguments.output_dir, settings,
+            evaluation, classifier, photographs, folder, settings,
             resume=arguments.resume, progress=progress,
         )  # fmt: skip
-    print(report.markdown())
-    report.write(arguments.output_dir)
+        say(report.markdown(), sys.stdout)
+        report.write(folder)

@@ -1,13 +1,14 @@
 """The listings of --list-layers and --list-methods."""
 
 import argparse
+from typing import TextIO
 
 from xgradcam.cli.setup import open_classifier
-from xgradcam.cli.terminal import note
+from xgradcam.cli.terminal import note, say
 from xgradcam.errors import XGradCamError
 
 
-def print_layers(prog: str, arguments: argparse.Namespace) -> None:
+def print_layers(prog: str, arguments: argparse.Namespace, out: TextIO) -> None:
     """Print name, type and output shape of every layer, in the order of execution, and mark the default."""
     from xgradcam.models.load import DEFAULT_WEIGHTS, NO_WEIGHTS
 
@@ -26,15 +27,16 @@ def print_layers(prog: str, arguments: argparse.Namespace) -> None:
         shape = "not a tensor" if layer.shape is None else " x ".join(map(str, layer.shape))
         runs = f"  runs {layer.runs} times" if layer.runs > 1 else ""
         mark = "  <- default" if layer.name and layer.name == default else ""
-        print(f"{layer.name or '(model)':{width}}  {type(layer.module).__name__:{kind}}  {shape}{runs}{mark}")
+        line = f"{layer.name or '(model)':{width}}  {type(layer.module).__name__:{kind}}  {shape}{runs}{mark}"
+        say(line, out)
     if problem:
         note(prog, f"no default layer: {problem}")
 
 
-def print_methods() -> None:
+def print_methods(out: TextIO) -> None:
     """Print name, source and weights of every method."""
     from xgradcam.cam.methods import METHODS
 
     width, source = (max(map(len, column)) for column in (METHODS, [one.source for one in METHODS.values()]))
     for name, method in METHODS.items():
-        print(f"{name:{width}}  {method.source:{source}}  {method.says}")
+        say(f"{name:{width}}  {method.source:{source}}  {method.says}", out)

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from xgradcam.cli.options import BOTH
-from xgradcam.cli.terminal import note, one_line
+from xgradcam.cli.terminal import note, shown
+from xgradcam.errors import escaped
 
 # Conservation errors that differ by less than this share are not worth a line.
 CLOSE = 0.01
@@ -19,7 +20,8 @@ CLOSE = 0.01
 class Console:
     """Prints a run: text, or JSON with the text on stderr; and counts for the last line.
 
-    total: photographs of the run. write: prints a line above a progress bar, where there is one.
+    total: photographs of the run. out: for the JSON, and the text if there is none; stdout by default. write:
+    prints a line above a progress bar, where there is one.
     """
 
     prog: str
@@ -27,6 +29,7 @@ class Console:
     quiet: bool
     verbose: bool
     total: int
+    out: TextIO | None = None
     earlier: int = 0
     explained: int = 0
     failed: int = 0
@@ -38,7 +41,7 @@ class Console:
     def say(self, line: str) -> None:
         """Print a line of text."""
         if not self.quiet:
-            self._put(line, sys.stderr if self.json else sys.stdout)
+            self._put(line, sys.stderr if self.json else self.out or sys.stdout)
 
     def note(self, line: str) -> None:
         """Print a note on stderr."""
@@ -55,7 +58,7 @@ class Console:
         """Print a photograph that is done, or failed."""
         if problem:
             self.failed += 1
-            self._put(f"{self.prog}: error: {one_line(problem)}", sys.stderr)
+            self._put(f"{self.prog}: error: {shown(problem)}", sys.stderr)
             return
         self.explained += 1
         self.told += len(records)
@@ -66,7 +69,7 @@ class Console:
             self.notes.update(record["notes"])
             if self.verbose and not self.quiet:
                 for line in record["notes"]:
-                    self._put(f"{self.prog}: note: {line}", sys.stderr)
+                    self._put(f"{self.prog}: note: {shown(line)}", sys.stderr)
 
     def evaluations(self, done: int, total: int) -> None:
         """Show how many evaluations of the network a method has done for a batch, and will do in all."""
@@ -100,9 +103,10 @@ class Console:
     def _objects(self, records: Sequence[Mapping[str, Any]]) -> None:
         if self.json:
             for record in records:
-                self._put(json.dumps(record, allow_nan=False), sys.stdout)
+                self._put(json.dumps(record, allow_nan=False), self.out or sys.stdout)
 
     def _put(self, line: str, stream: Any) -> None:
+        line = escaped(line)
         if self.write is None:
             print(line, file=stream, flush=True)
         else:
@@ -112,7 +116,7 @@ class Console:
 
 def _short(record: Mapping[str, Any]) -> list[str]:
     return [
-        f"{one_line(record['image'])}: {record['class_name']} (class {record['class_index']}), "
+        f"{record['image']}: {record['class_name']} (class {record['class_index']}), "
         f"score {record['score']:.4f}, probability {record['probability']:.1%}",
         *_axioms(record),
     ]

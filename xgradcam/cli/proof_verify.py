@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from xgradcam.cli.listings import print_layers
 from xgradcam.cli.options import ALL, parse, proof_verify_parser
@@ -18,11 +18,13 @@ from xgradcam.cli.setup import (
     class_index,
     device_line,
     is_pattern,
+    kept_files,
     layers_matching,
     open_classifier,
 )
-from xgradcam.cli.terminal import DONE, FAILED, note, run
+from xgradcam.cli.terminal import DONE, FAILED, note, run, say
 from xgradcam.errors import XGradCamError
+from xgradcam.files import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,24 +36,24 @@ PROG = "proof-verify"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 Eq. 5 holds, 1 it does not, 2 could not run."""
-    arguments = parse(proof_verify_parser(PROG), argv)
-    return run(PROG, lambda: _main(arguments))
+    return run(PROG, partial(parse, proof_verify_parser(PROG)), _main, argv)
 
 
-def _main(arguments: argparse.Namespace) -> int:
+def _main(arguments: argparse.Namespace, out: TextIO) -> int:
     if arguments.list_layers:
-        print_layers(PROG, arguments)
+        print_layers(PROG, arguments, out)
         return DONE
     from xgradcam.runs.sources import read_photograph
 
-    say = partial(print, file=sys.stderr if arguments.json else sys.stdout, flush=True)
+    tell = partial(say, stream=sys.stderr if arguments.json else out)
     if TOP.fullmatch(arguments.target_index):
         raise XGradCamError(f"--target-index is {arguments.target_index}: {PROG} takes one class")
     if arguments.plot is not None:
         _require_drawable(arguments.plot)
+        _require_free(arguments)
     photograph = read_photograph(arguments.image_path)
     device = choose_device(PROG, arguments)
-    say(device_line(device))
+    tell(device_line(device))
     classifier = open_classifier(PROG, arguments).to(device)
     inputs = classifier.inputs(photograph)
     if inputs.device.type == "mps":
@@ -67,12 +69,12 @@ def _main(arguments: argparse.Namespace) -> int:
     else:
         rows = [_verify(classifier, inputs, wanted, target)]
     text, numbers = report(classifier, target, rows, several)
-    say(text)
+    tell(text)
     if arguments.plot is not None:
         _plot(arguments.plot, classifier, target, rows)
-        say(f"wrote {arguments.plot}")
+        tell(f"wrote {arguments.plot}")
     if arguments.json:
-        print(json.dumps(numbers, indent=2, allow_nan=False))
+        print(json.dumps(numbers, indent=2, allow_nan=False), file=out)
     return DONE if all(row.verdict == "holds" for row in rows) else FAILED
 
 
@@ -86,6 +88,28 @@ def _require_drawable(path: Path) -> None:
     if path.is_dir():
         raise XGradCamError(f"cannot write {path}: a folder has that name")
     make_folder(path.parent)
+
+
+def _require_free(arguments: argparse.Namespace) -> None:
+    """Stop before a file that the command reads would be written over, or one that is no plot."""
+    path = arguments.plot
+    if path in kept_files(arguments, [arguments.image_path]):
+        raise XGradCamError(
+            f"{path} would be written over a file that is read: choose another name for --plot"
+        )
+    if path.exists() and not _is_plot(path):
+        raise XGradCamError(
+            f"{path} is there already, and no plot of {PROG}: move it, or choose another name"
+        )
+
+
+def _is_plot(path: Path) -> bool:
+    """True for a picture by Matplotlib, which names itself in each of its formats."""
+    try:
+        with open_regular(path) as file:
+            return b"atplotlib" in file.read()
+    except (OSError, XGradCamError):
+        return False
 
 
 def _target(classifier: "Classifier", inputs: "Tensor", index: int | None) -> int:

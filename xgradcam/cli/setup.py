@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from xgradcam.cli.options import ALL, BF16
 from xgradcam.cli.terminal import note
 from xgradcam.errors import XGradCamError, did_you_mean, users_code
+from xgradcam.files import KeptFiles
 
 if TYPE_CHECKING:
     import torch
@@ -215,10 +216,24 @@ def run_of(
         panel=arguments.panel,
         page=arguments.html,
         save_maps=arguments.save_maps,
+        kept=kept_files(arguments, [source.path for source in sources]),
     )
     classes = classes_of(arguments.target_index, classifier.labels)
     settings = _settings(arguments, classifier, layers, explaining.methods)
     return Run(sources, classifier, framing, layers, classes, explaining, writing, settings)
+
+
+def kept_files(arguments: argparse.Namespace, photographs: Sequence[str]) -> KeptFiles:
+    """The files that a command reads, and must not write over."""
+    return KeptFiles([*photographs, *_files_of_model(arguments), *arguments.argument_files])
+
+
+def _files_of_model(arguments: argparse.Namespace) -> list[str]:
+    """Files that decide what the model says, beside what torchvision and timm publish; not all need exist."""
+    from xgradcam.models.checkpoints import split_weights
+
+    code = (arguments.model or "").rpartition(":")[0]
+    return [code, str(split_weights(arguments.weights)[0]), str(arguments.labels)]
 
 
 def _applicable(
@@ -263,12 +278,8 @@ def _settings(
     arguments: argparse.Namespace, classifier: "Classifier", layers: Sequence[str], methods: Sequence[str]
 ) -> dict[str, Any]:
     """The first line of the run's record: what must be the same for the run to go on."""
-    from xgradcam.models.checkpoints import split_weights
     from xgradcam.runs.sources import state_of
 
-    # Files that decide what the model says, beside what torchvision and timm publish.
-    code = (arguments.model or "").rpartition(":")[0]
-    files = [code, str(split_weights(arguments.weights)[0]), str(arguments.labels)]
     return {
         "model": classifier.name,
         "weights": arguments.weights,
@@ -276,7 +287,7 @@ def _settings(
         "methods": methods,
         "photographs": arguments.image_path,
         "classes": arguments.target_index,
-        "files": [state_of(file) for file in files],
+        "files": [state_of(file) for file in _files_of_model(arguments)],
         "size": list(classifier.size),
         "mean": list(classifier.mean),
         "std": list(classifier.std),

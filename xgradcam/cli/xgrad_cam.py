@@ -3,9 +3,10 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from xgradcam.cli.listings import print_layers, print_methods
 from xgradcam.cli.options import parse, xgrad_cam_parser
@@ -19,11 +20,12 @@ from xgradcam.cli.setup import (
     sources_of,
     style_of,
 )
-from xgradcam.cli.terminal import COULD_NOT_RUN, DONE, FAILED, INTERRUPTED, run
+from xgradcam.cli.signals import exit_code_of
+from xgradcam.cli.terminal import COULD_NOT_RUN, DONE, FAILED, run
 from xgradcam.errors import CannotWriteError, XGradCamError
 
 if TYPE_CHECKING:
-    from xgradcam.runs.journal import Journal
+    from xgradcam.runs.record import Record
     from xgradcam.runs.run import Run
 
 PROG = "xgrad-cam"
@@ -31,16 +33,15 @@ PROG = "xgrad-cam"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 done, 1 some photographs failed, 2 could not run."""
-    arguments = parse(xgrad_cam_parser(PROG), argv)
-    return run(PROG, lambda: _main(arguments))
+    return run(PROG, partial(parse, xgrad_cam_parser(PROG)), _main, argv)
 
 
-def _main(arguments: argparse.Namespace) -> int:
+def _main(arguments: argparse.Namespace, out: TextIO) -> int:
     if arguments.list_layers:
-        print_layers(PROG, arguments)
+        print_layers(PROG, arguments, out)
         return DONE
     if arguments.list_methods:
-        print_methods()
+        print_methods(out)
         return DONE
     # Errors that need no network come before one is loaded.
     explaining, style = explaining_of(arguments), style_of(arguments)
@@ -48,7 +49,8 @@ def _main(arguments: argparse.Namespace) -> int:
     _require_writable(arguments.output_dir)
     device = choose_device(PROG, arguments)
     several = len(sources) > 1
-    console = Console(PROG, arguments.json, arguments.quiet, arguments.verbose or not several, len(sources))
+    verbose = arguments.verbose or not several
+    console = Console(PROG, arguments.json, arguments.quiet, verbose, len(sources), out)
     console.say(device_line(device))
     classifier = open_classifier(PROG, arguments, many=several).to(device)
     work = run_of(arguments, sources, classifier, explaining, style, console.note)
@@ -63,19 +65,26 @@ def _require_writable(folder: Path) -> None:
 
 def _carry_out(work: "Run", console: Console, resume: bool) -> int:
     """Explain and write everything, with a record and a page if the run has them; return the exit code."""
+    from xgradcam.runs.outputs import Outputs
     from xgradcam.runs.preparation import prepare
+    from xgradcam.runs.record import Record
 
+    outputs = Outputs(work)
+    if work.writing.original_names:
+        outputs.require_free(())
+        prepare(work)
+        return _explain(work, console, None)
     prepare(work)
-    with nullcontext() if work.writing.original_names else _journal(work, resume) as journal:
+    with Record(work, outputs, resume, console.note) as record:
         for source in work.sources:
-            console.add_earlier(journal.done.get(source.path) if journal else None)
-        code = _explain(work, console, journal)
-        if work.writing.page and journal:
-            console.say(f"wrote {_page(work, journal)}")
+            console.add_earlier(record.journal.done.get(source.path))
+        code = _explain(work, console, record)
+        if work.writing.page:
+            console.say(f"wrote {_page(work, record)}")
         return code
 
 
-def _explain(work: "Run", console: Console, journal: "Journal | None") -> int:
+def _explain(work: "Run", console: Console, record: "Record | None") -> int:
     """Explain the photographs and print each; return the exit code."""
     from tqdm import tqdm
 
@@ -84,21 +93,28 @@ def _explain(work: "Run", console: Console, journal: "Journal | None") -> int:
     silent = True if console.quiet or console.total == 1 else None
     with tqdm(total=console.total, initial=console.earlier, unit="photo", leave=False, disable=silent) as bar:
         console.write = bar.write
-        outcomes = explain_photographs(work, journal.done if journal else (), console.evaluations)
+        known = (
+            (record.journal.done, console.evaluations, record.announce)
+            if record
+            else ((), console.evaluations)
+        )
+        outcomes = explain_photographs(work, *known)
         try:
             for outcome in outcomes:
-                if journal is not None and not outcome.problem:
-                    journal.add(outcome.source, outcome.state, outcome.records)
+                if record is not None and not outcome.problem:
+                    record.journal.add(outcome.source, outcome.state, outcome.records)
                 console.tell(outcome.records, outcome.problem)
                 bar.update()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             outcomes.close()
-            bar.close()
-            console.sum_up(work.writing.folder, "interrupted")
-            return INTERRUPTED
+            # A terminal that is gone takes no last line.
+            with suppress(OSError):
+                bar.close()
+                console.sum_up(work.writing.folder, "interrupted")
+            return exit_code_of(error)
         except CannotWriteError as error:
-            if journal is None:
-                raise
+            if record is None:
+                raise XGradCamError(f"{error}: make room there, or choose another --output-dir") from None
             bar.close()
             console.sum_up(work.writing.folder, "stopped")
             raise XGradCamError(f"{error}; --resume goes on later") from None
@@ -108,20 +124,12 @@ def _explain(work: "Run", console: Console, journal: "Journal | None") -> int:
     return FAILED if console.failed else DONE
 
 
-def _journal(work: "Run", resume: bool) -> "Journal":
-    from xgradcam.files import make_folder
-    from xgradcam.runs.journal import Journal
-
-    make_folder(work.writing.folder)
-    return Journal(work.writing.folder, work.settings, work.sources, resume)
-
-
-def _page(work: "Run", journal: "Journal") -> Path:
+def _page(work: "Run", record: "Record") -> Path:
     from xgradcam.runs.gallery import write_gallery
 
     layers = "layer" if len(work.layers) == 1 else "layers"
     title = f"{work.classifier.name}, {layers} {', '.join(work.layers)}"
-    return write_gallery(journal.folder, journal.records(), title)
+    return write_gallery(work.writing.folder, record.journal.records(), title)
 
 
 if __name__ == "__main__":
