@@ -2,12 +2,14 @@
 
 import difflib
 import os
+import reprlib
 import sys
 import traceback
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 # Names of the folders that pip installs into: an environment's, a user's, Debian's.
 PACKAGE_FOLDERS = {"site-packages", "dist-packages"}
@@ -65,7 +67,7 @@ def users_code(what: str) -> Iterator[None]:
         raise
     except (Exception, SystemExit) as error:
         message = error.msg if isinstance(error, SyntaxError) else str(error)
-        reason = next(iter(message.splitlines()), "")
+        reason = shortened(next(iter(message.splitlines()), ""), 160)
         said = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
         raise XGradCamError(f"{what}: {said}{_place_of(error)}") from error
 
@@ -87,6 +89,43 @@ def _is_library(filename: str) -> bool:
         return True
     files = (getattr(module, "__file__", None) for module in (os, *map(sys.modules.get, LIBRARIES)))
     return any(path.is_relative_to(Path(file).parent) for file in files if file)
+
+
+def shown(value: object) -> str:
+    """A value as an error quotes it, in a line of at most 60 characters: `'cat'`, `[0, 1, ...]`, `a Linear`.
+
+    Of tensors and arrays the type and shape; of other objects the type, since their text may be a page.
+    """
+    try:
+        return shortened(" ".join(_brief.repr(value).split()), 60)
+    except (
+        AttributeError,
+        TypeError,
+        ValueError,
+    ):  # integers of thousands of digits, types named like others
+        return f"a {type(value).__name__}"
+
+
+class _Brief(reprlib.Repr):
+    """The beginning of the text of built-in values; of what else they hold, the types."""
+
+    def repr_instance(self, value: Any, level: int) -> str:
+        if value is None or isinstance(value, bool | bytes | complex | float | range):
+            return repr(value)
+        kind = type(value).__name__
+        if hasattr(value, "dtype") and hasattr(value, "shape"):
+            return f"a {kind} {value.dtype} {tuple(value.shape)}"
+        named = isinstance(value, type) or (callable(value) and hasattr(value, "__name__"))
+        return f"the {kind} {value.__name__}" if named else f"a {kind}"
+
+
+_brief = _Brief()
+_brief.maxstring = _brief.maxother = 60
+
+
+def shortened(text: str, most: int) -> str:
+    """The text in at most so many characters; one that is longer ends in an ellipsis."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -1,6 +1,6 @@
 """The public entry: from a model, a batch and a layer to an explanation."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Generic, TypeVar
@@ -12,9 +12,10 @@ from xgradcam.cam.evidence import Evidence, Probe, Progress, probe_of
 from xgradcam.cam.explanation import ClassExplanation, Explanation, sensitivity_error, weighted_map
 from xgradcam.cam.guided import guided_backpropagation
 from xgradcam.cam.methods import METHODS, known_methods
-from xgradcam.cam.notes import evidence_facts, notes_on
+from xgradcam.cam.notes import evidence_facts, notes_on, probability_note
 from xgradcam.capture.borrowing import Arrangement
 from xgradcam.capture.layers import Layout, find_layer, layout_of
+from xgradcam.capture.probability import PROBABILITY_RULES, probability_rule
 from xgradcam.capture.recording import record
 from xgradcam.capture.scores import (
     ClassScore,
@@ -24,8 +25,9 @@ from xgradcam.capture.scores import (
     finite_logits_of,
     logits_of,
     require_finite,
+    values_of,
 )
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import XGradCamError, shown
 
 DEFAULT_METHODS = ("grad-cam", "xgrad-cam")
 # Mirrored or not, and a factor for the contrast about the mean colour; the first changes nothing.
@@ -42,6 +44,7 @@ def explain(
     *,
     augment: bool = False,
     axioms: bool = False,
+    probability: str | None = None,
     progress: Progress = lambda _done, _total: None,
 ) -> ClassExplanation:
     """Explain a class score of each sample by the activation of one layer.
@@ -56,12 +59,15 @@ def explain(
     again.
     augment: average the maps over `AUGMENTATIONS` of the inputs (N, C, H, W), with a forward for each.
     axioms: measure the sensitivity error too; the network behind the layer runs once for each channel.
+    probability: how scores become probabilities, `softmax`, `sigmoid`, `exp` or `none`; None: as the model's
+    last operation tells, with a note where it is not the softmax of logits. The maps do not depend on it.
     progress: told of each evaluation that a method or an axiom asks for.
     Raises XGradCamError for a wrong layer, class, method or model.
     """
     return explain_classes(
-        model, inputs, layer, [targets], methods, output, augment=augment, axioms=axioms, progress=progress
-    )[0]
+        model, inputs, layer, [targets], methods, output,
+        augment=augment, axioms=axioms, probability=probability, progress=progress,
+    )[0]  # fmt: skip
 
 
 def explain_classes(
@@ -74,6 +80,7 @@ def explain_classes(
     *,
     augment: bool = False,
     axioms: bool = False,
+    probability: str | None = None,
     progress: Progress = lambda _done, _total: None,
     arrangement: Arrangement | None = None,
 ) -> tuple[ClassExplanation, ...]:
@@ -88,24 +95,32 @@ def explain_classes(
     def scores_of(returned: Any) -> list[ClassScore]:
         logits = logits_of(returned, output)
         chosen = classes(logits.detach()) if callable(classes) else classes
+        if isinstance(chosen, str) or not isinstance(chosen, Iterable):
+            raise XGradCamError(f"the classes are {shown(chosen)}: give a list of targets, such as [0, 4]")
         return [ClassScore(choose_targets(logits, one, trusted=callable(classes)), output) for one in chosen]
 
     require_compatible(augment, axioms)
+    if probability not in (None, *PROBABILITY_RULES):
+        raise XGradCamError(f"no probability {shown(probability)}: give {', '.join(PROBABILITY_RULES)}")
     explainer = _Explainer(
         model, layer, known_methods(methods), progress, axioms, arrangement or Arrangement()
     )
     returned, explained = explainer.run(inputs, scores_of)
     if augment:
         explained = explainer.averaged(inputs, explained)
-    logits = _at_least_single(logits_of(returned, output).detach())
+    scores = logits_of(returned, output)
+    logits = _at_least_single(scores.detach())
     # The first time that a device is waited for.
     require_finite(logits)
+    rule, reason = (probability, "") if probability else probability_rule(scores)
+    line = () if probability else probability_note(rule, reason, logits.shape[1])
     return tuple(
         ClassExplanation(
-            one.maps, one.score, notes, logits, one.score_of.targets, sensitivity=one.sensitivity
+            one.maps, one.score, tuple((*lines, *line) for lines in notes), logits, one.score_of.targets,
+            sensitivity=one.sensitivity, probability_rule=rule,
         )
         for one, notes in zip(explained, _notes(explained), strict=True)
-    )
+    )  # fmt: skip
 
 
 def require_compatible(augment: bool, axioms: bool) -> None:
@@ -119,6 +134,8 @@ def require_compatible(augment: bool, axioms: bool) -> None:
 
 def top_classes(count: int) -> Callable[[Tensor], Sequence[Tensor]]:
     """The `count` classes with the highest scores, best first, for `explain_classes`."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise XGradCamError(f"the top {shown(count)} classes: give an integer, 1 or more")
     return lambda logits: logits.topk(min(count, logits.shape[1]), dim=1).indices.unbind(dim=1)
 
 
@@ -240,7 +257,7 @@ class _Explainer:
             recording = record(self.model, inputs, self.layer, arrangement=self.arrangement)
             layout = _layout(self.model, self.layer, recording.activation, inputs)
             chosen = scores_of(recording.output)
-            scores = [_checked(score_of(recording.output), len(inputs)) for score_of in chosen]
+            scores = [values_of(score_of, recording.output, len(inputs)) for score_of in chosen]
             if self.axioms or any(METHODS[method].asks_again for method in self.methods):
                 # Before the network is asked thousands of times for nothing.
                 for score in scores:
@@ -300,13 +317,6 @@ def _layout(model: nn.Module, layer: str | nn.Module, activation: Tensor, inputs
     except XGradCamError as error:
         name, _ = find_layer(model, layer)
         raise XGradCamError(f"layer {name!r}: {error}; --list-layers shows the shapes of all") from None
-
-
-def _checked(score: Tensor, samples: int) -> Tensor:
-    if not isinstance(score, Tensor) or score.shape != (samples,):
-        what = tuple(score.shape) if isinstance(score, Tensor) else type(score).__name__
-        raise XGradCamError(f"the score is {what}: it must be a number for each sample, ({samples},)")
-    return score
 
 
 def _evidence(probe: Probe, gradient: Tensor) -> Evidence:

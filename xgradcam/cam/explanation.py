@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from xgradcam.errors import XGradCamError
+from xgradcam.capture.probability import PROBABILITY_RULES
+from xgradcam.errors import XGradCamError, shown
 
 if TYPE_CHECKING:
     from xgradcam.pictures.paint import HeatmapOf
@@ -39,8 +40,8 @@ class Explanation:
 
     def heatmap(self, method: str, size: tuple[int, int]) -> Tensor:
         """The method's heatmap at `size` (H, W): (N, H, W) in [0, 1]; see the function `heatmap`."""
-        if method not in self.maps:
-            raise XGradCamError(f"no map of {method!r} here; there are: {', '.join(self.maps)}")
+        if not isinstance(method, str) or method not in self.maps:
+            raise XGradCamError(f"no map of {shown(method)} here; there are: {', '.join(self.maps)}")
         return heatmap(self.maps[method], size)
 
 
@@ -48,13 +49,16 @@ class Explanation:
 class ClassExplanation(Explanation):
     """The maps of a class for each sample of a batch of N; the score is the class's logit.
 
-    logits: (N, classes). targets: the class explained, (N,).
+    logits: (N, classes), as the model returned them. targets: the class explained, (N,).
+    probability_rule: from the logits to probabilities: `softmax`, `sigmoid`, `exp` of logarithms of
+    probabilities, or `none`, if the model returns probabilities.
     guided: the gradient of guided backpropagation, of the inputs' shape, if asked of `explain_layers`.
     """
 
     logits: Tensor
     targets: Tensor
     guided: Tensor | None = field(default=None, kw_only=True)
+    probability_rule: str = field(default="softmax", kw_only=True)
 
     def to(self, device: torch.device | str) -> "ClassExplanation":
         """The same explanation with its tensors on another device."""
@@ -68,20 +72,22 @@ class ClassExplanation(Explanation):
     def _with_each(
         self, change: Callable[[Tensor], Tensor], notes: tuple[tuple[str, ...], ...]
     ) -> "ClassExplanation":
-        return ClassExplanation(
-            {method: change(signed) for method, signed in self.maps.items()},
-            change(self.score),
-            notes,
-            change(self.logits),
-            change(self.targets),
+        return replace(
+            self,
+            maps={method: change(signed) for method, signed in self.maps.items()},
+            score=change(self.score),
+            notes=notes,
+            logits=change(self.logits),
+            targets=change(self.targets),
             sensitivity={method: change(errors) for method, errors in self.sensitivity.items()},
             guided=None if self.guided is None else change(self.guided),
         )
 
     @property
     def probability(self) -> Tensor:
-        """The softmax probability of each sample's target, (N,)."""
-        return self.logits.softmax(dim=1).gather(1, self.targets[:, None])[:, 0]
+        """The probability of each sample's target, (N,), by the `probability_rule`."""
+        probabilities = PROBABILITY_RULES[self.probability_rule](self.logits)
+        return probabilities.gather(1, self.targets[:, None])[:, 0]
 
 
 def weighted_map(weights: Tensor, activation: Tensor) -> Tensor:
@@ -94,9 +100,16 @@ def heatmap(signed: Tensor, size: tuple[int, int]) -> Tensor:
 
     signed: maps (N, h, w). The steps are in the original scripts' order. A map with no positive value, with
     the same value everywhere or with a value that is not finite gives 0.
-    Raises XGradCamError if `size` is not two positive integers.
+    Raises XGradCamError if `size` is not two positive integers, or the maps are not (N, h, w).
     """
     size = _checked_size(size)
+    if (
+        not isinstance(signed, Tensor)
+        or signed.ndim != 3
+        or not signed.is_floating_point()
+        or 0 in signed.shape
+    ):
+        raise XGradCamError(f"the maps are {shown(signed)}: give a tensor of floats, (N, h, w)")
     positive = signed.clamp(min=0)[:, None]
     upsampled = nn.functional.interpolate(positive, size=size, mode="bilinear", align_corners=False)[:, 0]
     raised = upsampled - upsampled.amin(dim=(1, 2), keepdim=True)
@@ -111,7 +124,7 @@ def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
     except (TypeError, ValueError):
         height, width = 0, 0
     if height < 1 or width < 1:
-        raise XGradCamError(f"the heatmap's size is {size!r}: give (H, W), two positive integers")
+        raise XGradCamError(f"the heatmap's size is {shown(size)}: give (H, W), two positive integers")
     return height, width
 
 
@@ -124,7 +137,12 @@ def heatmap_of(explanation: Explanation, method: str, sample: int = 0) -> "Heatm
 
 def fuse(heatmaps: Sequence[Tensor]) -> Tensor:
     """Heatmaps (N, H, W) of several layers as one: the maximum at each pixel. Jiang et al. 2021."""
-    return torch.stack(list(heatmaps)).amax(dim=0)
+    try:
+        return torch.stack(list(heatmaps)).amax(dim=0)
+    except (RuntimeError, TypeError):
+        raise XGradCamError(
+            f"the heatmaps are {shown(heatmaps)}: give tensors (N, H, W) of one size, at least one"
+        ) from None
 
 
 def conservation_error(signed: Tensor, score: Tensor) -> Tensor:

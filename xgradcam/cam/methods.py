@@ -1,6 +1,6 @@
 """The table of the methods: name, function, description and source of each."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xgradcam.cam import gradient_methods, network_methods
 from xgradcam.cam.evidence import Evidence
-from xgradcam.errors import XGradCamError, did_you_mean
+from xgradcam.errors import XGradCamError, did_you_mean, shown
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,13 @@ def title_of(method: str) -> str:
 
 def known_methods(methods: Sequence[str]) -> Sequence[str]:
     """The methods, one given as a word too; XGradCamError for a name that is not in `METHODS`."""
-    methods = (methods,) if isinstance(methods, str) else methods
+    if not isinstance(methods, str) and (callable(methods) or not isinstance(methods, Iterable)):
+        raise XGradCamError(
+            f"the methods are {shown(methods)}: give names, such as ['xgrad-cam', 'layer-cam']"
+        )
+    methods = (methods,) if isinstance(methods, str) else tuple(methods)
     for method in methods:
-        if method not in METHODS:
-            hint = did_you_mean(method, METHODS, count=1) or ";"
-            raise XGradCamError(f"no method {method!r}{hint} there are: {', '.join(METHODS)}")
+        if not isinstance(method, str) or method not in METHODS:
+            hint = did_you_mean(method, METHODS, count=1) if isinstance(method, str) else ""
+            raise XGradCamError(f"no method {shown(method)}{hint or ';'} there are: {', '.join(METHODS)}")
     return methods

@@ -63,6 +63,20 @@ def _range_of(signed: Tensor) -> Tensor:
     return torch.stack([finite.to(signed), signed.amin(dim=(1, 2)), signed.amax(dim=(1, 2))], dim=1)
 
 
+def probability_note(rule: str, reason: str, classes: int) -> tuple[str, ...]:
+    """The line on probabilities that are no softmax of logits, if they are not; see `probability_rule`."""
+    if not reason:
+        single = "one output: the probability is its sigmoid, that of the positive class"
+        return (single,) if classes == 1 else ()
+    guess = (
+        "; for logits: probability='softmax' or 'sigmoid' (--probability)" if "look like" in reason else ""
+    )
+    return (
+        f"probabilities explained: {reason}, shown {'as they are' if rule == 'none' else 'by exp'}; near 0 and 1 "
+        f"they hardly change: explain the logits, without the last layer or by output= (--output){guess}",
+    )
+
+
 def _lines(row: Sequence[float], methods: Sequence[str], channels: int) -> tuple[str, ...]:
     coincide, negative, *ranges = row
     lines = []

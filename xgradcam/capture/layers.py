@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.capture.borrowing import borrowed
-from xgradcam.errors import XGradCamError, did_you_mean
+from xgradcam.errors import XGradCamError, did_you_mean, shown
 
 # Class, distillation and register tokens: no network puts more of them before its patch tokens.
 MAX_PREFIX_TOKENS = 16
@@ -40,13 +40,16 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module
             f"the layer, a {type(layer).__name__}, is not a module of this {type(model).__name__}"
         )
     if not isinstance(layer, str):
-        raise XGradCamError(f"the layer is {layer!r}: give a module of the model, or its name")
+        call = ", as default_layer(model, inputs) returns one" if callable(layer) else ""
+        raise XGradCamError(f"the layer is {shown(layer)}: give a module of the model, or its name{call}")
     if layer in modules:
         return layer, modules[layer]
     if hasattr(model, "_orig_mod"):
-        raise XGradCamError(f"no layer {layer!r}: the model is compiled: give the one that it was made from")
+        raise XGradCamError(
+            f"no layer {shown(layer)}: the model is compiled: give the one that it was made from"
+        )
     raise XGradCamError(
-        f"no layer {layer!r} in this {type(model).__name__}{did_you_mean(layer, modules)} "
+        f"no layer {shown(layer)} in this {type(model).__name__}{did_you_mean(layer, modules)} "
         f"(--list-layers, or model.named_modules(), shows all)"
     )
 

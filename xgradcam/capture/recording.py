@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import register_module_forward_hook
 
 from xgradcam.capture.borrowing import Arrangement, borrowed
+from xgradcam.capture.calls import tensors_of
 from xgradcam.capture.layers import find_layer
 from xgradcam.errors import XGradCamError
 
@@ -56,11 +57,18 @@ class Recording:
                         score.sum(), all_edges, retain_graph=True, allow_unused=True
                     )
         if gradient is None:
-            raise XGradCamError(
-                "the score does not depend on the layer: take a layer on the way to it, one that the model "
-                "does not run under torch.no_grad()"
-            )
+            raise XGradCamError(self._why_no_gradient(score))
         return gradient, tuple(others)
+
+    def _why_no_gradient(self, score: Tensor) -> str:
+        why = "the score does not depend on the layer: take a layer on the way to it"
+        if not score.requires_grad:
+            kept = any(tensor.requires_grad for tensor in tensors_of(self.output))
+            why += (
+                f"; or {'the score function' if kept else 'the model'} loses the gradient behind the layer: "
+            )
+            why += "by detach(), .data, item(), NumPy or torch.no_grad()"
+        return why
 
     def gradient_each(self, scores: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the gradient of each score, in order; at most `MAX_ENTRIES` entries are computed at once."""

@@ -5,30 +5,36 @@ sample's row only. Methods also evaluate the model on many variants of one sampl
 here have a method `alone(sample)`, which returns the score of one sample for any number of rows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from math import isfinite
+from numbers import Real
+from typing import Any, TypeAlias, TypeGuard
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from xgradcam.errors import NotFiniteError, XGradCamError
+from xgradcam.errors import NotFiniteError, XGradCamError, listed, shortened, shown, users_code
 
 Score: TypeAlias = Callable[[Any], Tensor]
 # None for each sample's highest score, one class index for all samples, or an index for each.
 Targets: TypeAlias = int | Sequence[int] | Tensor | None
 
 
-def select_output(returned: Any, output: str | int) -> Any:
-    """The part of what a model returned that has this key, attribute name or position."""
+def select_output(returned: Any, output: str | int | None) -> Any:
+    """The part of what a model returned that has this key, attribute name or position; all of it for None."""
+    if output is None:
+        return returned
     if isinstance(returned, (tuple, list)) and str(output).isdecimal() and int(output) < len(returned):
         return returned[int(output)]
     named = _named_outputs(returned)
     for name, value in named:
         if name == str(output):
             return value
-    names = ", ".join(name for name, _ in named) or "nothing by name"
-    raise XGradCamError(f"no output {output!r}: the model returns a {type(returned).__name__} with {names}")
+    names = listed((shortened(name, 30) for name, _ in named), 6) or "nothing by name"
+    kind = type(returned).__name__
+    raise XGradCamError(f"no output {shown(output)}: the model returns a {kind} with {names}")
 
 
 def _named_outputs(returned: Any) -> list[tuple[str, Any]]:
@@ -48,16 +54,35 @@ def logits_of(returned: Any, output: str | int | None = None) -> Tensor:
     output: their key in a dictionary, attribute of an object or position in a tuple.
     The values are not checked, since this would wait for a GPU: see `require_finite`.
     """
-    logits = returned if output is None else select_output(returned, output)
-    if not isinstance(logits, Tensor):
-        tensors = [name for name, value in _named_outputs(logits) if isinstance(value, Tensor)]
-        hint = f": choose one of its tensors with --output: {', '.join(tensors)}" if tensors else ""
-        raise XGradCamError(
-            f"the model returns a {type(logits).__name__}, not class scores (N, classes){hint}"
-        )
-    if logits.ndim != 2 or logits.shape[1] == 0:
-        raise XGradCamError(f"the model returns shape {tuple(logits.shape)}, not class scores (N, classes)")
-    return logits
+    logits = select_output(returned, output)
+    if _is_scores(logits) and logits.ndim == 2 and logits.shape[1] > 0:
+        return logits
+    what, hint = _described(logits)
+    hint = hint or _HINTS.get(logits.ndim, "") if isinstance(logits, Tensor) else hint
+    raise XGradCamError(f"the model returns {what}, not class scores (N, classes){hint}")
+
+
+# What to do with a tensor that is no class scores, by its number of axes.
+_HINTS = {
+    1: ": return (N, classes), or (N, 1) for one score a sample; explain_score takes (N,)",
+    3: ": explain_score explains any number computed from it for each sample",
+    4: ": of a segmentation, explain_score explains RegionMean(class, region)",
+}
+
+
+def _is_scores(value: Any) -> TypeGuard[Tensor]:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _described(value: Any) -> tuple[str, str]:
+    """What a model or a score returned, and what to do if it is not what was needed."""
+    if isinstance(value, Tensor):
+        integers = ": integers, such as the classes that argmax gives, have no gradient: return the scores"
+        what = f"shape {tuple(value.shape)}"
+        return (what, "") if _is_scores(value) else (f"{what} of {value.dtype}", integers)
+    tensors = [shortened(name, 30) for name, part in _named_outputs(value) if isinstance(part, Tensor)]
+    choice = f": choose one of its tensors by output= or --output: {listed(tensors, 6)}" if tensors else ""
+    return f"a {type(value).__name__}", choice
 
 
 def require_finite(scores: Tensor) -> None:
@@ -80,17 +105,22 @@ def parse_targets(targets: Targets, samples: int) -> Tensor | None:
     """
     if targets is None:
         return None
-    chosen: Tensor | None = None
-    try:
-        chosen = torch.as_tensor(targets)
-    except (OverflowError, RuntimeError, TypeError, ValueError):
-        pass
+    chosen = _class_indices(targets)
     if chosen is not None and chosen.ndim == 1 and len(chosen) != samples:
         raise XGradCamError(f"{len(chosen)} targets for {samples} samples: give one for each, or one for all")
-    if chosen is None or chosen.ndim > 1 or not _is_integer(chosen.dtype):
-        given = f"{targets.dtype} {tuple(targets.shape)}" if isinstance(targets, Tensor) else repr(targets)
-        raise XGradCamError(f"the targets are {given}: give a class index, or one for each sample")
-    return chosen.long().expand(samples)
+    if chosen is None or chosen.ndim > 1:
+        raise XGradCamError(f"the targets are {shown(targets)}: give a class index, or one for each sample")
+    return chosen.expand(samples)
+
+
+def _class_indices(given: Any) -> Tensor | None:
+    """The int64 tensor of what a user gave as one or several class indices; None if they are no integers."""
+    try:
+        chosen = torch.as_tensor(given)
+    except (OverflowError, RuntimeError, TypeError, ValueError):
+        return None
+    is_integer = not (chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool)
+    return chosen.long() if is_integer or chosen.numel() == 0 else None
 
 
 def choose_targets(logits: Tensor, targets: Targets, *, trusted: bool = False) -> Tensor:
@@ -113,11 +143,7 @@ def choose_targets(logits: Tensor, targets: Targets, *, trusted: bool = False) -
 def require_class(index: int, classes: int) -> None:
     """Raise XGradCamError unless 0 ≤ index < classes."""
     if not 0 <= index < classes:
-        raise XGradCamError(f"no class {index}: this model's classes are 0 to {classes - 1}")
-
-
-def _is_integer(dtype: torch.dtype) -> bool:
-    return not (dtype.is_floating_point or dtype.is_complex or dtype == torch.bool)
+        raise XGradCamError(f"no class {shown(index)}: this model's classes are 0 to {classes - 1}")
 
 
 @dataclass(frozen=True)
@@ -137,6 +163,26 @@ class ClassScore:
         return ClassScore(self.targets[sample : sample + 1], self.output)
 
 
+def _class(given: Any, classes: int) -> int:
+    """One class index as an integer; XGradCamError for anything else, and for one out of range."""
+    chosen = _class_indices(given)
+    if chosen is None or chosen.ndim:
+        raise XGradCamError(f"the class is {shown(given)}: give its index, such as {classes - 1}")
+    require_class(int(chosen), classes)
+    return int(chosen)
+
+
+def _given(values: Any, what: str) -> Tensor:
+    """The tensor of what a user gave as a region or an embedding; XGradCamError if it is not finite."""
+    try:
+        tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.array(values))
+        if tensor.isfinite().all():
+            return tensor.detach()
+    except (RuntimeError, TypeError, ValueError):
+        pass
+    raise XGradCamError(f"the {what} is {shown(values)}: give a tensor or an array of finite numbers")
+
+
 @dataclass(frozen=True)
 class Contrast:
     """The logit of a class in contrast to others: S_target − share · mean of the others' logits.
@@ -152,11 +198,19 @@ class Contrast:
     def __call__(self, returned: Any) -> Tensor:
         """The scores, (N,); XGradCamError if what the model returned does not fit."""
         logits = logits_of(returned, self.output)
-        for index in (self.target, *self.others):
-            require_class(index, logits.shape[1])
-        if not self.others:
-            raise XGradCamError("a contrast needs at least one other class")
-        return logits[:, self.target] - self.share * logits[:, list(self.others)].mean(dim=1)
+        classes = logits.shape[1]
+        target = _class(self.target, classes)
+        others = (
+            [_class(other, classes) for other in self.others] if isinstance(self.others, Iterable) else []
+        )
+        if not others or target in others:
+            raise XGradCamError(
+                f"a contrast needs at least one other class than {target}, in a tuple such as (3,), not "
+                f"{shown(self.others)}"
+            )
+        if not isinstance(self.share, Real) or not isfinite(self.share):
+            raise XGradCamError(f"the share of a contrast is {shown(self.share)}: give a number, such as 1.0")
+        return logits[:, target] - self.share * logits[:, others].mean(dim=1)
 
 
 @dataclass(frozen=True)
@@ -172,20 +226,25 @@ class RegionMean:
 
     def __call__(self, returned: Any) -> Tensor:
         """The scores, (N,); XGradCamError if what the model returned does not fit."""
-        planes = returned if self.output is None else select_output(returned, self.output)
-        if not isinstance(planes, Tensor) or planes.ndim != 4:
-            raise XGradCamError("the mean over a region needs an output (N, classes, H, W)")
-        require_class(self.target, planes.shape[1])
-        regions = self._regions()
+        planes, regions = select_output(returned, self.output), self._regions()
+        if not _is_scores(planes) or planes.ndim != 4:
+            what, hint = _described(planes)
+            raise XGradCamError(
+                f"the mean over a region needs an output (N, classes, H, W), not {what}{hint}"
+            )
         if regions.shape[-2:] != planes.shape[-2:] or len(regions) not in (1, len(planes)):
             raise XGradCamError(
-                f"the region is {tuple(self.region.shape)}, the model's output {tuple(planes.shape)}"
+                f"the region is {tuple(np.shape(self.region))}, the model's output {tuple(planes.shape)}: give "
+                f"(H, W) of that output, {tuple(planes.shape[2:])}, or one for each sample"
             )
-        inside = regions.to(planes)
+        target = _class(self.target, planes.shape[1])
+        # Sums over an image are beyond float16.
+        of_class = planes[:, target].to(torch.promote_types(planes.dtype, torch.float32))
+        inside = regions.to(of_class)
         area = inside.sum(dim=(1, 2))
         if not area.all():
-            raise XGradCamError("the region is empty")
-        return (planes[:, self.target] * inside).sum(dim=(1, 2)) / area
+            raise XGradCamError("the region is empty: no pixel of it is True")
+        return (of_class * inside).sum(dim=(1, 2)) / area
 
     def alone(self, sample: int) -> "RegionMean":
         """The score with one sample's region, for any number of rows."""
@@ -194,7 +253,10 @@ class RegionMean:
         return RegionMean(self.target, one, self.output)
 
     def _regions(self) -> Tensor:
-        return self.region if self.region.ndim == 3 else self.region[None]
+        """The regions, (N, H, W) or (1, H, W)."""
+        regions = _given(self.region, "region")
+        regions = regions[:, 0] if regions.ndim == 4 and regions.shape[1] == 1 else regions
+        return regions[None] if regions.ndim == 2 else regions
 
 
 @dataclass(frozen=True)
@@ -209,15 +271,39 @@ class Similarity:
 
     def __call__(self, returned: Any) -> Tensor:
         """The scores, (N,); XGradCamError if what the model returned does not fit."""
-        own = returned if self.output is None else select_output(returned, self.output)
-        if not isinstance(own, Tensor) or own.ndim != 2 or own.shape[1] != self.embedding.shape[-1]:
-            raise XGradCamError(f"a similarity needs an output (N, {self.embedding.shape[-1]})")
-        return torch.cosine_similarity(own, self.embedding.to(own), dim=-1)
+        own, goal = select_output(returned, self.output), _given(self.embedding, "embedding")
+        if goal.ndim not in (1, 2) or not goal.any(dim=-1).all():
+            raise XGradCamError(f"the embedding is {tuple(goal.shape)}: give (D,) or (N, D), not all of it 0")
+        fits = _is_scores(own) and own.ndim == 2 and own.shape[1] == goal.shape[-1]
+        if not fits or (goal.ndim == 2 and len(goal) not in (1, len(own))):
+            what, hint = _described(own)
+            raise XGradCamError(
+                f"a similarity needs an output (N, {goal.shape[-1]}), as the embedding {tuple(goal.shape)} is, "
+                f"not {what}{hint}"
+            )
+        return torch.cosine_similarity(own, goal.to(own), dim=-1)
 
     def alone(self, sample: int) -> "Similarity":
         """The score with one sample's embedding, for any number of rows."""
-        each = self.embedding.ndim == 2 and len(self.embedding) > 1
-        return Similarity(self.embedding[sample] if each else self.embedding, self.output)
+        goal = _given(self.embedding, "embedding")
+        return Similarity(goal[sample] if goal.ndim == 2 and len(goal) > 1 else goal, self.output)
+
+
+def values_of(score_of: Score, returned: Any, samples: int) -> Tensor:
+    """The scores of a model's output, (N,) for N samples; XGradCamError if they are none."""
+    if not callable(score_of):
+        raise XGradCamError(
+            f"the score is {shown(score_of)}: give a function of the model's output; explain takes a class"
+        )
+    with users_code("the score failed on the model's output"):
+        score = score_of(returned)
+    if _is_scores(score) and score.shape == (samples,):
+        return score
+    what = _described(score)[0].removeprefix("shape ").removeprefix("a ")
+    raise XGradCamError(
+        f"the score is {what}: it must be a number for each sample, a tensor ({samples},) of floats, such as "
+        "output[:, 0]"
+    )
 
 
 def of_sample(score: Score, sample: int) -> Score:

@@ -1,0 +1,65 @@
+"""Probabilities from class scores: the rule for it shows in their graph and in their values."""
+
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# From class scores (N, classes) to probabilities; none: the scores are probabilities.
+PROBABILITY_RULES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
+    {"softmax": lambda s: s.softmax(dim=1), "sigmoid": torch.sigmoid, "exp": torch.exp, "none": lambda s: s}
+)
+# The last operation of a model, and the rule for what it returns.
+_LAST = {
+    "Softmax": "none",
+    "Sigmoid": "none",
+    "Hardsigmoid": "none",
+    "LogSoftmax": "exp",
+    "LogSigmoid": "exp",
+}
+# Names in the graph: operations that keep the values, linear layers, and operations whose values are in [0, 1]
+# or may be. The names of PyTorch's own operations end in a digit; what others do cannot be known.
+_KEEPS = re.compile("(ToCopy|Clone|View|UnsafeView|Alias|Squeeze|Unsqueeze|Permute|T|Transpose|Slice|Select"
+                    "|Index|IndexSelect|Split|SplitWithSizes|Expand|ReshapeAlias)Backward")  # fmt: skip
+_LINEAR = re.compile("(Addmm|Mm|Addmv|Mv|Bmm|Baddbmm|Convolution|Linear|Trilinear)Backward")
+_SQUASHES = re.compile("Softmax|Sigmoid|Exp(?!and)|Tanh|Clamp|Hardtanh|Backward$")
+
+
+def probability_rule(scores: Tensor) -> tuple[str, str]:
+    """A key of `PROBABILITY_RULES` for what a model returned, (N, classes), and the reason; '' for logits.
+
+    The operation that made the scores decides. Where it says nothing, the values of all samples do.
+    """
+    node: Any = scores.grad_fn
+    while node is not None and _KEEPS.match(node.name()):
+        node = node.next_functions[0][0]
+    last = "" if node is None else node.name().partition("Backward")[0]
+    if last in _LAST:
+        return _LAST[last], f"the model ends in a {re.sub('(?<=g)(?=S)', '-', last).lower()}"
+    if node is None or not _LINEAR.match(node.name()):
+        values = scores.detach().float()
+        rounding = 4e-3 if scores.dtype in (torch.bfloat16, torch.float16) else 1e-4
+        kinds = (("none", values, "probabilities"), ("exp", values.exp(), "logarithms of probabilities"))
+        for rule, shares, what in kinds:
+            whole = (shares.sum(dim=1) - 1).abs() <= rounding
+            if scores.shape[1] > 1 and whole.all() and (shares >= 0).all():
+                return rule, f"the outputs look like {what}"
+        if ((values >= 0) & (values <= 1)).all() and _may_squash(node):
+            return "none", "the outputs look like probabilities"
+    return ("sigmoid" if scores.shape[1] == 1 else "softmax"), ""
+
+
+def _may_squash(node: Any) -> bool:
+    """True unless all operations from the last linear layers to this one are known, and none squashes."""
+    waiting, seen = [node], set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or _SQUASHES.search(node.name()):
+            return True
+        if node not in seen and not _LINEAR.match(node.name()):
+            seen.add(node)
+            waiting += [behind for behind, _ in node.next_functions if behind is not None]
+    return False
