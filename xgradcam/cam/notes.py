@@ -72,8 +72,9 @@ def probability_note(rule: str, reason: str, classes: int) -> tuple[str, ...]:
         "; for logits: probability='softmax' or 'sigmoid' (--probability)" if "look like" in reason else ""
     )
     return (
-        f"probabilities explained: {reason}, shown {'as they are' if rule == 'none' else 'by exp'}; near 0 and 1 "
-        f"they hardly change: explain the logits, without the last layer or by output= (--output){guess}",
+        f"probabilities explained: {reason}{', undone by exp' * (rule == 'exp')}; near 0 and 1 these hardly "
+        "change: better explain the logits, of the model without its last layer or by output= (--output)"
+        + guess,
     )
 
 

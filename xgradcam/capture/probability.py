@@ -20,8 +20,8 @@ _LAST = {
     "LogSoftmax": "exp",
     "LogSigmoid": "exp",
 }
-# Names in the graph: operations that keep the values, linear layers, and operations whose values are in [0, 1]
-# or may be. The names of PyTorch's own operations end in a digit; what others do cannot be known.
+# Names in the graph: operations that keep the values, linear layers, and operations whose values may be in
+# [0, 1] by design. The names of PyTorch's own operations end in a digit; what others do cannot be known.
 _KEEPS = re.compile("(ToCopy|Clone|View|UnsafeView|Alias|Squeeze|Unsqueeze|Permute|T|Transpose|Slice|Select"
                     "|Index|IndexSelect|Split|SplitWithSizes|Expand|ReshapeAlias)Backward")  # fmt: skip
 _LINEAR = re.compile("(Addmm|Mm|Addmv|Mv|Bmm|Baddbmm|Convolution|Linear|Trilinear)Backward")

@@ -235,7 +235,7 @@ class RegionMean:
         if regions.shape[-2:] != planes.shape[-2:] or len(regions) not in (1, len(planes)):
             raise XGradCamError(
                 f"the region is {tuple(np.shape(self.region))}, the model's output {tuple(planes.shape)}: give "
-                f"(H, W) of that output, {tuple(planes.shape[2:])}, or one for each sample"
+                f"(H, W) as there, {tuple(planes.shape[2:])}, or (N, H, W)"
             )
         target = _class(self.target, planes.shape[1])
         # Sums over an image are beyond float16.
@@ -278,7 +278,7 @@ class Similarity:
         if not fits or (goal.ndim == 2 and len(goal) not in (1, len(own))):
             what, hint = _described(own)
             raise XGradCamError(
-                f"a similarity needs an output (N, {goal.shape[-1]}), as the embedding {tuple(goal.shape)} is, "
+                f"a similarity needs an output (N, {goal.shape[-1]}) for the embedding {tuple(goal.shape)}, "
                 f"not {what}{hint}"
             )
         return torch.cosine_similarity(own, goal.to(own), dim=-1)

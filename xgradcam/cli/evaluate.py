@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 
 from xgradcam import __version__
 from xgradcam.cli.listings import print_layers
-from xgradcam.cli.options import ALL, Parser, add_device_arguments, add_model_arguments
+from xgradcam.cli.options import (
+    ALL,
+    Parser,
+    add_device_arguments,
+    add_model_arguments,
+    add_probability_argument,
+)
 from xgradcam.cli.setup import choose_device, kept_files, open_classifier
 from xgradcam.cli.terminal import DONE, FAILED, note, run, say
 from xgradcam.errors import XGradCamError
@@ -61,6 +67,7 @@ def evaluation_parser(prog: str = PROG) -> Parser:
     parser.add_argument("folders", metavar="FOLDER", nargs="*", help="photographs, or folders of photographs")
     parser.add_argument("--installed", action="store_true", help="take photographs of installed packages")
     add_model_arguments(parser, "layers to measure at; default: the model's default layer", {"nargs": "+"})
+    add_probability_argument(parser)
     add_device_arguments(parser)
     parser.set_defaults(model="efficientnet-lite0")
     parser.add_argument("--crop", action="store_true", help="resize and crop as the weights expect it")
@@ -103,6 +110,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         removed=arguments.removed,
         randomise=arguments.randomise,
         seed=arguments.seed,
+        probability=arguments.probability,
     )
     classifier = open_classifier(PROG, arguments, many=True).to(choose_device(PROG, arguments))
     classifier.framing(arguments.crop)  # an error, before any work, if the crop is not known

@@ -18,6 +18,8 @@ ALL = "all"
 BATCH_SIZE = 8
 BF16 = "bf16"
 PRECISIONS = ("float32", BF16)
+# How scores become probabilities; `xgradcam.capture.probability` has them too.
+PROBABILITIES = ("softmax", "sigmoid", "exp", "none")
 # The default methods; `xgradcam.cam.explain` has them too, but importing it takes a second.
 BOTH = ("grad-cam", "xgrad-cam")
 
@@ -96,6 +98,7 @@ def xgrad_cam_parser(prog: str = "xgrad-cam") -> Parser:
         several=True,
     )
     _add_method_arguments(parser)
+    add_probability_argument(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output-dir",
@@ -181,6 +184,16 @@ def add_model_arguments(parser: Parser, layer_help: str, many: dict[str, Any]) -
             help=f"{name} of the normalisation, in [0, 1]",
         )
     own.add_argument("--output", metavar="NAME", help="where the scores are in what the model returns")
+
+
+def add_probability_argument(parser: Parser) -> None:
+    """Add the option of how scores become probabilities."""
+    parser.add_argument_group("probability").add_argument(
+        "--probability", choices=PROBABILITIES,
+        help="how scores become probabilities: softmax, sigmoid (if classes do not exclude one another), exp "
+        "(of logarithms), or none (they are probabilities). Default: as the model's last operation tells; "
+        "softmax for logits, sigmoid for an only one. The maps do not depend on it",
+    )  # fmt: skip
 
 
 def add_device_arguments(parser: Parser) -> None:

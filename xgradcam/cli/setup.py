@@ -39,6 +39,7 @@ KEPT = (
     "axioms",
     "guided",
     "precision",
+    "probability",
 )
 
 
@@ -183,6 +184,7 @@ def explaining_of(arguments: argparse.Namespace) -> "Explaining":
         axioms=arguments.axioms,
         guided=arguments.guided,
         precision=arguments.precision,
+        probability=arguments.probability,
         batch_size=arguments.batch_size,
     )
 

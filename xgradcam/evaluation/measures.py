@@ -15,7 +15,8 @@ from xgradcam.cam.explain import evidence_of
 from xgradcam.cam.explanation import conservation_error, heatmap, sensitivity_error, weighted_map
 from xgradcam.cam.methods import METHODS
 from xgradcam.capture.borrowing import borrowed
-from xgradcam.capture.scores import finite_logits_of
+from xgradcam.capture.probability import PROBABILITY_RULES, probability_rule
+from xgradcam.capture.scores import finite_logits_of, logits_of
 from xgradcam.errors import NotApplicableError
 from xgradcam.evaluation import metrics
 from xgradcam.evaluation.randomisation import randomised, rank_correlation, with_parameters
@@ -53,7 +54,7 @@ class Question:
 
     inputs: (1, C, H, W). target: index of the class. output: place of the scores in what the model returns,
     as in `explain`. region: True where an object of the class is, (H, W) bool; None if not known.
-    steps, removed: see `metrics`.
+    steps, removed: see `metrics`. probability: as in `explain`.
     """
 
     model: nn.Module
@@ -63,6 +64,7 @@ class Question:
     region: Tensor | None = None
     steps: int = 28
     removed: Sequence[float] = metrics.REMOVED
+    probability: str | None = None
 
 
 @dataclass
@@ -111,7 +113,7 @@ def _measures(question: Question, evidence: Evidence, weights: Tensor) -> dict[s
     """Measure -> value for one method's weights, and the points of its curves."""
     signed = weighted_map(weights, evidence.activation)
     hot = _heatmap(question, signed)
-    probability = _probability(question)
+    probability = _probability(question, evidence)
     both = torch.cat([question.inputs, metrics.fade(question.inputs, hot)])
     whole, faded = metrics.scores_in_batches(probability, both)
     deletion = metrics.deletion(probability, question.inputs, hot, question.steps)
@@ -156,13 +158,18 @@ def _heatmap(question: Question, signed: Tensor) -> Tensor:
     return heatmap(signed, (question.inputs.shape[2], question.inputs.shape[3]))[0]
 
 
-def _probability(question: Question) -> metrics.ScoreFunction:
-    """The function from inputs (M, C, H, W) to the target's probabilities (M,)."""
+def _probability(question: Question, evidence: Evidence) -> metrics.ScoreFunction:
+    """The function from inputs (M, C, H, W) to the target's probabilities (M,).
+
+    The rule is the same for all inputs: the one for the question's own, whose scores have a graph.
+    """
+    scores = logits_of(probe_of(evidence).recording.output, question.output)
+    of_scores = PROBABILITY_RULES[question.probability or probability_rule(scores)[0]]
 
     def probability(inputs: Tensor) -> Tensor:
         with borrowed(question.model):
             logits = finite_logits_of(question.model(inputs), question.output)
-        return logits.softmax(dim=1)[:, question.target]
+        return of_scores(logits)[:, question.target]
 
     return probability
 

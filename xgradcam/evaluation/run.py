@@ -31,7 +31,7 @@ class Evaluation:
     methods: their names. layers: their names; none for the model's default layer. crop: resize and crop the
     photographs as the weights expect it. boxes: file or folder of the objects' boxes. steps: of the curves.
     removed: shares of pixels for ROAD. randomise: photographs for the randomisation check. seed: of the
-    random weights and the bootstrap.
+    random weights and the bootstrap. probability: as in `explain`.
     Raises XGradCamError for an unknown method and a value out of its range.
     """
 
@@ -43,6 +43,7 @@ class Evaluation:
     removed: Sequence[float]
     randomise: int
     seed: int
+    probability: str | None = None
 
     def __post_init__(self) -> None:
         known_methods(self.methods)
@@ -62,6 +63,7 @@ class Evaluation:
             "removed": list(self.removed),
             "randomise": self.randomise,
             "seed": self.seed,
+            "probability": self.probability,
             "boxes": None if self.boxes is None else str(self.boxes),
         }
 
@@ -156,5 +158,12 @@ class _Run:
             if not region.any():  # cropped away: no map could point at it
                 region = None
         return Question(
-            classifier.module, inputs, target, classifier.output, region, evaluation.steps, evaluation.removed
+            classifier.module,
+            inputs,
+            target,
+            classifier.output,
+            region,
+            evaluation.steps,
+            evaluation.removed,
+            evaluation.probability,
         )

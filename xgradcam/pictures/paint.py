@@ -2,16 +2,20 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from xgradcam.errors import XGradCamError, did_you_mean
+from xgradcam.errors import XGradCamError, did_you_mean, shown
 from xgradcam.pictures.framing import Framing, visible
 from xgradcam.pictures.photograph import Photograph, require_photograph
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # A heatmap at any size (H, W), in [0, 1]. It is upsampled once, to the size that the picture needs.
 HeatmapOf: TypeAlias = Callable[[tuple[int, int]], NDArray[np.float32]]
@@ -24,17 +28,19 @@ COLORMAPS: Mapping[str, int] = MappingProxyType(
 DIMMED = 0.35
 # Longest side of a heatmap in float32, which takes gigabytes at 100 megapixels; 8 bits are enlarged beyond.
 EXACT_SIDE = 4096
+# Values of a heatmap may lie this far outside [0, 1].
+RANGE_TOLERANCE = 1e-3
 # Pixels that are blended at once.
 BLOCK_PIXELS = 2**20
 
 
 def check_colours(colormap: str, alpha: float | None) -> None:
     """Raise XGradCamError for an unknown colour map or an alpha outside [0, 1]."""
-    if colormap not in COLORMAPS:
-        hint = did_you_mean(colormap.lower(), COLORMAPS)
-        raise XGradCamError(f"no colour map {colormap!r}{hint} (known: {', '.join(COLORMAPS)})")
-    if alpha is not None and not 0 <= alpha <= 1:
-        raise XGradCamError(f"alpha {alpha:g} is not between 0 (photograph) and 1 (colours)")
+    if not isinstance(colormap, str) or colormap not in COLORMAPS:
+        hint = did_you_mean(colormap.lower(), COLORMAPS) if isinstance(colormap, str) else ""
+        raise XGradCamError(f"no colour map {shown(colormap)}{hint} (known: {', '.join(COLORMAPS)})")
+    if alpha is not None and not (isinstance(alpha, Real) and 0 <= alpha <= 1):
+        raise XGradCamError(f"alpha {shown(alpha)} is not between 0 (photograph) and 1 (colours)")
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,8 @@ DEFAULT_STYLE = Style()
 
 def fused(heatmaps: Sequence[HeatmapOf]) -> HeatmapOf:
     """Heatmaps of several layers as one: the maximum at each pixel, as in `fuse`."""
+    if not heatmaps:
+        raise XGradCamError("no heatmaps to fuse: give at least one")
     return lambda size: np.maximum.reduce([heatmap(size) for heatmap in heatmaps])
 
 
@@ -68,7 +76,9 @@ def draw(
 
     It shows the whole photograph also if the input was cropped; the part that the network did not see is
     dimmed. A blank heatmap gives the photograph itself.
+    Raises XGradCamError for a wrong photograph or heatmap.
     """
+    require_photograph(photograph)
     whole = photograph if style.full_resolution else framing.scene(photograph)
     return paint(whole, heatmap, framing, photograph.shape[:2], style)
 
@@ -83,7 +93,7 @@ def paint(
     resolution = picture.shape[:2]
     window = framing.pixel_window(shape, resolution)
     height, width = window.size
-    values = heatmap((min(height, EXACT_SIDE), min(width, EXACT_SIDE)))
+    values = checked_heatmap(heatmap((min(height, EXACT_SIDE), min(width, EXACT_SIDE))))
     if not values.any():
         return picture.copy()
     levels = framing.put_back(levels_of(values), shape, resolution)
@@ -97,22 +107,22 @@ def paint(
 
 def overlay_heatmap(
     photograph: Photograph,
-    heatmap: NDArray[np.float32],
+    heatmap: "NDArray[Any] | Tensor",
     colormap: str = "jet",
     alpha: float | None = None,
 ) -> Photograph:
     """The heatmap's colours over the photograph: (H, W, 3) uint8 RGB.
 
-    photograph: (H, W, 3) uint8 RGB. heatmap: (H, W) in [0, 1]; if all of it is 0, the result is the
-    photograph itself.
+    photograph: (H, W, 3) uint8 RGB. heatmap: (H, W) in [0, 1], an array or a tensor; if all of it is 0, the
+    result is the photograph itself.
     colormap: a key of `COLORMAPS`.
     alpha: None adds colours and photograph and rescales the sum by its maximum, as the original scripts do. A
     number is the share of the colours, from 0 (the photograph) to 1.
-    Raises XGradCamError for a wrong colour map or alpha.
+    Raises XGradCamError for a wrong photograph, heatmap, colour map or alpha.
     """
     check_colours(colormap, alpha)
     require_photograph(photograph)
-    heatmap = np.asarray(heatmap, np.float32)
+    heatmap = checked_heatmap(heatmap)
     if heatmap.shape != photograph.shape[:2]:
         raise XGradCamError(
             f"a heatmap {heatmap.shape} for a photograph {photograph.shape[:2]}: give both the same size"
@@ -120,6 +130,27 @@ def overlay_heatmap(
     if not heatmap.any():
         return photograph.copy()
     return blend(photograph, levels_of(heatmap), colormap, alpha)
+
+
+def checked_heatmap(heatmap: "NDArray[Any] | Tensor") -> NDArray[np.float32]:
+    """The heatmap, an array or a tensor, as float32; XGradCamError unless it is (H, W) in [0, 1]."""
+    values: Any = heatmap
+    if hasattr(values, "detach"):
+        values = values.detach().float().cpu()
+    try:
+        levels: NDArray[np.float32] = np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        raise XGradCamError(f"the heatmap is {shown(heatmap)}: give (H, W) numbers in [0, 1]") from None
+    if levels.ndim != 2 or 0 in levels.shape:
+        raise XGradCamError(f"a heatmap is (H, W), not {levels.shape}: of a batch take one, as in heatmap[0]")
+    low, high = levels.min(), levels.max()
+    # Rounding may leave the range a little. A level of 256 would be one of 0 again.
+    if not (low >= -RANGE_TOLERANCE and high <= 1 + RANGE_TOLERANCE):
+        raise XGradCamError(
+            f"a heatmap is in [0, 1], and this one goes from {low:g} to {high:g}: xgradcam.heatmap scales a "
+            "map; levels from 0 to 255 are to be divided by 255"
+        )
+    return levels
 
 
 def levels_of(heatmap: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -134,7 +165,7 @@ def blend(
 
     Block by block: a whole photograph in float32 would take 24 bytes a pixel.
     """
-    picture = np.empty_like(photograph)
+    picture = np.empty(photograph.shape, np.uint8)
     blocks = list(_blocks(levels.shape))
     if alpha is not None:
         for rows in blocks:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 import cv2
 import numpy as np
 
+from xgradcam.errors import XGradCamError
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.lettering import WHITE, line
-from xgradcam.pictures.paint import DEFAULT_STYLE, HeatmapOf, Style, paint
-from xgradcam.pictures.photograph import Photograph
+from xgradcam.pictures.paint import DEFAULT_STYLE, HeatmapOf, Style, checked_heatmap, paint
+from xgradcam.pictures.photograph import Photograph, require_photograph
 
 # Heights of the pictures in pixels: the least that text is readable at, the most by default, and the most at
 # full resolution.
@@ -34,6 +35,7 @@ def draw_panel(
     title, detail: the header's text, such as the class's name and `score_line`.
     style: with `full_resolution` the pictures are as high as the photograph, up to 2048 pixels.
     """
+    require_photograph(photograph)
     shape = photograph.shape[0], photograph.shape[1]
     height, width = _panel_size(shape, LARGEST_HEIGHT if style.full_resolution else USUAL_HEIGHT)
     smaller = height * width < shape[0] * shape[1]
@@ -41,7 +43,7 @@ def draw_panel(
     shown = np.asarray(cv2.resize(photograph, (width, height), interpolation=interpolation), np.uint8)
     pictures = {"photograph": shown}
     for caption, heatmap in heatmaps.items():
-        blank = "" if heatmap(framing.size).any() else " (blank)"
+        blank = "" if checked_heatmap(heatmap(framing.size)).any() else " (blank)"
         pictures[caption + blank] = paint(shown, heatmap, framing, shape, style)
     return panel(pictures, title, detail)
 
@@ -49,8 +51,13 @@ def draw_panel(
 def panel(pictures: Mapping[str, Photograph], title: str, detail: str = "") -> Photograph:
     """Pictures in rows on white, each below its caption, and a header: a title left, a detail right.
 
-    pictures: caption -> (H, W, 3); at most five in a row. Text that is too long is shortened.
+    pictures: caption -> (H, W, 3) uint8; at most five in a row. Text that is too long is shortened.
+    Raises XGradCamError for no picture, and for a wrong one.
     """
+    if not pictures:
+        raise XGradCamError("no pictures for a panel: give at least one")
+    for picture in pictures.values():
+        require_photograph(picture)
     height = max(picture.shape[0] for picture in pictures.values())
     legible = max(SMALLEST_HEIGHT, height)
     large, small, gap = legible // 11, legible // 14, legible // 28

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import XGradCamError, shown
 
 if TYPE_CHECKING:
     import torch
@@ -112,9 +112,15 @@ def pixels_in(path: str | PathLike[str]) -> int:
 
 def require_photograph(photograph: Photograph) -> None:
     """Raise XGradCamError for anything but (H, W, 3) uint8."""
-    shape, dtype = np.shape(photograph), getattr(photograph, "dtype", type(photograph).__name__)
-    if dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or 0 in shape:
-        raise XGradCamError(f"a photograph is (H, W, 3) uint8 in RGB from 0 to 255, not {shape} {dtype}")
+    is_array = isinstance(photograph, np.ndarray)
+    if is_array and photograph.dtype == np.uint8 and photograph.shape[2:] == (3,) and photograph.size > 0:
+        return
+    remedy = "numpy.asarray makes an array of it"
+    if is_array:
+        remedy = "multiply floats in [0, 1] by 255, and give a colour image"
+    raise XGradCamError(
+        f"a photograph is (H, W, 3) uint8 in RGB from 0 to 255, not {shown(photograph)}: {remedy}"
+    )
 
 
 def stretch(photograph: Photograph, size: tuple[int, int]) -> Photograph:

@@ -49,6 +49,7 @@ class Explaining:
 
     methods: keys of `METHODS`. augment, axioms: see `explain`. guided: guided backpropagation too.
     precision: of the network's arithmetic, `float32` or `bf16`. batch_size: photographs at a time.
+    probability: see `explain`.
     Raises XGradCamError for a batch of none and for what makes no sense together.
     """
 
@@ -58,6 +59,7 @@ class Explaining:
     guided: bool = False
     precision: str = FLOAT32
     batch_size: int = 8
+    probability: str | None = None
 
     def __post_init__(self) -> None:
         require_compatible(self.augment, self.axioms)
@@ -137,6 +139,7 @@ class Run:
                 methods=how.methods,
                 augment=how.augment,
                 axioms=how.axioms,
+                probability=how.probability,
                 progress=progress,
                 arrangement=arrangement,
             )
