@@ -81,8 +81,11 @@ def _described(value: Any) -> tuple[str, str]:
         what = f"shape {tuple(value.shape)}"
         return (what, "") if _is_scores(value) else (f"{what} of {value.dtype}", integers)
     tensors = [shortened(name, 30) for name, part in _named_outputs(value) if isinstance(part, Tensor)]
-    choice = f": choose one of its tensors by output= or --output: {listed(tensors, 6)}" if tensors else ""
-    return f"a {type(value).__name__}", choice
+    names = f"{listed(tensors, 6)} (in Python: output=)"
+    return (
+        f"a {type(value).__name__}",
+        f": choose one of its tensors with --output: {names}" if tensors else "",
+    )
 
 
 def require_finite(scores: Tensor) -> None:
@@ -234,8 +237,8 @@ class RegionMean:
             )
         if regions.shape[-2:] != planes.shape[-2:] or len(regions) not in (1, len(planes)):
             raise XGradCamError(
-                f"the region is {tuple(np.shape(self.region))}, the model's output {tuple(planes.shape)}: give "
-                f"(H, W) as there, {tuple(planes.shape[2:])}, or (N, H, W)"
+                f"the region is {tuple(np.shape(self.region))}, the model's output {tuple(planes.shape)}: "
+                f"give (H, W) as there, {tuple(planes.shape[2:])}, or (N, H, W)"
             )
         target = _class(self.target, planes.shape[1])
         # Sums over an image are beyond float16.

@@ -63,7 +63,7 @@ class Evaluation:
             "removed": list(self.removed),
             "randomise": self.randomise,
             "seed": self.seed,
-            "probability": self.probability,
+            **({"probability": self.probability} if self.probability else {}),
             "boxes": None if self.boxes is None else str(self.boxes),
         }
 

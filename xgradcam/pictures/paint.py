@@ -40,7 +40,8 @@ def check_colours(colormap: str, alpha: float | None) -> None:
         hint = did_you_mean(colormap.lower(), COLORMAPS) if isinstance(colormap, str) else ""
         raise XGradCamError(f"no colour map {shown(colormap)}{hint} (known: {', '.join(COLORMAPS)})")
     if alpha is not None and not (isinstance(alpha, Real) and 0 <= alpha <= 1):
-        raise XGradCamError(f"alpha {shown(alpha)} is not between 0 (photograph) and 1 (colours)")
+        given = f"{alpha:g}" if isinstance(alpha, Real) else shown(alpha)
+        raise XGradCamError(f"alpha {given} is not between 0 (photograph) and 1 (colours)")
 
 
 @dataclass(frozen=True)
