@@ -1,10 +1,13 @@
 """Errors that users can mend: their kinds, what is made of an error in users' code, and near names."""
 
+import math
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from xgradcam import errors
 from xgradcam.errors import (
@@ -14,6 +17,8 @@ from xgradcam.errors import (
     escaped,
     is_out_of_memory,
     listed,
+    shortened,
+    shown,
     users_code,
 )
 
@@ -85,7 +90,7 @@ def test_long_lists_are_cut():
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "harmless"),
     [
         ("a\nb\r\t\0", r"a\nb\r\t\x00"),
         ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
@@ -98,9 +103,9 @@ def test_long_lists_are_cut():
         ("می\u200cخواهم 👩\u200d🚀", "می\u200cخواهم 👩\u200d🚀"),
     ],
 )
-def test_what_a_terminal_would_obey_is_shown_escaped(text, shown):
-    assert escaped(text) == shown
-    assert escaped(shown) == shown
+def test_what_a_terminal_would_obey_is_shown_:
+    assert escaped(text) == harmless
+    assert escaped(harmless) == harmless
 
 
 def test_a_long_error_keeps_its_begin_and_the_remedy_at_its_end():
@@ -144,3 +149,43 @@ def test_too_little_memory_has_many_names(error):
 )
 def test_other_errors_are_not_of_memory(error):
     assert not is_out_of_memory(error)
+
+
+class Page:
+    """An object whose text is long and fails."""
+
+    def __repr__(self):
+        raise RuntimeError("asked for its text")
+
+
+VALUES = {
+    "None": None, "True": True, "-3": -3, "1.5": 1.5, "nan": math.nan, "'cat'": "cat",
+    "'two\\nlines'": "two\nlines",
+    "[0, None, 'a', 1.0]": [0, None, "a", 1.0], "(1,)": (1,), "{'a': 1}": {"a": 1}, "range(0, 3)": range(3),
+    "b'abc'": b"abc", "[0, 1, 2, 3, 4, 5, ...]": list(range(10**6)), "a Page": Page(), "[a Page]": [Page()],
+    "{'model': a Page}": {"model": Page()}, "the type Page": Page, "the function did_you_mean": did_you_mean,
+    "a ndarray float64 (3, 4)": np.zeros((3, 4)), "a Tensor torch.int64 (2,)": torch.tensor([1, 2]),
+    "a Linear": nn.Linear(2, 2), "[a Tensor torch.float32 ()]": [torch.tensor(1.0)], "a int": 10**5000,
+    f"{10**30}": 10**30, "a generator": (x for x in "ab"), "2j": 2j,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "value"), VALUES.items(), ids=VALUES)
+def test_a_value_is_shown_in_a_few_words(text, value):
+    assert shown(value) == text
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 10**6, b"x" * 10**6, ["x" * 99] * 99, {n: "x" * 99 for n in range(99)}, "\n" * 99]
+)
+def test_a_long_value_is_shown_in_a_line_of_60_characters(value):
+    assert 20 < len(shown(value)) <= 60
+    assert "\n" not in shown(value)
+    assert shortened("abcdef", 6) == "abcdef"
+    assert shortened("abcdefg", 6) == "abcde…"
+
+
+def test_a_long_error_in_users_code_is_cut():
+    with pytest.raises(XGradCamError) as caught, users_code("cannot make a"):
+        raise ValueError("x" * 9999)
+    assert len(str(caught.value)) < 300

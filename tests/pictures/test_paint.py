@@ -6,6 +6,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from skimage import data
 
 from tests.support import explained
@@ -13,7 +16,8 @@ from xgradcam.cam.explanation import heatmap_of
 from xgradcam.errors import XGradCamError
 from xgradcam.pictures import paint
 from xgradcam.pictures.framing import Framing, visible
-from xgradcam.pictures.paint import COLORMAPS, DIMMED, Style, draw, overlay_heatmap
+from xgradcam.pictures.paint import COLORMAPS, DIMMED, Style, draw, fused, overlay_heatmap
+from xgradcam.pictures.panel import draw_panel
 
 PHOTOGRAPH = np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
 
@@ -275,3 +279,121 @@ def test_a_hundred_megapixels_take_less_than_two_gigabytes(arguments):
     command = [sys.executable, "-c", MEASURED, *arguments]
     result = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
     assert int(result.stdout) < 2e9
+
+
+# Values that are no heatmap, and what is said about them.
+NO_HEATMAPS = {
+    "above": (np.array([[0, 0.5, 1, 1.01]]), "goes from 0 to 1.01"),
+    "twice": (np.array([[0, 0.5, 1, 2]]), "goes from 0 to 2"),
+    "below": (np.array([[0, 0.5, 1, -0.1]]), "goes from -0.1 to 1"),
+    "levels": (np.array([[0, 100, 128, 255]], np.uint8), "levels from 0 to 255 are to be divided by 255"),
+    "NaN": (np.array([[0, 0.5, 1, np.nan]]), "goes from nan to nan"),
+    "infinite": (np.array([[0, 0.5, 1, np.inf]]), "goes from 0 to inf"),
+    "tensor above": (torch.tensor([[0, 0.5, 1, 3]]), "goes from 0 to 3"),
+    "batch": (np.zeros((1, 1, 4)), r"a heatmap is \(H, W\), not \(1, 1, 4\)"),
+    "empty": (np.zeros((0, 4)), r"a heatmap is \(H, W\), not \(0, 4\)"),
+    "ragged": ([[0, 1], [0]], r"give \(H, W\) numbers in \[0, 1\]"),
+    "words": ([["hot", "cold"]], r"give \(H, W\) numbers in \[0, 1\]"),
+}
+
+
+@pytest.mark.parametrize(("values", "message"), NO_HEATMAPS.values(), ids=NO_HEATMAPS)
+def test_what_is_no_heatmap_is_refused_wherever_one_is_painted(values, message):
+    grey = np.full((1, 4, 3), 128, np.uint8)
+    framing = Framing((1, 4))
+    calls = [
+        lambda: overlay_heatmap(grey, values, alpha=1.0),
+        lambda: draw(grey, lambda _size: values, framing),
+        lambda: draw(grey, lambda _size: values, framing, FULL),
+        lambda: draw_panel(grey, {"map": lambda _size: values}, framing, "title"),
+    ]
+    for call in calls:
+        with pytest.raises(XGradCamError, match=message) as caught:
+            call()
+        assert "\n" not in str(caught.value)
+
+
+SHARES = st.one_of(st.floats(0, 1, width=32), st.floats(-0.25, 2, width=32))
+
+
+@given(hnp.arrays(np.float32, (2, 3), elements=SHARES), st.sampled_from(["jet", "viridis", "twilight"]))
+@settings(max_examples=60, deadline=None)
+def test_a_heatmap_is_painted_by_the_colours_of_its_values_or_refused(heatmap, colormap):
+    """Each value's colour is looked up here one by one, in a table of 256."""
+    photograph = np.zeros((2, 3, 3), np.uint8)
+    if heatmap.min() < -1e-3 or heatmap.max() > 1 + 1e-3:
+        with pytest.raises(XGradCamError, match=r"in \[0, 1\]"):
+            overlay_heatmap(photograph, heatmap, colormap, 1.0)
+        return
+    table = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[:, None], COLORMAPS[colormap])[:, 0, ::-1]
+    expected = [[table[int(255 * value)] for value in row] for row in heatmap]
+    picture = overlay_heatmap(photograph, heatmap, colormap, 1.0)
+    assert np.array_equal(picture, expected if heatmap.any() else photograph)
+
+
+ROUNDED = 1 + np.float32(1e-6)
+
+
+@pytest.mark.parametrize(
+    "as_given",
+    [
+        np.float64, np.float16, np.asfortranarray, lambda h: h[::-1].copy()[::-1],
+        lambda h: np.repeat(h, 2, 1)[:, ::2], lambda h: h * ROUNDED,
+        lambda h: h.tolist(), torch.from_numpy, lambda h: torch.from_numpy(h).requires_grad_(),
+        lambda h: torch.from_numpy(h).bfloat16(), lambda h: torch.from_numpy(h.T.copy()).T,
+    ],
+)  # fmt: skip
+def test_a_heatmap_may_have_any_type_and_layout(as_given):
+    heatmap = np.arange(30, dtype=np.float32).reshape(6, 5) % 17 / 16  # all types have sixteenths
+    expected = overlay_heatmap(PHOTOGRAPH, heatmap)
+    assert np.array_equal(overlay_heatmap(PHOTOGRAPH, as_given(heatmap)), expected)
+
+
+@pytest.mark.parametrize("kind", [bool, np.uint8, np.int64])
+def test_a_mask_is_a_heatmap(kind):
+    mask = np.arange(30).reshape(6, 5) % 2
+    assert np.array_equal(
+        overlay_heatmap(PHOTOGRAPH, mask.astype(kind)), overlay_heatmap(PHOTOGRAPH, mask.astype(np.float32))
+    )
+
+
+@pytest.mark.parametrize("alpha", [None, 0.5, np.float32(0.5), 1])
+@pytest.mark.parametrize(
+    "as_given",
+    [np.asfortranarray, lambda p: p[::-1].copy()[::-1], lambda p: p[:, ::-1].copy()[:, ::-1],
+     lambda p: p[..., ::-1].copy()[..., ::-1], lambda p: p.transpose(2, 0, 1).copy().transpose(1, 2, 0),
+     lambda p: np.dstack([p, p])[..., :3]],
+)  # fmt: skip
+def test_a_photograph_may_have_any_layout(as_given, alpha):
+    heatmap = np.random.default_rng(0).random((6, 5), dtype=np.float32)
+    turned = as_given(PHOTOGRAPH)
+    turned.flags.writeable = False
+    assert np.array_equal(
+        overlay_heatmap(turned, heatmap, alpha=alpha), overlay_heatmap(PHOTOGRAPH, heatmap, alpha=alpha)
+    )
+    framing = Framing((6, 5), 5)
+    for style in (Style(alpha=alpha), Style(True, alpha=alpha)):
+        assert np.array_equal(
+            draw(turned, lambda _size: heatmap[:5], framing, style),
+            draw(PHOTOGRAPH, lambda _size: heatmap[:5], framing, style),
+        )
+
+
+def test_wrong_photographs_and_no_heatmaps_are_refused():
+    heatmap = np.ones((4, 4), np.float32)
+    for wrong in (
+        np.ones((4, 4, 3)),
+        np.ones((4, 4), np.uint8),
+        torch.ones(4, 4, 3).byte(),
+        None,
+        [[[1, 2, 3]]],
+    ):
+        for framing in (Framing((4, 4)), Framing((4, 4), 4)):
+            for style in (Style(), FULL):
+                with pytest.raises(XGradCamError, match=r"a photograph is \(H, W, 3\) uint8 in RGB"):
+                    draw(wrong, lambda _size: heatmap, framing, style)
+    with pytest.raises(XGradCamError, match="no heatmaps to fuse: give at least one"):
+        fused([])
+    for colormap, alpha in ((None, None), (3, None), (["jet"], None), ("jet", "0.5"), ("jet", [1])):
+        with pytest.raises(XGradCamError, match=r"no colour map|is not between 0"):
+            Style(colormap=colormap, alpha=alpha)

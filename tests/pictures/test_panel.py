@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from xgradcam.errors import XGradCamError
 from xgradcam.pictures import paint as pictures
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.paint import Style, overlay_heatmap
@@ -128,3 +129,13 @@ def test_what_was_cropped_away_is_dimmed_in_the_maps_only():
 
 def test_the_score_line():
     assert score_line(7.4374, 0.1109) == "score 7.44, probability 11.1%"
+
+
+def test_wrong_pictures_are_refused():
+    with pytest.raises(XGradCamError, match="no pictures for a panel: give at least one"):
+        panel({}, "title")
+    for wrong in (np.ones((4, 4, 3)), np.ones((4, 4), np.uint8), None):
+        with pytest.raises(XGradCamError, match=r"a photograph is \(H, W, 3\) uint8 in RGB"):
+            panel({"a": photograph_of((4, 4)), "b": wrong}, "title")
+        with pytest.raises(XGradCamError, match=r"a photograph is \(H, W, 3\) uint8 in RGB"):
+            draw_panel(wrong, {}, Framing((4, 4)), "title")

@@ -114,7 +114,8 @@ class Probe:
                 output = self.recording.model(self.inputs[sample : sample + 1])
             try:
                 fits = score_of(output).shape == (1,)
-            except (IndexError, RuntimeError):
+            # A score of the whole batch may raise anything if it is given one sample.
+            except Exception:
                 fits = False
             if not fits:
                 raise XGradCamError(

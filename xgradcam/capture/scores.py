@@ -32,7 +32,7 @@ def select_output(returned: Any, output: str | int | None) -> Any:
     for name, value in named:
         if name == str(output):
             return value
-    names = listed((shortened(name, 30) for name, _ in named), 6) or "nothing by name"
+    names = listed((shortened(name, 20) for name, _ in named), 6) or "nothing by name"
     kind = type(returned).__name__
     raise XGradCamError(f"no output {shown(output)}: the model returns a {kind} with {names}")
 
@@ -80,12 +80,9 @@ def _described(value: Any) -> tuple[str, str]:
         integers = ": integers, such as the classes that argmax gives, have no gradient: return the scores"
         what = f"shape {tuple(value.shape)}"
         return (what, "") if _is_scores(value) else (f"{what} of {value.dtype}", integers)
-    tensors = [shortened(name, 30) for name, part in _named_outputs(value) if isinstance(part, Tensor)]
-    names = f"{listed(tensors, 6)} (in Python: output=)"
-    return (
-        f"a {type(value).__name__}",
-        f": choose one of its tensors with --output: {names}" if tensors else "",
-    )
+    tensors = [shortened(name, 20) for name, part in _named_outputs(value) if isinstance(part, Tensor)]
+    choice = f": choose one of its tensors with --output: {listed(tensors, 6)} (in Python: output=)"
+    return f"a {type(value).__name__}", choice if tensors else ""
 
 
 def require_finite(scores: Tensor) -> None:
@@ -235,7 +232,7 @@ class RegionMean:
             raise XGradCamError(
                 f"the mean over a region needs an output (N, classes, H, W), not {what}{hint}"
             )
-        if regions.shape[-2:] != planes.shape[-2:] or len(regions) not in (1, len(planes)):
+        if regions.shape[1:] != planes.shape[2:] or len(regions) not in (1, len(planes)):
             raise XGradCamError(
                 f"the region is {tuple(np.shape(self.region))}, the model's output {tuple(planes.shape)}: "
                 f"give (H, W) as there, {tuple(planes.shape[2:])}, or (N, H, W)"
