@@ -103,7 +103,7 @@ def test_long_lists_are_cut():
         ("می\u200cخواهم 👩\u200d🚀", "می\u200cخواهم 👩\u200d🚀"),
     ],
 )
-def test_what_a_terminal_would_obey_is_shown_:
+def test_what_a_terminal_would_obey_is_shown_escaped(text, harmless):
     assert escaped(text) == harmless
     assert escaped(harmless) == harmless
 

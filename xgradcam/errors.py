@@ -8,6 +8,7 @@ import traceback
 import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,17 @@ _brief.maxstring = _brief.maxother = 60
 def shortened(text: str, most: int) -> str:
     """The text in at most so many characters; one that is longer ends in an ellipsis."""
     return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def checked_size(size: Any, what: str) -> tuple[int, int]:
+    """The size as two integers; XGradCamError unless it is (H, W), two positive ones."""
+    try:
+        height, width = map(index, size)
+    except (TypeError, ValueError):
+        height, width = 0, 0
+    if height < 1 or width < 1:
+        raise XGradCamError(f"{what} is {shown(size)}: give (H, W), two positive integers")
+    return height, width
 
 
 def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:

@@ -22,11 +22,14 @@ from xgradcam import (
     explain_score,
     fuse,
     heatmap,
+    load_classifier,
     overlay_heatmap,
+    to_input,
     verify,
 )
 from xgradcam.cam.explain import top_classes
 from xgradcam.cam.explanation import Explanation
+from xgradcam.cam.guided import gradient_picture
 
 CLASSES = network()
 PLANES = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 4, 1)).double().eval()
@@ -317,6 +320,18 @@ WRONG = {
     "photograph a tensor": (overlaid(torch.from_numpy(PHOTOGRAPH)), "numpy.asarray makes an array of it"),
     "photograph a list": (overlaid(PHOTOGRAPH.tolist()), "numpy.asarray makes an array of it"),
     "photograph None": (overlaid(None), "a photograph is (H, W, 3) uint8"),
+    "size a number": (lambda: to_input(PHOTOGRAPH, 224, (0,), (1,)), "give (H, W), two positive integers"),
+    "size zero": (lambda: to_input(PHOTOGRAPH, (0, 8), (0,), (1,)), "give (H, W), two positive integers"),
+    "mean of two": (lambda: to_input(PHOTOGRAPH, (8, 8), (0, 0), (1,)), "give three numbers"),
+    "mean a word": (lambda: to_input(PHOTOGRAPH, (8, 8), "half", (1,)), "give three numbers"),
+    "deviation None": (lambda: to_input(PHOTOGRAPH, (8, 8), (0,), None), "give three numbers"),
+    "deviation NaN": (lambda: to_input(PHOTOGRAPH, (8, 8), (0,), (1, 1, np.nan)), "give three numbers"),
+    "input of floats": (lambda: to_input(PHOTOGRAPH / 255, (8, 8), (0,), (1,)), "multiply floats by 255"),
+    "a picture of an array": (lambda: gradient_picture(PHOTOGRAPH), "give one sample's, (3, H, W)"),
+    "a weights dictionary": (
+        lambda: load_classifier("resnet18", weights=CLASSES.state_dict()),
+        "the weights are a OrderedDict: give a file",
+    ),
     "colours a number": (overlaid(PHOTOGRAPH, GREY, 2), "known: autumn"),
     "colours None": (overlaid(PHOTOGRAPH, GREY, None), "known: autumn"),
     "colours a list": (overlaid(PHOTOGRAPH, GREY, ["jet"]), "known: autumn"),

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import index
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from xgradcam.capture.probability import PROBABILITY_RULES
-from xgradcam.errors import XGradCamError, shown
+from xgradcam.errors import XGradCamError, checked_size, shown
 
 if TYPE_CHECKING:
     from xgradcam.pictures.paint import HeatmapOf
@@ -102,7 +101,7 @@ def heatmap(signed: Tensor, size: tuple[int, int]) -> Tensor:
     the same value everywhere or with a value that is not finite gives 0.
     Raises XGradCamError if `size` is not two positive integers, or the maps are not (N, h, w).
     """
-    size = _checked_size(size)
+    size = checked_size(size, "the heatmap's size")
     if (
         not isinstance(signed, Tensor)
         or signed.ndim != 3
@@ -116,16 +115,6 @@ def heatmap(signed: Tensor, size: tuple[int, int]) -> Tensor:
     highest = raised.amax(dim=(1, 2), keepdim=True)
     contrast = highest > FLAT * upsampled.amax(dim=(1, 2), keepdim=True)
     return torch.where(contrast, raised / torch.where(contrast, highest, 1), 0)
-
-
-def _checked_size(size: tuple[int, int]) -> tuple[int, int]:
-    try:
-        height, width = map(index, size)
-    except (TypeError, ValueError):
-        height, width = 0, 0
-    if height < 1 or width < 1:
-        raise XGradCamError(f"the heatmap's size is {shown(size)}: give (H, W), two positive integers")
-    return height, width
 
 
 def heatmap_of(explanation: Explanation, method: str, sample: int = 0) -> "HeatmapOf":

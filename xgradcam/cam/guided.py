@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from xgradcam.capture.calls import Call, refuse_compiled
 from xgradcam.capture.recording import record
 from xgradcam.capture.scores import Targets, choose_targets, finite_logits_of
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import XGradCamError, shown
 
 if TYPE_CHECKING:
     from xgradcam.pictures.photograph import Photograph
@@ -92,8 +92,8 @@ def gradient_picture(guided: Tensor) -> "Photograph":
     255 · clip(½ + (g − mean g) / 10 (std g + 1e-5), 0, 1), rounded down: no gradient is about grey, and ten
     deviations fill the range. Very small gradients, such as 1e-6, give a grey picture.
     """
-    if guided.ndim != 3 or guided.shape[0] not in (1, 3) or 0 in guided.shape:
-        shape = tuple(guided.shape)
+    if not isinstance(guided, Tensor) or guided.ndim != 3 or len(guided) not in (1, 3) or 0 in guided.shape:
+        shape = tuple(guided.shape) if isinstance(guided, Tensor) else shown(guided)
         raise XGradCamError(f"gradients {shape} are no picture: give one sample's, (3, H, W) or (1, H, W)")
     pixels = guided.detach().double().cpu().numpy()
     if not np.isfinite(pixels).all():

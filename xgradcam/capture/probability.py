@@ -13,13 +13,8 @@ PROBABILITY_RULES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {"softmax": lambda s: s.softmax(dim=1), "sigmoid": torch.sigmoid, "exp": torch.exp, "none": lambda s: s}
 )
 # The last operation of a model, and the rule for what it returns.
-_LAST = {
-    "Softmax": "none",
-    "Sigmoid": "none",
-    "Hardsigmoid": "none",
-    "LogSoftmax": "exp",
-    "LogSigmoid": "exp",
-}
+_LAST = dict.fromkeys(("Softmax", "Sigmoid", "Hardsigmoid"), "none")
+_LAST |= dict.fromkeys(("LogSoftmax", "LogSigmoid"), "exp")
 # Names in the graph: operations that keep the values, linear layers, and operations whose values may be in
 # [0, 1] by design. The names of PyTorch's own operations end in a digit; what others do cannot be known.
 _KEEPS = re.compile("(ToCopy|Clone|View|UnsafeView|Alias|Squeeze|Unsqueeze|Permute|T|Transpose|Slice|Select"

@@ -7,7 +7,7 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from xgradcam.errors import XGradCamError, listed
+from xgradcam.errors import XGradCamError, listed, shown
 
 
 @cache
@@ -52,7 +52,9 @@ def class_named(labels: Sequence[str] | None, name: str) -> int:
     Raises XGradCamError if no class has the name, or several have it; these are listed.
     """
     if labels is None:
-        raise XGradCamError(f"no class {name!r}: the names of this model's classes are not known (--labels)")
+        raise XGradCamError(
+            f"no class {shown(name)}: the names of this model's classes are not known (--labels)"
+        )
     wanted = name.strip().lower()
     for fits in (
         lambda label: wanted == label.lower(),
@@ -64,8 +66,8 @@ def class_named(labels: Sequence[str] | None, name: str) -> int:
             return found[0]
         if found:
             candidates = listed((f"{index} ({labels[index]})" for index in found), 8)
-            raise XGradCamError(f"{name!r} may be class {candidates}: give the index")
-    raise XGradCamError(f"no class is named {name!r}")
+            raise XGradCamError(f"{shown(name)} may be class {candidates}: give the index")
+    raise XGradCamError(f"no class is named {shown(name)}")
 
 
 def name_only(label: str) -> str:

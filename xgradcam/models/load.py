@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from xgradcam.errors import WeightsUnavailableError, XGradCamError, did_you_mean, listed
+from xgradcam.errors import WeightsUnavailableError, XGradCamError, did_you_mean, listed, shown
 from xgradcam.models import efficientnet_lite0 as lite0
 from xgradcam.models import vgg16 as vgg
 from xgradcam.models.checkpoints import USUAL_NAMES, State, read_state_dicts, split_weights
@@ -83,7 +83,7 @@ def _text_of(weights: str | PathLike[str]) -> str:
         return fsdecode(weights)
     except TypeError:
         raise XGradCamError(
-            f"the weights are {weights!r}: give a file, {DEFAULT_WEIGHTS!r} or {NO_WEIGHTS!r}"
+            f"the weights are {shown(weights)}: give a file, {DEFAULT_WEIGHTS!r} or {NO_WEIGHTS!r}"
         ) from None
 
 
@@ -342,4 +342,4 @@ def _filled(build: Build, state_for: Callable[[nn.Module], State], source: str) 
 
 
 def _unknown(name: str, known: Sequence[str], where: str) -> XGradCamError:
-    return XGradCamError(f"no model {name!r}{did_you_mean(name, known)} (known: {where})")
+    return XGradCamError(f"no model {shown(name)}{did_you_mean(name, known)} (known: {where})")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from numbers import Real
 from operator import index
 
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import XGradCamError, shown
 
 # Colours of a photograph: red, green and blue.
 CHANNELS = 3
@@ -34,7 +34,7 @@ def check_preprocessing(
     """The values as `Preprocessing`, where a single side stands for both; XGradCamError for a wrong one."""
     shorter = None if resize is None else _count_of(resize)
     if resize is not None and shorter is None:
-        raise XGradCamError(f"the resize is {resize!r}: give the length of the shorter side in pixels")
+        raise XGradCamError(f"the resize is {shown(resize)}: give the length of the shorter side in pixels")
     return Preprocessing(
         None if size is None else _sides_of(size),
         None if mean is None else _colours_of("mean", mean),
@@ -47,7 +47,7 @@ def check_classes(num_classes: int | None) -> int | None:
     """The number of classes as an int; XGradCamError for one that no model has."""
     count = None if num_classes is None else _count_of(num_classes)
     if num_classes is not None and count is None:
-        raise XGradCamError(f"the number of classes is {num_classes!r}: give an integer, 1 or more")
+        raise XGradCamError(f"the number of classes is {shown(num_classes)}: give an integer, 1 or more")
     return count
 
 
@@ -67,7 +67,7 @@ def _colours_of(what: str, values: Sequence[float]) -> tuple[float, ...]:
         count = f"{len(given)} value{'s' * (len(given) != 1)}"
         raise XGradCamError(f"the {what} has {count}: give one each for red, green and blue")
     if not all(isinstance(value, Real) for value in given):
-        raise XGradCamError(f"the {what} is {values!r}: give three numbers from 0 to 1")
+        raise XGradCamError(f"the {what} is {shown(values)}: give three numbers from 0 to 1")
     problem = "outside of 0 to 1" if what == "mean" else "that is not above 0 and up to 1"
     if not all(0 <= value <= 1 for value in given) or (what == "std" and 0 in given):
         raise XGradCamError(f"the {what} has a value {problem}: divide those of 0 to 255 by 255")

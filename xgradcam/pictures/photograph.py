@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from xgradcam.errors import XGradCamError, shown
+from xgradcam.errors import XGradCamError, checked_size, shown
 
 if TYPE_CHECKING:
     import torch
@@ -117,7 +117,7 @@ def require_photograph(photograph: Photograph) -> None:
         return
     remedy = "numpy.asarray makes an array of it"
     if is_array:
-        remedy = "multiply floats in [0, 1] by 255, and give a colour image"
+        remedy = "multiply floats by 255, and give a colour image"
     raise XGradCamError(
         f"a photograph is (H, W, 3) uint8 in RGB from 0 to 255, not {shown(photograph)}: {remedy}"
     )
@@ -143,8 +143,21 @@ def normalise(pixels: Photograph, mean: tuple[float, ...], std: tuple[float, ...
 def to_input(
     photograph: Photograph, size: tuple[int, int], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> "torch.Tensor":
-    """The photograph stretched to `size` (h, w), scaled to [0, 1] and normalised: (1, 3, h, w) float32."""
-    return normalise(stretch(photograph, size), mean, std)
+    """The photograph stretched to `size` (h, w), scaled to [0, 1] and normalised: (1, 3, h, w) float32.
+
+    Raises XGradCamError for a wrong photograph or size, and for a mean or deviation that is not one or three
+    numbers.
+    """
+    pixels = stretch(photograph, checked_size(size, "the input's size"))
+    for what, values in (("mean", mean), ("deviation", std)):
+        try:
+            numbers = np.asarray(values, np.float32)
+            right = numbers.shape in ((), (1,), (3,)) and bool(np.isfinite(numbers).all())
+        except (TypeError, ValueError):
+            right = False
+        if not right:
+            raise XGradCamError(f"the {what} is {shown(values)}: give three numbers, such as (0.5, 0.5, 0.5)")
+    return normalise(pixels, mean, std)
 
 
 def encode_jpeg(picture: Photograph) -> bytes:
