@@ -108,7 +108,9 @@ def test_the_probability_of_a_head_is_the_one_worked_out_by_hand(batch, head, ex
         assert len(lines[0]) == bool(note)
         assert all(line.startswith(note) for line in lines[0])
         assert all("better explain the logits" in line and "output= (--output)" in line for line in lines[0])
-        assert all(("probability='softmax'" in line) == line.startswith(LIKE) for line in lines[0])
+        assert all(
+            ("say so by probability= (--probability)" in line) == line.startswith(LIKE) for line in lines[0]
+        )
 
 
 def test_one_logit_speaks_for_the_positive_class(batch):

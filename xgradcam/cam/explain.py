@@ -108,19 +108,7 @@ def explain_classes(
     returned, explained = explainer.run(inputs, scores_of)
     if augment:
         explained = explainer.averaged(inputs, explained)
-    scores = logits_of(returned, output)
-    logits = _at_least_single(scores.detach())
-    # The first time that a device is waited for.
-    require_finite(logits)
-    rule, reason = (probability, "") if probability else probability_rule(scores)
-    line = () if probability else probability_note(rule, reason, logits.shape[1])
-    return tuple(
-        ClassExplanation(
-            one.maps, one.score, tuple((*lines, *line) for lines in notes), logits, one.score_of.targets,
-            sensitivity=one.sensitivity, probability_rule=rule,
-        )
-        for one, notes in zip(explained, _notes(explained), strict=True)
-    )  # fmt: skip
+    return _of_classes(explained, logits_of(returned, output), probability)
 
 
 def require_compatible(augment: bool, axioms: bool) -> None:
@@ -236,6 +224,23 @@ def _notes(explained: Sequence[_Explained[Any]]) -> list[tuple[tuple[str, ...], 
     if not explained:
         return []
     return notes_on([one.facts for one in explained], [one.maps for one in explained], explained[0].channels)
+
+
+def _of_classes(
+    explained: Sequence[_Explained[ClassScore]], scores: Tensor, probability: str | None
+) -> tuple[ClassExplanation, ...]:
+    logits = _at_least_single(scores.detach())
+    # The first time that a device is waited for.
+    require_finite(logits)
+    rule, reason = (probability, "") if probability else probability_rule(scores)
+    line = () if probability else probability_note(rule, reason, logits.shape[1])
+    return tuple(
+        ClassExplanation(
+            one.maps, one.score, tuple((*lines, *line) for lines in notes), logits, one.score_of.targets,
+            sensitivity=one.sensitivity, probability_rule=rule,
+        )
+        for one, notes in zip(explained, _notes(explained), strict=True)
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

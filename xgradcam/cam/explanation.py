@@ -102,11 +102,8 @@ def heatmap(signed: Tensor, size: tuple[int, int]) -> Tensor:
     Raises XGradCamError if `size` is not two positive integers, or the maps are not (N, h, w).
     """
     size = checked_size(size, "the heatmap's size")
-    if (
-        not isinstance(signed, Tensor)
-        or signed.ndim != 3
-        or not signed.is_floating_point()
-        or 0 in signed.shape
+    if not (
+        isinstance(signed, Tensor) and signed.is_floating_point() and signed.ndim == 3 and signed.numel()
     ):
         raise XGradCamError(f"the maps are {shown(signed)}: give a tensor of floats, (N, h, w)")
     positive = signed.clamp(min=0)[:, None]
@@ -129,9 +126,8 @@ def fuse(heatmaps: Sequence[Tensor]) -> Tensor:
     try:
         return torch.stack(list(heatmaps)).amax(dim=0)
     except (RuntimeError, TypeError):
-        raise XGradCamError(
-            f"the heatmaps are {shown(heatmaps)}: give tensors (N, H, W) of one size, at least one"
-        ) from None
+        given = shown(heatmaps)
+        raise XGradCamError(f"the heatmaps are {given}: give tensors (N, H, W) of one size") from None
 
 
 def conservation_error(signed: Tensor, score: Tensor) -> Tensor:

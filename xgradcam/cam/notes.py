@@ -68,13 +68,10 @@ def probability_note(rule: str, reason: str, classes: int) -> tuple[str, ...]:
     if not reason:
         single = "one output: the probability is its sigmoid, that of the positive class"
         return (single,) if classes == 1 else ()
-    guess = (
-        "; for logits: probability='softmax' or 'sigmoid' (--probability)" if "look like" in reason else ""
-    )
+    guess = "; if not, say so by probability= (--probability)" if "look like" in reason else ""
     return (
         f"probabilities explained: {reason}{', undone by exp' * (rule == 'exp')}; near 0 and 1 these hardly "
-        "change: better explain the logits, of the model without its last layer or by output= (--output)"
-        + guess,
+        f"change: better explain the logits, without the last layer or by output= (--output){guess}",
     )
 
 

@@ -62,13 +62,12 @@ class Recording:
 
     def _why_no_gradient(self, score: Tensor) -> str:
         why = "the score does not depend on the layer: take a layer on the way to it"
-        if not score.requires_grad:
-            kept = any(tensor.requires_grad for tensor in tensors_of(self.output))
-            why += (
-                f"; or {'the score function' if kept else 'the model'} loses the gradient behind the layer: "
-            )
-            why += "by detach(), .data, item(), NumPy or torch.no_grad()"
-        return why
+        if score.requires_grad:
+            return why
+        loser = "score" if any(tensor.requires_grad for tensor in tensors_of(self.output)) else "model"
+        return (
+            f"{why}; or the {loser} loses the gradient, by detach(), .data, item(), NumPy or torch.no_grad()"
+        )
 
     def gradient_each(self, scores: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the gradient of each score, in order; at most `MAX_ENTRIES` entries are computed at once."""

@@ -58,7 +58,7 @@ def logits_of(returned: Any, output: str | int | None = None) -> Tensor:
     if _is_scores(logits) and logits.ndim == 2 and logits.shape[1] > 0:
         return logits
     what, hint = _described(logits)
-    hint = hint or _HINTS.get(logits.ndim, "") if isinstance(logits, Tensor) else hint
+    hint = hint or _HINTS.get(getattr(logits, "ndim", 0), "")
     raise XGradCamError(f"the model returns {what}, not class scores (N, classes){hint}")
 
 
@@ -200,9 +200,8 @@ class Contrast:
         logits = logits_of(returned, self.output)
         classes = logits.shape[1]
         target = _class(self.target, classes)
-        others = (
-            [_class(other, classes) for other in self.others] if isinstance(self.others, Iterable) else []
-        )
+        given = self.others if isinstance(self.others, Iterable) else ()
+        others = [_class(other, classes) for other in given]
         if not others or target in others:
             raise XGradCamError(
                 f"a contrast needs at least one other class than {target}, in a tuple such as (3,), not "
