@@ -187,6 +187,21 @@ def test_finer_cam_is_grad_cam_against_the_nearest_classes(images):
         torch.testing.assert_close(weights[n, :, 0, 0], gradient[0].mean(dim=(1, 2)))
 
 
+@pytest.mark.parametrize("last", [nn.Softmax(dim=1), nn.Sigmoid(), nn.LogSoftmax(dim=1)])
+def test_finer_cam_weighs_by_the_probabilities_of_a_model_that_returns_them(images, last):
+    net = nn.Sequential(network()[0], nn.Sequential(*network()[1], last)).double()
+    weights, evidence = weights_of("finer-cam", net, images)
+    scores = net(images).detach()
+    for n, target in enumerate(TARGETS):
+        others = sorted(set(range(4)) - {target}, key=lambda d: abs(float(scores[n, d] - scores[n, target])))
+        shares = scores[n].exp() if isinstance(last, nn.LogSoftmax) else scores[n]
+        maps = evidence.activation[n : n + 1].clone().requires_grad_()
+        found = net[1](maps)[0]
+        against = sum(shares[d] * found[d] for d in others) / shares[others].sum()
+        (gradient,) = torch.autograd.grad(found[target] - against, maps)
+        torch.testing.assert_close(weights[n, :, 0, 0], gradient[0].mean(dim=(1, 2)))
+
+
 def test_finer_cam_needs_classes_and_takes_as_many_as_there_are(images):
     net = network()
     with pytest.raises(NotApplicableError, match="compares classes"):

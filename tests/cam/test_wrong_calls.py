@@ -135,6 +135,7 @@ WRONG = {
     "an output of all": (with_output("logits", lambda s: {"logits": s[0]}), "return (N, classes)"),
     # Targets.
     "target beyond": (with_targets(4), "classes are 0 to 3"),
+    "target of one output": (by(lambda s: s[:, :1], targets=1), "only output is 0, the positive class"),
     "target beyond all": (with_targets(10**5000), GIVE_INDEX),
     "target below": (with_targets(-1), "classes are 0 to 3"),
     "target a bool": (with_targets(True), GIVE_INDEX),

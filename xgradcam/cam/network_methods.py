@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from xgradcam.cam.evidence import Evidence, Probe, probe_of
 from xgradcam.cam.gradient_methods import plus_plus
+from xgradcam.capture.probability import probability_rule
 from xgradcam.capture.scores import Score, logits_of
 from xgradcam.errors import NotApplicableError
 
@@ -146,8 +147,12 @@ def against_nearest(probe: Probe) -> Score:
     distance = (logits - logits.gather(1, targets[:, None])).abs()
     distance = distance.scatter(1, targets[:, None], torch.inf)
     nearest = distance.topk(min(REFERENCES, logits.shape[1] - 1), dim=1, largest=False).indices
-    shares = logits.gather(1, nearest).softmax(dim=1)
     output = getattr(probe.score_of, "output", None)
+    rule, _ = probability_rule(logits_of(probe.recording.output, output))
+    found = logits.gather(1, nearest)
+    # The logarithms of probabilities are logits.
+    found = found.clamp(min=torch.finfo(found.dtype).tiny).log() if rule == "none" else found
+    shares = found.softmax(dim=1)
 
     def score(returned: object) -> Tensor:
         all_logits = logits_of(returned, output)

@@ -6,6 +6,7 @@ here have a method `alone(sample)`, which returns the score of one sample for an
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import isfinite
 from numbers import Real
@@ -143,7 +144,8 @@ def choose_targets(logits: Tensor, targets: Targets, *, trusted: bool = False) -
 def require_class(index: int, classes: int) -> None:
     """Raise XGradCamError unless 0 ≤ index < classes."""
     if not 0 <= index < classes:
-        raise XGradCamError(f"no class {shown(index)}: this model's classes are 0 to {classes - 1}")
+        there = f"classes are 0 to {classes - 1}" if classes > 1 else "only output is 0, the positive class"
+        raise XGradCamError(f"no class {shown(index)}: this model's {there}")
 
 
 @dataclass(frozen=True)
@@ -294,7 +296,7 @@ def values_of(score_of: Score, returned: Any, samples: int) -> Tensor:
         raise XGradCamError(
             f"the score is {shown(score_of)}: give a function of the model's output; explain takes a class"
         )
-    with users_code("the score failed on the model's output"):
+    with nullcontext() if isinstance(score_of, ClassScore) else users_code("the score failed on the output"):
         score = score_of(returned)
     if _is_scores(score) and score.shape == (samples,):
         return score
