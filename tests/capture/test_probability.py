@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from tests.support import TinyNet
-from xgradcam import explain, explain_classes
+from xgradcam import ClassExplanation, explain, explain_classes
 from xgradcam.capture.probability import PROBABILITY_RULES, probability_rule
 from xgradcam.cli.options import PROBABILITIES
 from xgradcam.evaluation.measures import Question, measure
@@ -199,3 +199,14 @@ def test_the_evaluation_measures_the_same_probability(batch, change, expected):
     chosen = Question(model, batch[:1], 2, steps=1, removed=(0.5,), probability="none")
     found = measure(chosen, "net.features.4", ["grad-cam"])
     assert found["grad-cam"]["curves"]["deletion"][0] == pytest.approx(model(batch[:1])[0, 2].item())
+
+
+def test_an_explanation_made_by_hand_takes_the_rule_that_its_values_tell():
+    logits, target = torch.tensor([[2.0, -1.0], [0.5, 3.0]]), torch.tensor([0, 0])
+    for values, expected in (
+        (logits, shares(logits)),
+        (logits[:, :1], each(logits[:, :1])),
+        (shares(logits), shares(logits)),
+    ):
+        explanation = ClassExplanation({}, values[:, 0], ((), ()), values, target)
+        torch.testing.assert_close(explanation.probability, expected[:, 0])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from xgradcam.capture.probability import PROBABILITY_RULES
+from xgradcam.capture.probability import PROBABILITY_RULES, probability_rule
 from xgradcam.errors import XGradCamError, checked_size, shown
 
 if TYPE_CHECKING:
@@ -50,14 +50,14 @@ class ClassExplanation(Explanation):
 
     logits: (N, classes), as the model returned them. targets: the class explained, (N,).
     probability_rule: from the logits to probabilities: `softmax`, `sigmoid`, `exp` of logarithms of
-    probabilities, or `none`, if the model returns probabilities.
+    probabilities, or `none`, if the model returns probabilities; None: as their values tell.
     guided: the gradient of guided backpropagation, of the inputs' shape, if asked of `explain_layers`.
     """
 
     logits: Tensor
     targets: Tensor
     guided: Tensor | None = field(default=None, kw_only=True)
-    probability_rule: str = field(default="softmax", kw_only=True)
+    probability_rule: str | None = field(default=None, kw_only=True)
 
     def to(self, device: torch.device | str) -> "ClassExplanation":
         """The same explanation with its tensors on another device."""
@@ -85,7 +85,8 @@ class ClassExplanation(Explanation):
     @property
     def probability(self) -> Tensor:
         """The probability of each sample's target, (N,), by the `probability_rule`."""
-        probabilities = PROBABILITY_RULES[self.probability_rule](self.logits)
+        rule = self.probability_rule or probability_rule(self.logits)[0]
+        probabilities = PROBABILITY_RULES[rule](self.logits)
         return probabilities.gather(1, self.targets[:, None])[:, 0]
 
 
