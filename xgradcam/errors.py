@@ -51,6 +51,10 @@ class NotApplicableError(XGradCamError):
     """A method that does not apply at this layer or to this score."""
 
 
+class NoGradientError(XGradCamError):
+    """A score that does not depend on the layer, as far as its gradient tells."""
+
+
 class WeightsUnavailableError(XGradCamError):
     """Weights that are neither in the cache nor to be downloaded."""
 

@@ -85,7 +85,7 @@ def test_the_trunk_runs_for_one_sample_where_the_layer_cuts(images):
     probe = evidence_of(net, images[:1], "mid", 1).probe
     net.sizes.clear()
     assert probe.without_channels.shape == (1, 4)
-    assert net.sizes == [(1, 5), (1, 1)]  # four channels and the proof; the proof alone
+    assert net.sizes == [(1, 1), (1, 6)]  # a control; four channels between two controls
 
 
 def test_a_tail_that_mixes_the_rows_of_a_batch_is_found_out(images, monkeypatch):
@@ -93,8 +93,10 @@ def test_a_tail_that_mixes_the_rows_of_a_batch_is_found_out(images, monkeypatch)
     net = Net("mixing")
     probe = evidence_of(net, images[:1], "mid", 1).probe
     net.sizes.clear()
-    assert probe.without_channels.shape == (1, 4)
-    assert net.sizes[-1] == (4, 4)  # as many inputs as variants: what such a model says of a batch
+    found = probe.without_channels
+    assert net.sizes[-4:] == [(1, 1)] * 4  # one variant at a time: the definition
+    for k in range(4):
+        torch.testing.assert_close(found[0, k], without(net, images[0], k, 1))
 
 
 class Tokens(nn.Module):
@@ -215,15 +217,15 @@ def test_a_dead_layer_has_no_channel_to_ask_about(net, batch):
 
 
 @pytest.mark.parametrize("method", ["ablation-cam", "score-cam"])
-def test_a_score_of_the_whole_batch_alone_is_refused(net, batch, method):
+def test_a_score_of_the_whole_batch_alone_is_asked_one_variant_at_a_time(net, batch, method):
     targets = torch.tensor([1, 4, 2])
     expected = explain(net, batch, "features.4", targets, [method]).maps[method]
     for whole in (
         lambda output: (output * nn.functional.one_hot(targets, 5)).sum(1),
         lambda output: output.gather(1, targets[:, None])[:, 0],
     ):
-        with pytest.raises(XGradCamError, match="needs the whole batch"):
-            explain_score(net, batch, "features.4", whole, [method])
+        found = explain_score(net, batch, "features.4", whole, [method]).maps[method]
+        torch.testing.assert_close(found, expected)
     same = explain(net, batch, "features.4", 2, [method]).maps[method]
     found = explain_score(net, batch, "features.4", lambda output: output[:, 2], [method]).maps[method]
     torch.testing.assert_close(found, same)

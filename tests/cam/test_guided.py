@@ -409,10 +409,11 @@ def test_what_has_no_gradient_is_refused(net, batch):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
-def test_compiled_and_scripted_models_are_refused(net, batch):
-    for model in (torch.jit.trace(net, batch), torch.compile(net)):
-        with pytest.raises(XGradCamError, match="compiled or scripted"):
-            guided_backpropagation(model, batch)
+def test_traced_models_are_refused_and_compiled_ones_taken_for_what_they_were_made_from(net, batch):
+    with pytest.raises(XGradCamError, match="scripted or traced"):
+        guided_backpropagation(torch.jit.trace(net, batch), batch)
+    expected = guided_backpropagation(net, batch, 1)
+    assert torch.equal(guided_backpropagation(torch.compile(net), batch, 1), expected)
 
 
 def photograph_224():

@@ -1,7 +1,8 @@
 """The evidence that a method works from, and a probe that asks the network again."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from xgradcam.capture.borrowing import Arrangement, borrowed
+from xgradcam.capture.borrowing import arranged, borrowed, is_close
 from xgradcam.capture.layers import Layout
 from xgradcam.capture.recording import Recording, record, replay
 from xgradcam.capture.scores import ClassScore, Score, logits_of, of_sample
@@ -57,7 +58,6 @@ class Probe:
     score_of: Score
     score: Tensor
     progress: Progress = lambda _done, _total: None
-    arrangement: Arrangement = field(default_factory=Arrangement)
 
     def maps(self) -> Tensor:
         """The layer's feature maps, (N, C, h, w)."""
@@ -72,10 +72,10 @@ class Probe:
         scores = self.score.detach()[:, None].repeat(1, maps.shape[1])
         with torch.no_grad():
             for sample, channels in enumerate(live):
-                tail = _Tail(self, sample)
+                tail = self._behind(sample)
                 for chosen in _groups(channels, max(1, VALUES_AT_ONCE // maps[0].numel())):
                     variants = maps[sample].repeat(len(chosen), 1, 1, 1)
-                    variants[torch.arange(len(chosen)), chosen] = 0
+                    variants[torch.arange(len(chosen), device=chosen.device), chosen] = 0
                     scores[sample, chosen] = tail(variants)
                     done += len(chosen)
                     self.progress(done, total)
@@ -83,46 +83,63 @@ class Probe:
 
     def scores_with_maps(self, sample: int, variants: Tensor) -> Tensor:
         """The scores of one sample, (M,), with other maps at the layer, (M, C, h, w)."""
-        return _Tail(self, sample)(variants)
+        return self._behind(sample)(variants)
+
+    def _behind(self, sample: int) -> "_Variants":
+        """The network behind the layer, from maps of one sample.
+
+        The part up to the layer runs for one input, if the part behind it can combine that with M maps, or
+        else for M copies of the input.
+        """
+        row, maps = slice(sample, sample + 1), self.maps()
+
+        def with_one_input(variants: Tensor) -> Any:
+            return self._replayed(self.inputs[row], self.recording.activation[row], variants)
+
+        def with_copies(variants: Tensor) -> Any:
+            copies = self.inputs[row].expand(len(variants), *self.inputs.shape[1:])
+            return self._replayed(copies, self.recording.activation[row], variants)
+
+        ways = [(with_one_input, sys.maxsize), (with_copies, INPUTS_AT_ONCE)]
+        # Half of the maps, so that a row that is taken for all others shows.
+        known = torch.stack([self.score.detach()[sample], self._with_half_the_maps[sample]])
+        return _Variants(self, sample, maps, ways, self._with_all_maps, maps[row] / 2, known)
+
+    def _with_all_maps(self, maps: Tensor) -> Any:
+        return self._replayed(self.inputs, self.recording.activation, maps)
+
+    @cached_property
+    def _with_half_the_maps(self) -> Tensor:
+        return self.score_of(self._with_all_maps(self.maps() / 2)).detach()
+
+    def _replayed(self, inputs: Tensor, output: Tensor, maps: Tensor) -> Any:
+        """What the model returns for these inputs, with maps (M, C, h, w) in this output of the layer."""
+        replaced = self.layout.with_maps(output.detach(), maps.clone())
+        return replay(self.recording.model, inputs, self.layer, replaced, self.recording.place)
 
     def scores_at(self, wanted: Tensor, variants: Callable[[int, Tensor], Tensor]) -> Tensor:
         """The scores at variants of each sample's input: (N, count), 0 where `wanted` (N, count) is False.
 
         variants: from a sample and the numbers of M of its variants, (M,), to those inputs, (M, ...).
         """
-        model = self.recording.model
         scores = self.score.new_zeros(wanted.shape)
         done, total = 0, int(wanted.sum())
-        with borrowed(model):
+        model = self.recording.model
+        with borrowed(model) as run:
+
+            def ask(inputs: Tensor) -> Any:
+                return run(arranged(model, run, inputs))
+
             for sample, numbers in enumerate(wanted):
-                score_of = self.score_of_one(sample)
+                known = self.score.detach()[sample].expand(2)
+                network = _Variants(
+                    self, sample, self.inputs, [(ask, INPUTS_AT_ONCE + 2)], ask, self.inputs[[sample]], known
+                )
                 for chosen in _groups(numbers, INPUTS_AT_ONCE):
-                    output = self.arrangement.run(variants(sample, chosen), model)
-                    scores[sample, chosen] = score_of(output)
+                    scores[sample, chosen] = network(variants(sample, chosen))
                     done += len(chosen)
                     self.progress(done, total)
         return scores
-
-    def score_of_one(self, sample: int) -> Score:
-        """The score of one sample, for any number of rows that are variants of it.
-
-        Raises XGradCamError for a score that is defined for the whole batch only.
-        """
-        score_of = of_sample(self.score_of, sample)
-        if len(self.inputs) > 1 and score_of is self.score_of:
-            with borrowed(self.recording.model):
-                output = self.recording.model(self.inputs[sample : sample + 1])
-            try:
-                fits = score_of(output).shape == (1,)
-            # A score of the whole batch may raise anything if it is given one sample.
-            except Exception:
-                fits = False
-            if not fits:
-                raise XGradCamError(
-                    "this method asks about variants of one sample, but the score needs the whole batch: "
-                    "give it a method alone(sample), as RegionMean has it, or explain the samples one by one"
-                )
-        return score_of
 
     def gradient_of(self, score_of: Score) -> Tensor:
         """The gradient of another score by the maps, (N, C, h, w)."""
@@ -131,7 +148,7 @@ class Probe:
     def gradients_at(self, inputs: Iterator[Tensor], count: int) -> Iterator[Tensor]:
         """The gradient of the score by the maps at each of `count` other inputs, (N, C, h, w)."""
         for done, others in enumerate(inputs, 1):
-            recording = record(self.recording.model, others, self.layer, arrangement=self.arrangement)
+            recording = record(self.recording.model, others, self.layer)
             yield self.layout.to_maps(recording.gradient(self.score_of(recording.output)))
             self.progress(done * len(others), count * len(others))
 
@@ -147,7 +164,7 @@ class Probe:
             pass
         # Fused attention has no second derivative; attention step by step, in another forward, has one.
         with sdpa_kernel(SDPBackend.MATH):
-            unfused = record(self.recording.model, self.inputs, self.layer, arrangement=self.arrangement)
+            unfused = record(self.recording.model, self.inputs, self.layer)
             try:
                 return self._hessian_product(unfused, direction)
             except NotImplementedError as error:
@@ -177,54 +194,53 @@ def _groups(wanted: Tensor, most: int) -> tuple[Tensor, ...]:
     return tuple(torch.split(indices, most)) if len(indices) else ()
 
 
-class _Tail:
-    """The network behind the layer, for one sample: from maps (M, C, h, w) to scores (M,).
+@dataclass
+class _Variants:
+    """From variants of one sample, (M, ...), to their scores, (M,).
 
-    The part up to the layer runs for one input. If the part behind the layer also uses the input and cannot
-    combine one with M maps, M copies of the input run. The first call finds out.
+    A model may hold other inputs for a batch of its own, or mix the rows of a batch. So the first of `ways`
+    is taken, each with the most rows it is for, that finds the `known` scores, (2,), of the sample itself and
+    of a `control`, one at each end of the variants. What is left is to `ask_all`: one variant at a time in
+    the sample's place in the `batch` that was recorded.
     """
 
-    def __init__(self, probe: Probe, sample: int) -> None:
-        self._probe = probe
-        self._input = probe.inputs[sample : sample + 1]
-        self._activation = probe.recording.activation.detach()[sample : sample + 1]
-        self._score_of = probe.score_of_one(sample)
-        self._one_input_will_do: bool | None = None
+    probe: Probe
+    sample: int
+    batch: Tensor
+    ways: Sequence[tuple[Callable[[Tensor], Any], int]]
+    ask_all: Callable[[Tensor], Any]
+    control: Tensor
+    known: Tensor
+    proven: bool = False
 
-    def __call__(self, maps: Tensor) -> Tensor:
-        if self._one_input_will_do is None:
-            # A variant that differs from all others shows if each variant has a row of its own.
-            control = maps[:1] / 2
-            scores = self._tried_with_one_input(torch.cat([maps, control]))
-            alone = self._scores(self._input, control)
-            self._one_input_will_do = scores is not None and self._is_close(scores[-1], alone[0])
-            if scores is not None and self._one_input_will_do:
-                return scores[:-1]
-        if self._one_input_will_do:
-            return self._scores(self._input, maps)
-        return torch.cat([self._with_copies(part) for part in torch.split(maps, INPUTS_AT_ONCE)])
+    def __call__(self, variants: Tensor) -> Tensor:
+        while self.ways:
+            scores = self._tried(variants, *self.ways[0])
+            if scores is not None:
+                return scores
+            self.ways, self.proven = self.ways[1:], False
+        return torch.stack([self._among_others(variant) for variant in variants])
 
-    def _tried_with_one_input(self, maps: Tensor) -> Tensor | None:
+    def _tried(self, variants: Tensor, ask: Callable[[Tensor], Any], most: int) -> Tensor | None:
+        score_of = of_sample(self.probe.score_of, self.sample)
+        if not self.proven:
+            variants = torch.cat([self.batch[[self.sample]], variants, self.control])
         try:
-            scores = self._scores(self._input, maps)
-        # A model may raise anything if the number of samples changes on the way.
+            scores = torch.cat([score_of(ask(part)) for part in torch.split(variants, most)])
+        except torch.OutOfMemoryError:
+            raise
+        # A model may raise anything if the number of samples changes. The last way shows its true errors.
         except Exception:
             return None
-        return scores if scores.shape == (len(maps),) else None
+        if scores.shape != (len(variants),):
+            return None
+        if self.proven:
+            return scores
+        size = self.probe.score.detach().abs().max()
+        self.proven = is_close(scores[:: len(scores) - 1], self.known, size)
+        return scores[1:-1] if self.proven else None
 
-    def _with_copies(self, maps: Tensor) -> Tensor:
-        return self._scores(self._input.expand(len(maps), *self._input.shape[1:]), maps)
-
-    def _scores(self, inputs: Tensor, maps: Tensor) -> Tensor:
-        output: Any = replay(
-            self._probe.recording.model,
-            inputs,
-            self._probe.layer,
-            self._probe.layout.with_maps(self._activation, maps.clone()),
-        )
-        return self._score_of(output)
-
-    def _is_close(self, score: Tensor, expected: Tensor) -> bool:
-        tolerance = 1e-3 if score.dtype in (torch.float32, torch.float64) else 5e-2
-        size = expected.abs() + self._probe.score.detach().abs().max()
-        return bool((score - expected).abs() <= tolerance * size)
+    def _among_others(self, variant: Tensor) -> Tensor:
+        batch = self.batch.clone()
+        batch[self.sample] = variant
+        return self.probe.score_of(self.ask_all(batch))[self.sample]

@@ -1,7 +1,7 @@
 """The public entry: from a model, a batch and a layer to an explanation."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Generic, TypeVar
 
@@ -13,10 +13,10 @@ from xgradcam.cam.explanation import ClassExplanation, Explanation, sensitivity_
 from xgradcam.cam.guided import guided_backpropagation
 from xgradcam.cam.methods import METHODS, known_methods
 from xgradcam.cam.notes import evidence_facts, notes_on, probability_note
-from xgradcam.capture.borrowing import Arrangement
+from xgradcam.capture.inputs import plain_inputs
 from xgradcam.capture.layers import Layout, find_layer, layout_of
 from xgradcam.capture.probability import PROBABILITY_RULES, probability_rule
-from xgradcam.capture.recording import record
+from xgradcam.capture.recording import Recording, record
 from xgradcam.capture.scores import (
     ClassScore,
     Score,
@@ -27,7 +27,7 @@ from xgradcam.capture.scores import (
     require_finite,
     values_of,
 )
-from xgradcam.errors import XGradCamError, shown
+from xgradcam.errors import NoGradientError, XGradCamError, shown
 
 DEFAULT_METHODS = ("grad-cam", "xgrad-cam")
 # Mirrored or not, and a factor for the contrast about the mean colour; the first changes nothing.
@@ -82,14 +82,12 @@ def explain_classes(
     axioms: bool = False,
     probability: str | None = None,
     progress: Progress = lambda _done, _total: None,
-    arrangement: Arrangement | None = None,
 ) -> tuple[ClassExplanation, ...]:
     """Explain several class scores of each sample: one explanation for each of `classes`.
 
     classes: several `targets` as in `explain`, or a function from the class scores (N, classes) to them, such
     as `top_classes(3)`. All of them take one forward and, usually, one backward.
-    arrangement: kept by a caller with many batches, see `Arrangement`. The other arguments are those of
-    `explain`.
+    The other arguments are those of `explain`.
     """
 
     def scores_of(returned: Any) -> list[ClassScore]:
@@ -102,9 +100,8 @@ def explain_classes(
     require_compatible(augment, axioms)
     if probability not in (None, *PROBABILITY_RULES):
         raise XGradCamError(f"no probability {shown(probability)}: give {', '.join(PROBABILITY_RULES)}")
-    explainer = _Explainer(
-        model, layer, known_methods(methods), progress, axioms, arrangement or Arrangement()
-    )
+    explainer = _Explainer(model, layer, known_methods(methods), progress, axioms)
+    inputs = plain_inputs(inputs)
     returned, explained = explainer.run(inputs, scores_of)
     if augment:
         explained = explainer.averaged(inputs, explained)
@@ -173,6 +170,7 @@ def explain_score(
     Raises XGradCamError for a wrong layer, method or model, and for a score that is not finite.
     """
     explainer = _Explainer(model, layer, known_methods(methods), progress)
+    inputs = plain_inputs(inputs)
     _, explained = explainer.run(inputs, lambda _output: [score])
     require_finite(explained[0].score)
     (notes,) = _notes(explained)
@@ -191,6 +189,7 @@ def evidence_of(
 
     The arguments are those of `explain`.
     """
+    inputs = plain_inputs(inputs)
     with torch.inference_mode(False):
         recording = record(model, inputs, layer)
         layout = _layout(model, layer, recording.activation, inputs)
@@ -252,14 +251,13 @@ class _Explainer:
     methods: Sequence[str]
     progress: Progress
     axioms: bool = False
-    arrangement: Arrangement = field(default_factory=Arrangement)
 
     def run(
         self, inputs: Tensor, scores_of: Callable[[Any], Sequence[AnyScore]]
     ) -> tuple[Any, list[_Explained[AnyScore]]]:
         """Run the model and explain the scores that `scores_of` chooses; the model's output comes first."""
         with torch.inference_mode(False):
-            recording = record(self.model, inputs, self.layer, arrangement=self.arrangement)
+            recording = record(self.model, inputs, self.layer)
             layout = _layout(self.model, self.layer, recording.activation, inputs)
             chosen = scores_of(recording.output)
             scores = [values_of(score_of, recording.output, len(inputs)) for score_of in chosen]
@@ -268,13 +266,24 @@ class _Explainer:
                 for score in scores:
                     require_finite(score)
             explained = []
-            gradients = recording.gradient_each(scores)
-            for score_of, score, gradient in zip(chosen, scores, gradients, strict=True):
-                probe = Probe(
-                    recording, inputs, self.layer, layout, score_of, score, self.progress, self.arrangement
-                )
+            for score_of, score, gradient in zip(
+                chosen, scores, self._gradients(recording, scores), strict=True
+            ):
+                probe = Probe(recording, inputs, self.layer, layout, score_of, score, self.progress)
                 explained.append(self._explained(score_of, _evidence(probe, gradient)))
         return recording.output, explained
+
+    def _gradients(self, recording: Recording, scores: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The gradient of each score; NaN if no method needs it, for a model may have none."""
+        if not any(METHODS[method].needs_gradient for method in self.methods):
+            unknown = recording.activation.detach().new_tensor(torch.nan)
+            yield from (unknown.expand_as(recording.activation) for _ in scores)
+            return
+        try:
+            yield from recording.gradient_each(scores)
+        except NoGradientError as error:
+            without = ", ".join(name for name, method in METHODS.items() if not method.needs_gradient)
+            raise NoGradientError(f"{error}; methods that need no gradient: {without}") from error
 
     def _explained(self, score_of: AnyScore, evidence: Evidence) -> _Explained[AnyScore]:
         probe = probe_of(evidence)

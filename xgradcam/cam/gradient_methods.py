@@ -121,7 +121,9 @@ def random_cam(evidence: Evidence) -> Tensor:
     seeds = (evidence.probe.seeds() if evidence.probe else []) or [0]
     channels = evidence.activation.shape[1]
     drawn = [
-        torch.rand(channels, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        torch.rand(
+            channels, generator=torch.Generator("cpu").manual_seed(seed), dtype=torch.float64, device="cpu"
+        )
         for seed in seeds
     ]
     return (2 * torch.stack(drawn) - 1).to(evidence.activation)[:, :, None, None]

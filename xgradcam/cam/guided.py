@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from xgradcam.capture.calls import Call, refuse_compiled
+from xgradcam.capture.calls import Call, refuse_scripted
+from xgradcam.capture.inputs import plain_inputs
 from xgradcam.capture.recording import record
 from xgradcam.capture.scores import Targets, choose_targets, finite_logits_of
 from xgradcam.errors import XGradCamError, shown
@@ -50,9 +51,10 @@ def guided_backpropagation(
     inputs: (N, ...). The other arguments are those of `explain`; the model is left as it was found.
     Raises XGradCamError for a wrong class or model, and for a model without rectifiers.
     """
+    inputs = plain_inputs(inputs)
     if not inputs.is_floating_point():
         raise XGradCamError(f"the inputs are {inputs.dtype} numbers, which have no gradient: take floats")
-    refuse_compiled(model)
+    refuse_scripted(model)
     guiding = _Guiding()
     with torch.inference_mode(False):
         # An identity in front of the model makes the inputs a layer's output.

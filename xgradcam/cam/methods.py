@@ -17,7 +17,7 @@ class Method:
 
     title: the name as the field writes it. weigh: from the evidence to weights that broadcast against the
     activation. says: the weights in a line. source: authors and year. asks_again: True if it runs the network
-    again, or parts of it.
+    again, or parts of it. needs_gradient: False if it works without a gradient too.
     """
 
     title: str
@@ -25,6 +25,7 @@ class Method:
     says: str
     source: str
     asks_again: bool = False
+    needs_gradient: bool = True
 
     def __call__(self, evidence: Evidence) -> Tensor:
         """The weights, (N, C, 1, 1) or (N, C, h, w)."""
@@ -86,6 +87,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "the relative drop of the score without each channel",
             "Desai and Ramaswamy 2020",
             asks_again=True,
+            needs_gradient=False,
         ),
         "score-cam": Method(
             "Score-CAM",
@@ -93,12 +95,14 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "the score of the photograph seen through each channel",
             "Wang et al. 2020",
             asks_again=True,
+            needs_gradient=False,
         ),
         "eigen-cam": Method(
             "Eigen-CAM",
             gradient_methods.eigen_cam,
             "first principal component of the activation; the same for every class",
             "Muhammad and Yeasin 2020",
+            needs_gradient=False,
         ),
         "eigen-grad-cam": Method(
             "Eigen-Grad-CAM",
@@ -120,7 +124,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Zhang et al. 2025",
             asks_again=True,
         ),
-        "random-cam": Method("random", gradient_methods.random_cam, "random weights: the baseline", "-"),
+        "random-cam": Method(
+            "random", gradient_methods.random_cam, "random weights: the baseline", "-", needs_gradient=False
+        ),
     }
 )
 

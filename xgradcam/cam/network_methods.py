@@ -68,11 +68,11 @@ def smooth_grad_cam_plus_plus(evidence: Evidence) -> Tensor:
 
 def _noisy(inputs: Tensor) -> Iterator[Tensor]:
     """The inputs with noise, `NOISY` times; the noise is the same for every sample and call."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator("cpu").manual_seed(0)
     each = tuple(range(1, inputs.ndim))
     deviation = NOISE * (inputs.amax(dim=each, keepdim=True) - inputs.amin(dim=each, keepdim=True))
     for _ in range(NOISY):
-        noise = torch.randn(inputs.shape[1:], generator=generator, dtype=torch.float64)
+        noise = torch.randn(inputs.shape[1:], generator=generator, dtype=torch.float64, device="cpu")
         yield inputs + deviation * noise.to(inputs)
 
 

@@ -1,54 +1,108 @@
-"""Run a caller's model in evaluation mode and leave it as it was."""
+"""Run a caller's model in evaluation mode, on copies of its inputs, and leave it as it was."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TypeVar
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-T = TypeVar("T")
+from xgradcam.capture.calls import substitute, tensors_of
+
+# From inputs (N, ...) to what the model returns.
+Run: TypeAlias = Callable[[Tensor], Any]
 
 # For smaller batches, converting the weights to channels last costs more than it saves.
 CHANNELS_LAST_BATCH = 4
+# Relative differences that are still rounding, in single precision and more, and in less.
+ROUNDING, ROUNDING_IN_HALF = 1e-3, 5e-2
 
 
 @contextmanager
-def borrowed(model: nn.Module) -> Iterator[None]:
-    """Put the model into evaluation mode without a graph, then restore its modes and the grad mode."""
-    # The flags are set one by one: a model may override eval() to do more, which could not be undone.
-    training = [module for module in model.modules() if module.training]
-    try:
-        for module in training:
-            module.training = False
-        with torch.inference_mode(False), torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
+def borrowed(model: nn.Module) -> Iterator[Run]:
+    """Put the model into evaluation mode without a graph, yield a way to run it, then restore everything.
 
-
-@dataclass
-class Arrangement:
-    """The memory layout of a model's inputs, chosen for fast convolutions.
-
-    Batches of `CHANNELS_LAST_BATCH` and more on a CPU are given in channels last. A model that fails on it,
-    for example in `view`, runs again on the inputs as they are; `refused` remembers this for later batches.
+    It runs on a copy of its inputs, into which it may write. Wrappers for compilation and for training on
+    several devices step aside: after a forward in a graph, DistributedDataParallel expects a training step.
     """
+    with ExitStack() as restored:
+        for module in model.modules():
+            # The flags are set one by one: a model may override eval() to do more, which could not be undone.
+            if module.training:
+                restored.callback(setattr, module, "training", True)
+                module.training = False
+            if (inner := wrapped(module)) is not None:
+                _replace(module, "forward", partial(_pass_on, module, inner), restored)
+            if getattr(module, "_compiled_call_impl", None) is not None:
+                _replace(module, "_compiled_call_impl", None, restored)
+        restored.enter_context(torch.random.fork_rng(devices=[]))
+        restored.enter_context(torch.inference_mode(False))
+        restored.enter_context(torch.no_grad())
+        yield lambda inputs: model(inputs.clone())
 
-    refused: bool = False
 
-    def run(self, inputs: Tensor, run: Callable[[Tensor], T]) -> T:
-        """Return `run(inputs)`, where `run` calls the model; inputs: (N, ...)."""
-        small = inputs.ndim != 4 or len(inputs) < CHANNELS_LAST_BATCH
-        if self.refused or small or inputs.device.type != "cpu":
-            return run(inputs)
+def wrapped(module: nn.Module) -> nn.Module | None:
+    """The module in a wrapper for compilation or for training on several devices; None for other modules."""
+    if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+        return module.module  # type: ignore[no-any-return]
+    # By its name: to import the compiler takes seconds.
+    return module._orig_mod if type(module).__name__ == "OptimizedModule" else None  # type: ignore[return-value]
+
+
+def _pass_on(wrapper: nn.Module, inner: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    if getattr(wrapper, "device_ids", None):  # then the wrapper moves the inputs to the first
+        device = next(inner.parameters()).device
+        args, kwargs = substitute((args, kwargs), lambda tensor: tensor.to(device))
+    return inner(*args, **kwargs)
+
+
+def _replace(module: nn.Module, name: str, value: Any, restored: ExitStack) -> None:
+    attributes = vars(module)
+    if name in attributes:
+        restored.callback(attributes.__setitem__, name, attributes[name])
+    else:
+        restored.callback(attributes.pop, name)
+    attributes[name] = value
+
+
+# The only memory between calls, True for models that return the same for inputs in channels last: trying it
+# in each call would cost what it saves.
+_TAKES_CHANNELS_LAST: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+def arranged(model: nn.Module, run: Run, inputs: Tensor) -> Tensor:
+    """The inputs (N, ...) in the order in memory to give them to the model, chosen for fast convolutions.
+
+    Batches of `CHANNELS_LAST_BATCH` and more on a CPU are given in channels last, unless the model fails on
+    that, for example in `view`, or returns something else, for example by `as_strided`: two samples are tried
+    once for each model. run: from `borrowed`.
+    """
+    if inputs.ndim != 4 or len(inputs) < CHANNELS_LAST_BATCH or inputs.device.type != "cpu":
+        return inputs
+    ordered = inputs.contiguous(memory_format=torch.channels_last)
+    if model not in _TAKES_CHANNELS_LAST:
         try:
-            return run(inputs.contiguous(memory_format=torch.channels_last))
+            plain, found = (list(tensors_of(_fields(run(batch[:2])))) for batch in (inputs, ordered))
+            same = bool(plain) and len(plain) == len(found) and all(map(is_close, found, plain))
         except torch.OutOfMemoryError:
             raise
-        except RuntimeError:
-            result = run(inputs)
-        self.refused = True
-        return result
+        # A model may raise anything; what is wrong with the inputs shows when all of them are run.
+        except Exception:
+            same = False
+        _TAKES_CHANNELS_LAST[model] = same
+    return ordered if _TAKES_CHANNELS_LAST[model] else inputs
+
+
+def _fields(returned: Any) -> Any:
+    return vars(returned) if hasattr(returned, "__dict__") and not isinstance(returned, Tensor) else returned
+
+
+def is_close(found: Tensor, expected: Tensor, size: Tensor | float = 0.0) -> bool:
+    """True if two tensors differ by no more than rounding of the largest number or of `size`."""
+    if found.shape != expected.shape or not found.numel():
+        return found.shape == expected.shape
+    share = ROUNDING if found.dtype in (torch.float32, torch.float64) else ROUNDING_IN_HALF
+    largest = expected.abs().max() + size
+    return bool(((found - expected).abs() <= share * largest).all() | expected.isnan().any())

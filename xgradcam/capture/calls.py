@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 
 from xgradcam.errors import XGradCamError
 
@@ -114,10 +115,40 @@ def _inplace_position(function: Callable[..., Any]) -> int | None:
     return names.index("inplace") if "inplace" in names else None
 
 
-def refuse_compiled(model: nn.Module) -> None:
-    """Raise XGradCamError for a compiled or scripted model: its operations cannot be intercepted."""
+def custom_functions(score: Tensor) -> Iterator[Any]:
+    """Yield the `torch.autograd.Function`s in the score's graph."""
+    waiting: list[Any] = [score.grad_fn]
+    seen: set[Any] = {None}
+    while waiting:
+        node = waiting.pop()
+        if node not in seen:
+            seen.add(node)
+            if isinstance(node, BackwardCFunction):
+                yield node._forward_cls  # type: ignore[attr-defined]
+            waiting += [following for following, _ in node.next_functions]
+
+
+def refuse_scripted(model: nn.Module, around: str | None = None) -> None:
+    """Raise XGradCamError for a model with a scripted module, whose operations cannot be intercepted.
+
+    around: the name of a layer; then only for one that contains it.
+    """
     for name, module in model.named_modules():
-        compiled = module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
-        if compiled or isinstance(module, torch.jit.ScriptModule):
+        contains = around is None or not name or around.startswith(f"{name}.")
+        if contains and isinstance(module, torch.jit.ScriptModule):
             where = f"'{name}'" if name else "the model"
-            raise XGradCamError(f"{where} is compiled or scripted: pass the module that it was made from")
+            raise XGradCamError(f"{where} is scripted or traced: give the module that it was made from")
+
+
+def refuse_exported(model: Any) -> None:
+    """Raise XGradCamError for a model whose layers do not run: exported, scripted or traced."""
+    nodes = model.graph.nodes if isinstance(model, torch.fx.GraphModule) else ()
+    # The module that an exported program makes has another that only checks the inputs.
+    modules = [node.target for node in nodes if node.op == "call_module" and node.target != "_guards_fn"]
+    merged = not modules and any(isinstance(node.target, torch._ops.OpOverload) for node in nodes)
+    if merged or type(model).__name__ == "ExportedProgram":
+        raise XGradCamError(
+            "the model is exported, which merges its layers: give the module that it was made from"
+        )
+    if isinstance(model, torch.jit.ScriptModule):
+        refuse_scripted(model)

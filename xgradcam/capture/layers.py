@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xgradcam.capture.borrowing import borrowed
+from xgradcam.capture.borrowing import borrowed, wrapped
+from xgradcam.capture.calls import refuse_exported
+from xgradcam.capture.inputs import advice_on, plain_inputs
 from xgradcam.errors import XGradCamError, did_you_mean, shown
 
 # Class, distillation and register tokens: no network puts more of them before its patch tokens.
@@ -44,10 +46,8 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module
         raise XGradCamError(f"the layer is {shown(layer)}: give a module of the model, or its name{call}")
     if layer in modules:
         return layer, modules[layer]
-    if hasattr(model, "_orig_mod"):
-        raise XGradCamError(
-            f"no layer {shown(layer)}: the model is compiled: give the one that it was made from"
-        )
+    if (inner := wrapped(model)) is not None:
+        return find_layer(inner, layer)
     raise XGradCamError(
         f"no layer {shown(layer)} in this {type(model).__name__}{did_you_mean(layer, modules)} "
         f"(--list-layers, or model.named_modules(), shows all)"
@@ -133,6 +133,8 @@ class Layer:
 
 def list_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
     """The modules that `model(inputs)` runs, ordered by when they first finish; the model is borrowed."""
+    refuse_exported(model)
+    inputs = plain_inputs(inputs)
     names = {module: name for name, module in model.named_modules()}
     shapes: dict[nn.Module, tuple[int, ...] | None] = {}
     runs: dict[nn.Module, int] = {}
@@ -141,10 +143,10 @@ def list_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
         shapes.setdefault(module, tuple(output.shape) if isinstance(output, Tensor) else None)
         runs[module] = runs.get(module, 0) + 1
 
-    with ExitStack() as hooks, borrowed(model):
+    with advice_on(model, inputs), ExitStack() as hooks, borrowed(model) as run:
         for module in names:
             hooks.enter_context(module.register_forward_hook(note))
-        model(inputs)
+        run(inputs)
     return [
         Layer(names[module], module, shape, _layout_or_none(shape, inputs), runs[module])
         for module, shape in shapes.items()

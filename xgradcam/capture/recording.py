@@ -1,26 +1,35 @@
 """Run a model once; keep the activation of one layer and the graph from it to the output."""
 
+import inspect
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.modules.module import _global_forward_hooks, register_module_forward_hook
+from torch.utils.checkpoint import CheckpointFunction
 
-from xgradcam.capture.borrowing import Arrangement, borrowed
-from xgradcam.capture.calls import tensors_of
+from xgradcam.capture.borrowing import arranged, borrowed
+from xgradcam.capture.calls import custom_functions, refuse_exported, refuse_scripted, tensors_of
+from xgradcam.capture.inputs import advice_on, plain_inputs
 from xgradcam.capture.layers import find_layer
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import NoGradientError, XGradCamError
 
 # Limit on the gradient entries computed in one batch: 64 MB in float32.
 MAX_ENTRIES = 2**24
+REENTRANT = (
+    "torch.utils.checkpoint with use_reentrant=True, which gives no gradient of a layer: turn it off, as by "
+    "model.set_grad_checkpointing(False) in timm, or set use_reentrant=False"
+)
 
 
 @dataclass(frozen=True)
@@ -29,11 +38,13 @@ class Recording:
 
     activation: a copy of the layer's output, (N, ...), the leaf of the graph. output: everything that the
     model returned, a tensor or a structure of tensors, which depend on `activation`. model: the one that ran.
+    place: among the layer's hooks, where the graph starts, for `replay`.
     """
 
     activation: Tensor
     output: Any
     model: nn.Module
+    place: int = 0
 
     def gradient(self, score: Tensor) -> Tensor:
         """The gradient of the score with respect to the activation, in its shape; score: (N,).
@@ -57,7 +68,7 @@ class Recording:
                         score.sum(), all_edges, retain_graph=True, allow_unused=True
                     )
         if gradient is None:
-            raise XGradCamError(self._why_no_gradient(score))
+            raise NoGradientError(self._why_no_gradient(score))
         return gradient, tuple(others)
 
     def _why_no_gradient(self, score: Tensor) -> str:
@@ -102,6 +113,11 @@ class Recording:
         zero = torch.zeros_like(self.activation)
         if not score.requires_grad:
             return zero
+        for function in custom_functions(score):
+            # PyTorch gives 0 for its second derivatives, without an error.
+            if function.backward.__code__.co_filename == once_differentiable.__code__.co_filename:
+                name = function.__name__
+                raise NotImplementedError(f"the function {name} has none, it is marked once_differentiable")
         with borrowed(self.model), torch.enable_grad():
             with _readable_autograd_errors():
                 (first,) = torch.autograd.grad(
@@ -114,7 +130,7 @@ class Recording:
                         first, self.activation, direction, retain_graph=True, allow_unused=True
                     )
                 except RuntimeError as error:
-                    if not re.search("is not implemented|differentiate twice", str(error)):
+                    if not re.search("is not implemented|differentiate twice|double backward", str(error)):
                         raise
                     raise NotImplementedError(str(error).splitlines()[0]) from None
         return zero if second is None else second
@@ -125,68 +141,135 @@ def record(
     inputs: Tensor,
     layer: str | nn.Module,
     downstream: AbstractContextManager[Any] | None = None,
-    arrangement: Arrangement | None = None,
 ) -> Recording:
     """Run `model(inputs)` once and record the graph from the output of `layer` on.
 
     inputs: (N, ...). layer: a module of the model, or its name. downstream: a context that is entered after
-    the layer and left after the forward pass. arrangement: kept by callers with many batches.
-    The rest of the model gets a copy of the layer's output. So if the layer works in place, another branch
-    that reads its input sees the written values, but without a graph.
+    the layer and left after the forward pass.
+    The layer's output is that of its last forward hook that returns another one. The rest of the model, and
+    whoever keeps the output in a hook or an attribute, gets a copy in the graph. So if the layer works in
+    place, another branch that reads its input sees the written values, but without a graph.
     Not thread-safe: one call at a time for each model.
     Raises XGradCamError for a layer of another model, or one that does not return one tensor exactly once.
     """
+    refuse_exported(model)
     name, module = find_layer(model, layer)
-    if not isinstance(inputs, Tensor):
-        raise XGradCamError(f"the inputs are a {type(inputs).__name__}: give a tensor (N, ...)")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise XGradCamError("the model is scripted: give the module that it was made from")
-
-    def run(arranged: Tensor) -> Recording:
-        # no_grad once more: a first run that failed behind the layer leaves gradients switched on.
-        with torch.no_grad(), _graph_from(name, module, downstream) as leaves, _readable_autograd_errors():
-            returned = model(arranged)
-        if not leaves:
-            raise XGradCamError(f"layer '{name}' did not run: the model's forward does not call it here")
-        return Recording(leaves[0], returned, model)
-
-    with borrowed(model):
-        inputs = inputs.clone() if inputs.is_inference() else inputs
-        return run(inputs) if downstream is not None else (arrangement or Arrangement()).run(inputs, run)
+    inputs = plain_inputs(inputs)
+    start = _Start(name, module, downstream)
+    with advice_on(model, inputs), borrowed(model) as run:
+        if downstream is None:
+            inputs = arranged(model, run, inputs)
+        with start.behind, _at_output(module, start), _readable_autograd_errors():
+            returned = run(inputs)
+    if not start.runs:
+        refuse_scripted(model, around=name)
+        raise XGradCamError(f"layer '{name}' did not run: the model's forward does not call it here")
+    return Recording(start.leaf_or_error(), returned, model, start.place)
 
 
 @contextmanager
-def _graph_from(
-    name: str, module: nn.Module, downstream: AbstractContextManager[Any] | None
-) -> Iterator[list[Tensor]]:
-    """Start the graph at the output of the module, and enter `downstream`; yield a list for the leaf."""
-    leaves: list[Tensor] = []
+def _at_output(module: nn.Module, see: Callable[[int, Any, Any], Any]) -> Iterator[None]:
+    """Call `see(place, inputs, output)` at the module's output, before and after each of its forward hooks.
 
-    def start_graph(_module: nn.Module, _inputs: Any, output: Any) -> Tensor:
-        if leaves:
-            raise XGradCamError(f"layer '{name}' runs more than once in a forward: take one that runs once")
+    place: 0 before all hooks, those of all modules too; 1 after those; then one more after each of its own.
+    What `see` returns is the output for the hooks that follow, None to leave it.
+    """
+
+    def first(ran: nn.Module, given: Any, output: Any) -> Any:
+        return see(0, given, output) if ran is module else None
+
+    def hook(place: int) -> Callable[[nn.Module, Any, Any], Any]:
+        return lambda _module, given, output: see(place, given, output)
+
+    with ExitStack() as hooks:
+        handle = hooks.enter_context(register_module_forward_hook(first))
+        cast(OrderedDict[int, Any], _global_forward_hooks).move_to_end(handle.id, last=False)
+        own = list(module._forward_hooks)
+        hooks.enter_context(module.register_forward_hook(hook(1), prepend=True))
+        for place, key in enumerate(own, 2):
+            cast(OrderedDict[int, Any], module._forward_hooks).move_to_end(key)
+            hooks.enter_context(module.register_forward_hook(hook(place)))
+        yield
+
+
+class _Start:
+    """Starts the graph at a layer's output, and enters `downstream`; called at each `place` of `_at_output`.
+
+    runs: of the layer. place: the last one at which the output was another than before.
+    """
+
+    def __init__(self, name: str, module: nn.Module, downstream: AbstractContextManager[Any] | None) -> None:
+        self.runs, self.place = 0, 0
+        self.behind = ExitStack()
+        self._name, self._module, self._downstream = name, module, downstream
+        self._output: Any = None
+        self._version = 0
+        self._leaf: Tensor | None = None
+
+    def __call__(self, place: int, given: Any, output: Any) -> Tensor | None:
+        self.runs += place == 0
+        if self.runs > 1:
+            raise XGradCamError(
+                f"layer '{self._name}' runs more than once in a forward: take one that runs once"
+            )
+        if output is self._output and (self._leaf is None or output._version == self._version):
+            return None
+        if self._leaf is not None:
+            # A hook changed the output: what others keep of the one before does not come from the new one.
+            self._output.detach_()
+            self.behind.close()
+        self.place, self._output, self._leaf = place, output, None
+        if not isinstance(output, Tensor) or not output.is_floating_point():
+            return None
+        if _inside_checkpoint():
+            raise XGradCamError(f"layer '{self._name}' runs inside of {REENTRANT}")
+        return self._started(output, place == 0 and _is_new(self._module, output, given))
+
+    def _started(self, output: Tensor, new: bool) -> Tensor:
         # A copy: a module may return its own input, and the rest of the model may write to that.
-        leaf = _row_major_copy(_require_activation(name, output).detach()).requires_grad_()
-        leaves.append(leaf)
+        leaf = _row_major_copy(output.detach()).requires_grad_()
         torch.set_grad_enabled(True)
-        behind.enter_context(_contiguous_norm_gradients())
+        self.behind.enter_context(_contiguous_norm_gradients())
         # Another copy: in-place operations cannot write to a leaf.
-        activation = leaf.clone()
-        if downstream is not None:
-            behind.enter_context(downstream)
-        return activation
+        copy = _in_place_of(output, leaf.clone()) if new else leaf.clone()
+        if self._downstream is not None:
+            self.behind.enter_context(self._downstream)
+        self._leaf, self._output, self._version = leaf, copy, copy._version
+        return copy
 
-    with ExitStack() as behind, module.register_forward_hook(start_graph):
-        yield leaves
+    def leaf_or_error(self) -> Tensor:
+        """The leaf of the graph; XGradCamError if the layer's output is not one floating-point tensor."""
+        if self._leaf is not None:
+            return self._leaf
+        if isinstance(self._output, Tensor):
+            what = f"{self._output.dtype} numbers, which have no gradient"
+        else:
+            what = f"a {type(self._output).__name__}, not a tensor: take one inside it"
+        raise XGradCamError(f"layer '{self._name}' returns {what}")
 
 
-def _require_activation(name: str, output: Any) -> Tensor:
-    if not isinstance(output, Tensor):
-        raise XGradCamError(
-            f"layer '{name}' returns a {type(output).__name__}, not a tensor: take one inside it"
-        )
-    if not output.is_floating_point():
-        raise XGradCamError(f"layer '{name}' returns {output.dtype} numbers, which have no gradient")
+def _inside_checkpoint() -> bool:
+    """True while a reentrant checkpoint runs, whose graph is thrown away."""
+    frame = inspect.currentframe()
+    while frame is not None and frame.f_code is not CheckpointFunction.forward.__code__:
+        frame = frame.f_back
+    return frame is not None
+
+
+def _is_new(module: nn.Module, output: Tensor, given: Any) -> bool:
+    """True if the module made this tensor; False if it is one of its inputs, parameters or buffers."""
+    return not output.requires_grad and all(
+        output is not one for one in (*tensors_of(given), *module.buffers())
+    )
+
+
+def _in_place_of(output: Tensor, replacement: Tensor) -> Tensor:
+    """The replacement, as the output's object where possible: modules and hooks may keep that object."""
+    try:
+        torch.utils.swap_tensors(output, replacement)  # type: ignore[no-untyped-call]
+    # Another tensor, for example a view, or a weak reference holds it.
+    except RuntimeError:
+        return replacement
     return output
 
 
@@ -195,37 +278,46 @@ def _row_major_copy(output: Tensor) -> Tensor:
     return output.clone(memory_format=torch.contiguous_format if output.ndim == 4 else torch.preserve_format)
 
 
-def replay(model: nn.Module, inputs: Tensor, layer: str | nn.Module, activation: Tensor) -> Any:
+def replay(
+    model: nn.Module, inputs: Tensor, layer: str | nn.Module, activation: Tensor, place: int = 0
+) -> Any:
     """Run `model(inputs)` without a graph, with the layer's output replaced by `activation`.
 
     activation: (M, ...), any number of variants of one sample's. The inputs of one sample suffice if the
     rest of the model depends on the layer's output only. A model that works in place writes to `activation`.
+    place: the recording's.
     """
     _name, module = find_layer(model, layer)
 
-    def replace(_module: nn.Module, _inputs: Any, _output: Any) -> Tensor:
-        return activation
+    def replace(at: int, given: Any, output: Any) -> Tensor | None:
+        if at != place:
+            return None
+        # Through an object of its own: the caller's takes the output's place in the swap.
+        replacement = activation.view_as(activation)
+        if at == 0 and isinstance(output, Tensor) and _is_new(module, output, given):
+            return _in_place_of(output, replacement)
+        return replacement
 
-    with borrowed(model):
-        inputs = inputs.clone() if inputs.is_inference() else inputs
-        with module.register_forward_hook(replace):
-            return model(inputs)
+    with borrowed(model) as run, _at_output(module, replace):
+        return run(inputs)
 
 
 @contextmanager
 def _readable_autograd_errors() -> Iterator[None]:
-    """Turn autograd's errors about in-place writes and inference tensors into one line."""
+    """Turn autograd's errors about in-place writes, inference tensors and checkpoints into one line."""
     try:
         yield
     except RuntimeError as error:
-        if re.search("Inference tensors", str(error)):
-            raise XGradCamError(
-                "the model was made under torch.inference_mode(), which forbids gradients"
-            ) from None
-        if not re.search("in-?place", str(error)):
+        reason = str(error).splitlines()[0] if str(error) else ""
+        if "Inference tensors" in reason:
+            message = "the model was made under torch.inference_mode(), which forbids gradients"
+        elif "use_reentrant=True" in reason:
+            message = f"behind the layer the model runs {REENTRANT}"
+        elif re.search("in-?place", str(error)):
+            message = f"behind the layer the model cannot be differentiated: {reason}"
+        else:
             raise
-        reason = str(error).splitlines()[0]
-        raise XGradCamError(f"behind the layer the model cannot be differentiated: {reason}") from None
+        raise XGradCamError(message) from None
 
 
 def _contiguous_norm_gradients() -> AbstractContextManager[Any]:

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import CheckpointFunction
 
-from xgradcam.capture.calls import Call, float_tensors_of, substitute, tensors_of
+from xgradcam.capture.calls import Call, custom_functions, float_tensors_of, substitute, tensors_of
 from xgradcam.capture.layers import find_layer
+from xgradcam.capture.recording import REENTRANT
 from xgradcam.errors import XGradCamError
 from xgradcam.proof.constants import Intercept, Kind, intercept, is_linear
 
@@ -170,16 +171,9 @@ def nodes_between(edge: GradientEdge, score: Tensor, start: Tensor) -> set[Node]
 
 def refuse_custom_functions(score: Tensor) -> None:
     """Raise XGradCamError if the graph has a `torch.autograd.Function`: no operation of it is visible."""
-    waiting: list[Any] = [score.grad_fn]
-    seen: set[Any] = {None}
-    while waiting:
-        node = waiting.pop()
-        if node in seen:
-            continue
-        if isinstance(node, BackwardCFunction):
-            name = type(node).__name__.removesuffix("Backward")
-            raise XGradCamError(
-                f"the model runs a torch.autograd.Function, {name}: its constants cannot be found"
-            )
-        seen.add(node)
-        waiting += [following for following, _ in node.next_functions]
+    for function in custom_functions(score):
+        if function is CheckpointFunction:
+            raise XGradCamError(f"behind the layer the model runs {REENTRANT}")
+        raise XGradCamError(
+            f"the model runs a torch.autograd.Function, {function.__name__}: its constants cannot be found"
+        )

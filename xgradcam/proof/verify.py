@@ -18,7 +18,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import Tensor, nn
 
-from xgradcam.capture.calls import refuse_compiled
+from xgradcam.capture.calls import refuse_scripted
 from xgradcam.capture.layers import find_layer
 from xgradcam.capture.recording import record
 from xgradcam.capture.scores import Targets, choose_targets, logits_of, parse_targets, require_finite
@@ -105,7 +105,7 @@ def _exact(model: nn.Module, inputs: Tensor) -> Iterator[None]:
     """Refuse what cannot be verified; compute everything else in full precision."""
     if inputs.dim() == 0 or len(inputs) == 0:
         raise XGradCamError(f"the inputs are {tuple(inputs.shape)}: take at least one sample, (N, ...)")
-    refuse_compiled(model)
+    refuse_scripted(model)
     with torch.inference_mode(False), _full_precision(inputs.device.type):
         yield
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from xgradcam.cam.evidence import Progress
-from xgradcam.capture.borrowing import Arrangement
 from xgradcam.errors import NotFiniteError, XGradCamError, first_line, is_out_of_memory
 from xgradcam.pictures.photograph import Photograph, pixels_in
 from xgradcam.runs.results import Announce, write_results
@@ -81,7 +80,7 @@ def explain_photographs(
     size = run.explaining.batch_size
     batches = [run.sources[start : start + size] for start in range(0, len(run.sources), size)]
     left = [batch for batch in batches if any(source.path not in done for source in batch)]
-    explain = partial(run.explain, progress=progress, arrangement=Arrangement())
+    explain = partial(run.explain, progress=progress)
     alone = Lock()
     with _Pool(READERS, "read") as readers, _Pool(WRITERS, "write") as writers:
         read = _ahead(readers, lambda source: _read(run, source, alone), chain(*left), size + READERS)

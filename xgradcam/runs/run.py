@@ -11,7 +11,6 @@ from torch import Tensor
 from xgradcam.cam.evidence import Progress
 from xgradcam.cam.explain import DEFAULT_METHODS, explain_layers, require_compatible, top_classes
 from xgradcam.cam.explanation import ClassExplanation
-from xgradcam.capture.borrowing import Arrangement
 from xgradcam.capture.scores import Targets
 from xgradcam.errors import XGradCamError
 from xgradcam.files import KeptFiles
@@ -124,7 +123,6 @@ class Run:
         self,
         inputs: Tensor,
         progress: Progress = lambda _done, _total: None,
-        arrangement: Arrangement | None = None,
     ) -> Explained:
         """For each layer one explanation for each class of inputs (N, 3, h, w) on the model's device."""
         how = self.explaining
@@ -141,7 +139,6 @@ class Run:
                 axioms=how.axioms,
                 probability=how.probability,
                 progress=progress,
-                arrangement=arrangement,
             )
 
     def _targets(self, logits: Tensor) -> list[Targets]:
