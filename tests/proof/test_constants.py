@@ -180,6 +180,26 @@ HOMOGENEOUS: dict[str, Callable[[Tensor], Any]] = {
     "transposed, without bias": lambda x: functional.conv_transpose2d(x, random(4, 5, 3, 3)),
     "unfold": lambda x: functional.unfold(x, 2),
     "sort": lambda x: x.sort(1).values,
+    "msort": torch.msort,
+    "nanmean": lambda x: x.nanmean(1),
+    "quantile": lambda x: torch.quantile(x, 0.3, dim=1),
+    "diff": lambda x: torch.diff(x),
+    "gradient": lambda x: torch.gradient(x, dim=2)[0],
+    "trapezoid": lambda x: torch.trapezoid(x, dx=0.5),
+    "conjugate": lambda x: torch.conj(x).resolve_conj(),
+    "Hermitian transform": torch.fft.hfft,
+    "short-time transform": lambda x: torch.stft(
+        x.reshape(1, -1), 8, window=torch.ones(8, dtype=torch.float64), return_complex=True
+    ).abs(),
+    "embedding": lambda x: functional.embedding(torch.tensor([1, 0, 1]), x[0, 0]),
+    "bag of embeddings": lambda x: functional.embedding_bag(torch.tensor([[1, 0, 1]]), x[0, 0]),
+    "sparse product": lambda x: torch.sparse.mm(random(3, 6).to_sparse(), x[0, 0]),
+    "copied signs": lambda x: torch.copysign(x, random(1, 4, 6, 6, seed=1)),
+    "no NaN": torch.nan_to_num,
+    "lerp of two": lambda x: torch.lerp(x, x.flip(1), 0.3),
+    "addcdiv of two": lambda x: torch.addcdiv(x, x.flip(1), 3 + random(4, 1, 1)),
+    "mean into two": lambda x: x.scatter_reduce(1, torch.zeros(1, 4, 6, 6).long(), x.flip(1), "mean"),
+    "largest of two": lambda x: x.scatter_reduce(1, torch.zeros(1, 4, 6, 6).long(), x.flip(1), "amax"),
 }
 
 
@@ -225,6 +245,60 @@ WITH_CONSTANTS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     ),
     "addmm": ("bias", lambda x: torch.addmm(random(5), x[0, 0], random(6, 5), beta=2)),
     "baddbmm beside": ("bias", lambda x: torch.baddbmm(x[0], random(4, 6, 2), random(4, 2, 6), alpha=3)),
+    "instance_norm": (
+        "bias",
+        lambda x: functional.instance_norm(
+            x, random(4), random(4, seed=1) ** 2, random(4, seed=2), random(4, seed=3), False, eps=0.1
+        ),
+    ),
+    "torch.instance_norm": (
+        "bias",
+        lambda x: torch.instance_norm(
+            x, random(4, seed=2), random(4, seed=3), random(4), random(4, seed=1) ** 2, False, 0.1, 0.1, False
+        ),
+    ),
+    "instance_norm of the input": (
+        "curvature",
+        lambda x: functional.instance_norm(x, weight=random(4), bias=random(4, seed=1), eps=0.3),
+    ),
+    "bilinear": (
+        "bias",
+        lambda x: functional.bilinear(x[0, 0], random(6, 5), random(3, 6, 5), random(3)),
+    ),
+    "linear in the weight": ("bias", lambda x: functional.linear(random(2, 6), x[0, 0], random(6))),
+    "conv_tbc": ("bias", lambda x: torch.conv_tbc(x[0], random(1, 6, 2), random(2))),
+    "addmv by names": ("bias", lambda x: torch.addmv(input=random(6), mat=x[0, 0], vec=random(6), beta=2)),
+    "baddbmm by names": (
+        "bias",
+        lambda x: torch.baddbmm(random(4, 6, 2), batch2=random(4, 6, 2), batch1=x[0], beta=0.5),
+    ),
+    "addr by names": ("bias", lambda x: torch.addr(random(6, 6), vec2=random(6), vec1=x[0, 0, 0])),
+    "fill_diagonal_": ("bias", lambda x: x[0, 0].clone().fill_diagonal_(2.0)),
+    "lerp": ("bypass", lambda x: torch.lerp(x, random(1, 4, 6, 6), 0.3)),
+    "lerp to the layer": ("bypass", lambda x: torch.lerp(random(4, 6, 6), x, random(4, 1, 1))),
+    "lerp_": ("bypass", lambda x: x.clone().lerp_(random(4, 6, 6), weight=0.3)),
+    "lerp by the layer": ("curvature", lambda x: torch.lerp(x, random(4, 6, 6), x)),
+    "addcdiv": ("bypass", lambda x: torch.addcdiv(x, random(4, 6, 6), 3 + random(4, 1, 1), value=0.5)),
+    "addcdiv of a quotient": (
+        "bypass",
+        lambda x: torch.addcdiv(input=random(4, 6, 6), tensor1=x, tensor2=3 + random(4, 1, 1), value=2),
+    ),
+    "addcdiv by the layer": ("curvature", lambda x: torch.addcdiv(x, random(4, 6, 6), x)),
+    "addcmul by names": (
+        "bypass",
+        lambda x: torch.addcmul(random(4, 6, 6), tensor2=random(4, 1, 1), tensor1=x, value=2),
+    ),
+    "put": ("bypass", lambda x: x.put(torch.tensor([1]), torch.tensor([2.0], dtype=torch.float64))),
+    "diff with an end": ("bypass", lambda x: torch.diff(x, append=random(1, 4, 6, 1))),
+    "distance": ("bypass", lambda x: functional.l1_loss(x, random(1, 4, 6, 6, seed=1))),
+    "sum into": (
+        "bypass",
+        lambda x: random(1, 4, 6, 6).scatter_reduce(1, torch.zeros(1, 4, 6, 6).long(), x, "sum"),
+    ),
+    "largest into": (
+        "bypass",
+        lambda x: random(1, 4, 6, 6).scatter_reduce(1, torch.zeros(1, 4, 6, 6).long(), x, reduce="amax"),
+    ),
     "add a number": ("bias", lambda x: x + 1.5),
     "subtract from a number": ("bias", lambda x: 1 - x),
     "constant padding": ("bias", lambda x: functional.pad(x, (1, 2, 0, 1), value=2.5)),

@@ -116,13 +116,14 @@ def _direction(point: Tensor) -> Tensor:
 
 
 def _of_bias_argument(call: Call) -> Intercept | None:
-    """Linear layers and convolutions (input, weight, bias): the bias of each channel."""
-    if len(call.dependents) > 1 or not depends(call.argument(0, "input")):
+    """Linear layers and convolutions, with a bias for each channel."""
+    bias = call.argument(3 if call.operation == "bilinear" else 2, "bias")
+    if len(call.dependents) > 1 or (bias is not None and depends(bias)):
         return tangent_intercept(call)
-    bias = call.argument(2, "bias")
     if bias is None:
         return None
-    spatial = 0 if call.operation == "linear" else call.argument(1, "weight").dim() - 2
+    channels_last = call.operation in ("linear", "bilinear", "conv_tbc")
+    spatial = 0 if channels_last else call.argument(1, "weight").dim() - 2
     return Intercept("bias", [bias.detach().reshape(-1, *[1] * spatial)])
 
 
@@ -146,6 +147,12 @@ def _of_batch_norm(call: Call) -> Intercept | None:
     if bias is not None:
         shift = shift + bias.detach()
     return Intercept("bias", [shift.reshape(-1, *[1] * (call.dependents[0].dim() - 2))])
+
+
+def _of_instance_norm(call: Call) -> Intercept | None:
+    """Instance normalisation: curved by the input's statistics, a batch normalisation by fixed ones."""
+    by_input = call.argument(5, "use_input_stats", True)
+    return tangent_intercept(call) if by_input else _of_batch_norm(call)
 
 
 def _of_sum(call: Call, kind: Kind = "bypass", terms: int | None = None) -> Intercept | None:
@@ -184,9 +191,23 @@ def _of_product(call: Call) -> Intercept | None:
 
 def _of_fused_sum(call: Call, kind: Kind) -> Intercept | None:
     """A tensor plus a product of two, such as addmm: the constant summand, if there is one."""
-    factors = [call.argument(1, "mat1"), call.argument(2, "mat2")]
-    dependent = sum(depends(factor) for factor in factors)
+    named = [value for name, value in call.kwargs.items() if name != "input"]
+    dependent = sum(depends(factor) for factor in tensors_of([*call.args[1:3], *named]))
     return tangent_intercept(call) if dependent == 2 else _of_sum(call, kind, terms=1 if dependent else 3)
+
+
+def _of_sum_for_fixed(call: Call, name: str) -> Intercept | None:
+    """Operations that are linear in all operands together, if the third, of this name, is a constant."""
+    third = call.argument(2, name)
+    return tangent_intercept(call) if isinstance(third, Tensor) and depends(third) else _of_sum(call)
+
+
+def _of_reduction(call: Call) -> Intercept | None:
+    """Operations that reduce into a tensor by a named operation: a sum, a choice or a product."""
+    by = {argument for argument in (*call.args, *call.kwargs.values()) if isinstance(argument, str)}
+    if by & {"sum", "mean"}:
+        return _of_sum(call)
+    return _of_choice(call) if by & {"amax", "amin"} else tangent_intercept(call)
 
 
 def _linear_in_first(call: Call) -> Intercept | None:
@@ -238,21 +259,24 @@ LINEAR = frozenset(
     diagonal diag diag_embed tril triu as_strided meshgrid atleast_1d atleast_2d atleast_3d alias
     to type type_as double float half bfloat16 cpu cuda requires_grad detach get set
     fft_fft fft_ifft fft_rfft fft_irfft fft_fft2 fft_ifft2 fft_rfft2 fft_irfft2 fft_fftn fft_ifftn fft_rfftn
-    fft_irfftn fft_fftshift fft_ifftshift view_as_real view_as_complex real imag""".split()
+    fft_irfftn fft_hfft fft_ihfft fft_fftshift fft_ifftshift view_as_real view_as_complex real imag conj
+    conj_physical resolve_conj resolve_neg stft istft nanmean quantile nanquantile msort sum_to_size
+    unsafe_chunk unsafe_split embedding cartesian_prod combinations""".split()
 )
 # fmt: on
 
 JOINS = "cat concat concatenate stack hstack vstack dstack column_stack row_stack"
 SUMS = """where setitem copy fill zero block_diag index_put index_add index_copy index_fill scatter
-scatter_add masked_fill masked_scatter select_scatter slice_scatter diagonal_scatter"""
+scatter_add put fill_diagonal diff masked_fill masked_scatter select_scatter slice_scatter diagonal_scatter"""
 PRODUCTS = """mul multiply matmul mm bmm mv dot vdot inner outer ger kron tensordot einsum chain_matmul
-linalg_multi_dot linalg_matmul linalg_vecdot cross linalg_cross"""
+linalg_multi_dot linalg_matmul linalg_vecdot cross linalg_cross sparse_mm embedding_bag"""
 CHOICES = """hardtanh relu6 clamp clip clamp_min clamp_max maximum minimum fmax fmin max min hardsigmoid
 threshold hardshrink softshrink round floor ceil trunc fix sign sgn heaviside frac fmod remainder
-floor_divide"""
+floor_divide nan_to_num copysign l1_loss"""
+FIRSTS = "prelu grid_sample ldexp xlogy trapezoid trapz cumulative_trapezoid gradient"
 DROPOUTS = "dropout dropout1d dropout2d dropout3d feature_dropout"
-CONVOLUTIONS = """linear conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d convolution
-_convolution"""
+CONVOLUTIONS = """linear bilinear conv_tbc conv1d conv2d conv3d conv_transpose1d conv_transpose2d
+conv_transpose3d convolution _convolution"""
 
 RULES: Mapping[str, Rule] = {
     **dict.fromkeys(CONVOLUTIONS.split(), _of_bias_argument),
@@ -262,7 +286,11 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(PRODUCTS.split(), _of_product),
     **dict.fromkeys(CHOICES.split(), _of_choice),
     **dict.fromkeys(["div", "divide", "true_divide"], _of_quotient),
-    **dict.fromkeys(["prelu", "grid_sample"], _linear_in_first),
+    **dict.fromkeys(FIRSTS.split(), _linear_in_first),
+    **dict.fromkeys(["scatter_reduce", "index_reduce"], _of_reduction),
+    "lerp": partial(_of_sum_for_fixed, name="weight"),
+    "addcdiv": partial(_of_sum_for_fixed, name="tensor2"),
+    "instance_norm": _of_instance_norm,
     **dict.fromkeys(["addmm", "addmv", "addbmm", "baddbmm", "addr"], partial(_of_fused_sum, kind="bias")),
     "addcmul": partial(_of_fused_sum, kind="bypass"),
     **dict.fromkeys(DROPOUTS.split(), partial(_of_dropout, by_default=True)),
