@@ -212,7 +212,8 @@ class _Start:
             raise XGradCamError(
                 f"layer '{self._name}' runs more than once in a forward: take one that runs once"
             )
-        if output is self._output and (self._leaf is None or output._version == self._version):
+        same = output is self._output
+        if same and (self._leaf is None or output._version == self._version):
             return None
         if self._leaf is not None:
             # A hook changed the output: what others keep of the one before does not come from the new one.
@@ -223,7 +224,8 @@ class _Start:
             return None
         if _inside_checkpoint():
             raise XGradCamError(f"layer '{self._name}' runs inside of {REENTRANT}")
-        return self._started(output, place == 0 and _is_new(self._module, output, given))
+        # A hook that writes into the output hands on the object that others keep.
+        return self._started(output, same or (place == 0 and _is_new(self._module, output, given)))
 
     def _started(self, output: Tensor, new: bool) -> Tensor:
         # A copy: a module may return its own input, and the rest of the model may write to that.
@@ -256,11 +258,10 @@ def _inside_checkpoint() -> bool:
     return frame is not None
 
 
-def _is_new(module: nn.Module, output: Tensor, given: Any) -> bool:
+def _is_new(module: nn.Module, output: Any, given: Any) -> bool:
     """True if the module made this tensor; False if it is one of its inputs, parameters or buffers."""
-    return not output.requires_grad and all(
-        output is not one for one in (*tensors_of(given), *module.buffers())
-    )
+    others = (*tensors_of(given), *module.buffers(), *module.parameters())
+    return isinstance(output, Tensor) and all(output is not one for one in others)
 
 
 def _in_place_of(output: Tensor, replacement: Tensor) -> Tensor:
@@ -289,14 +290,16 @@ def replay(
     """
     _name, module = find_layer(model, layer)
 
+    before: list[Any] = []
+
     def replace(at: int, given: Any, output: Any) -> Tensor | None:
+        before.append(output)
         if at != place:
             return None
         # Through an object of its own: the caller's takes the output's place in the swap.
         replacement = activation.view_as(activation)
-        if at == 0 and isinstance(output, Tensor) and _is_new(module, output, given):
-            return _in_place_of(output, replacement)
-        return replacement
+        new = _is_new(module, output, given) if at == 0 else output is before[-2]
+        return _in_place_of(output, replacement) if new else replacement
 
     with borrowed(model) as run, _at_output(module, replace):
         return run(inputs)

@@ -117,7 +117,7 @@ def parse_targets(targets: Targets, samples: int) -> Tensor | None:
 def _class_indices(given: Any) -> Tensor | None:
     """The int64 tensor of what a user gave as one or several class indices; None if they are no integers."""
     try:
-        chosen = torch.as_tensor(given)
+        chosen = torch.as_tensor(given, device=getattr(given, "device", "cpu"))
     except (OverflowError, RuntimeError, TypeError, ValueError):
         return None
     is_integer = not (chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool)
@@ -177,7 +177,7 @@ def _class(given: Any, classes: int) -> int:
 def _given(values: Any, what: str) -> Tensor:
     """The tensor of what a user gave as a region or an embedding; XGradCamError if it is not finite."""
     try:
-        tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.array(values))
+        tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.array(values), device="cpu")
         if tensor.isfinite().all():
             return tensor.detach()
     except (RuntimeError, TypeError, ValueError):

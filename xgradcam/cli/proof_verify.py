@@ -117,8 +117,8 @@ def _target(classifier: "Classifier", inputs: "Tensor", index: int | None) -> in
     from xgradcam.capture.borrowing import borrowed
     from xgradcam.capture.scores import choose_targets, finite_logits_of
 
-    with borrowed(classifier.module):
-        logits = finite_logits_of(classifier.module(inputs), classifier.output)
+    with borrowed(classifier.module) as run:
+        logits = finite_logits_of(run(inputs), classifier.output)
     return int(choose_targets(logits, index)[0])
 
 

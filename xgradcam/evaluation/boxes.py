@@ -96,7 +96,7 @@ def region_of(boxes: Sequence[Box], shape: tuple[int, int], framing: Framing) ->
     A pixel is inside if its centre is in a box; a box without any pixel's centre has the pixel that it is in.
     """
     size, seen = framing.size, framing.window(shape)
-    region = torch.zeros(size, dtype=torch.bool)
+    region = torch.zeros(size, dtype=torch.bool, device="cpu")
     vertical, horizontal = size[0] / (seen.bottom - seen.top), size[1] / (seen.right - seen.left)
     for box in boxes:
         rows = _pixels((box.top - seen.top) * vertical, (box.bottom - seen.top) * vertical, size[0])

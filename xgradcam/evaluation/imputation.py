@@ -30,7 +30,9 @@ def imputed(inputs: Tensor, missing: Tensor) -> Tensor:
             matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
         )
         filled[:, unknown] = factors.solve(-(equations @ filled.T)).T
-    noise = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    noise = torch.randn(
+        inputs.shape, generator=torch.Generator("cpu").manual_seed(0), dtype=torch.float64, device="cpu"
+    )
     solution = torch.from_numpy(filled).reshape(inputs.shape) + NOISE * noise
     return torch.where(missing, solution.to(inputs), inputs)
 

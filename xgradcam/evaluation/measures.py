@@ -167,8 +167,8 @@ def _probability(question: Question, evidence: Evidence) -> metrics.ScoreFunctio
     of_scores = PROBABILITY_RULES[question.probability or probability_rule(scores)[0]]
 
     def probability(inputs: Tensor) -> Tensor:
-        with borrowed(question.model):
-            logits = finite_logits_of(question.model(inputs), question.output)
+        with borrowed(question.model) as run:
+            logits = finite_logits_of(run(inputs), question.output)
         return of_scores(logits)[:, question.target]
 
     return probability

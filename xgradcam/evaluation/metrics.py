@@ -83,7 +83,7 @@ def insertion(score: ScoreFunction, inputs: Tensor, heatmap: Tensor, steps: int 
 
 def _curve(score: ScoreFunction, start: Tensor, end: Tensor, heatmap: Tensor, steps: int) -> Curve:
     rank = ranks(heatmap).to(start.device)
-    counts = torch.arange(steps + 1) * rank.numel() // steps
+    counts = torch.arange(steps + 1, device="cpu") * rank.numel() // steps
     scores = []
     with torch.no_grad():
         for first in range(0, steps + 1, BATCH):
@@ -98,10 +98,10 @@ def ranks(heatmap: Tensor) -> Tensor:
 
     In reading order, ties would rank a flat heatmap from its upper left corner, which no method means.
     """
-    draw = torch.randperm(heatmap.numel(), generator=torch.Generator().manual_seed(0))
+    draw = torch.randperm(heatmap.numel(), generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     order = draw[heatmap.flatten().cpu()[draw].argsort(descending=True, stable=True)]
     rank = torch.empty_like(order)
-    rank[order] = torch.arange(len(order))
+    rank[order] = torch.arange(len(order), device="cpu")
     return rank.reshape(heatmap.shape)
 
 

@@ -78,7 +78,7 @@ def _draw(module: nn.Module) -> None:
         elif has_kernel and name == "bias":
             nn.init.zeros_(parameter)
         else:
-            drawn = torch.randn(parameter.shape, dtype=torch.float64)
+            drawn = torch.randn(parameter.shape, dtype=torch.float64, device="cpu")
             parameter.copy_(parameter.mean() + parameter.std(correction=0) * drawn.to(parameter))
 
 
@@ -92,10 +92,10 @@ def _estimate_statistics(model: nn.Module, modules: Sequence[nn.Module], inputs:
                 norm.running_mean.copy_(given[0].mean(all_but_channels))
                 norm.running_var.copy_(given[0].var(all_but_channels, correction=0))
 
-    with ExitStack() as hooks, borrowed(model):
+    with ExitStack() as hooks, borrowed(model) as run:
         for module in modules:
             hooks.enter_context(module.register_forward_pre_hook(estimate))
-        model(inputs)
+        run(inputs)
 
 
 def rank_correlation(first: Tensor, second: Tensor) -> float:

@@ -149,8 +149,8 @@ class _Run:
         inputs = classifier.inputs(pixels, evaluation.crop)
         target = photograph.target
         if target is None:
-            with borrowed(classifier.module):
-                logits = finite_logits_of(classifier.module(inputs), classifier.output)
+            with borrowed(classifier.module) as run:
+                logits = finite_logits_of(run(inputs), classifier.output)
             target = int(logits.argmax())
         region = None
         if (boxes := self.boxes.get(Path(photograph.path).name)) is not None:

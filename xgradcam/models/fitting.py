@@ -83,7 +83,7 @@ def fit(model: nn.Module, state: State, source: str) -> None:
         raise XGradCamError(f"weights of {source} do not fit this {type(model).__name__}: {reason}")
     fitted = OrderedDict((key, tensor.to(wanted[key].dtype)) for key, tensor in tensors.items())
     for key in counters:
-        fitted.setdefault(key, torch.tensor(0))
+        fitted.setdefault(key, torch.tensor(0, device="cpu"))
     fitted._metadata = getattr(state, "_metadata", None) or getattr(wanted, "_metadata", None)  # type: ignore[attr-defined]
     model.load_state_dict(fitted, assign=True)
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
-from xgradcam.capture.borrowing import borrowed
+from xgradcam.capture.borrowing import Run, borrowed
 from xgradcam.capture.calls import tensors_of
+from xgradcam.capture.inputs import plain_inputs
 from xgradcam.capture.layers import find_layer
 
 # Largest difference that is still rounding, as a share of the largest number in an output.
@@ -28,23 +29,26 @@ def fold_batch_norms(model: nn.Module, inputs: Tensor, layers: Sequence[str] = (
     back as it was: something beside the norm may use a convolution's output.
     A convolution that is one of `layers` is never changed.
     """
-    with borrowed(model):
-        before, pairs = _watched(model, inputs, layers)
+    inputs = plain_inputs(inputs)
+    with borrowed(model) as run:
+        before, pairs = _watched(model, run, inputs, layers)
         old = {name: model.get_submodule(name) for pair in pairs for name in pair}
         for convolution, norm in pairs:
             model.set_submodule(convolution, fuse_conv_bn_eval(old[convolution], old[norm]))  # type: ignore[arg-type,type-var]
             # Norms of other packages may contain further modules, such as an activation: these stay.
             model.set_submodule(norm, nn.Sequential(OrderedDict(old[norm].named_children())).eval())
-        if pairs and not _computes(model, inputs, layers, before):
+        if pairs and not _computes(model, run, inputs, layers, before):
             for name, module in old.items():
                 model.set_submodule(name, module)
             return 0
     return len(pairs)
 
 
-def _computes(model: nn.Module, inputs: Tensor, layers: Sequence[str], outputs: Sequence[Tensor]) -> bool:
+def _computes(
+    model: nn.Module, run: Run, inputs: Tensor, layers: Sequence[str], outputs: Sequence[Tensor]
+) -> bool:
     try:
-        found, _ = _watched(model, inputs, layers)
+        found, _ = _watched(model, run, inputs, layers)
     # A model that uses its norm in another way may raise anything.
     except Exception:
         return False
@@ -82,7 +86,7 @@ class _Watch:
 
 
 def _watched(
-    model: nn.Module, inputs: Tensor, layers: Sequence[str]
+    model: nn.Module, run: Run, inputs: Tensor, layers: Sequence[str]
 ) -> tuple[list[Tensor], list[tuple[str, str]]]:
     """Outputs of the layers and the model, and pairs of a convolution and the norm that gets its output."""
     watch = _Watch()
@@ -96,7 +100,7 @@ def _watched(
                 hooks.enter_context(hook)
         for layer in layers:
             hooks.enter_context(find_layer(model, layer)[1].register_forward_hook(watch.after_layer))
-        watch.outputs += tensors_of(model(inputs))
+        watch.outputs += tensors_of(run(inputs))
     once = [
         (convolution, norm)
         for norm, convolution in watch.pairs.items()

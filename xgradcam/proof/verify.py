@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.capture.calls import refuse_scripted
+from xgradcam.capture.inputs import advice_on, plain_inputs
 from xgradcam.capture.layers import find_layer
 from xgradcam.capture.recording import record
 from xgradcam.capture.scores import Targets, choose_targets, logits_of, parse_targets, require_finite
@@ -51,7 +52,8 @@ def verify(
     concatenated with or chosen instead of one that depends on the layer is bypass.
     Raises XGradCamError if the model, the layer or the targets do not fit, or the score is not finite.
     """
-    with _exact(model, inputs):
+    inputs = plain_inputs(inputs)
+    with advice_on(model, inputs), _exact(model, inputs):
         classes = _classes(targets, len(inputs))
         return _joined(
             [
@@ -74,6 +76,7 @@ def verify_layers(
     all others that lie on every path from it to the score; then the first of the rest is next. The other
     arguments, and the errors that they raise, are those of `verify`.
     """
+    inputs = plain_inputs(inputs)
     with _exact(model, inputs):
         classes = _classes(targets, len(inputs))
     left = []
@@ -216,7 +219,7 @@ def _sample(
 
 def _joined(samples: Sequence[_Sample]) -> Verification:
     keys = dict.fromkeys(key for sample in samples for key in sample.contributions)
-    zero = torch.zeros((), dtype=torch.float64)
+    zero = torch.zeros((), dtype=torch.float64, device="cpu")
     values = {key: torch.stack([sample.contributions.get(key, zero) for sample in samples]) for key in keys}
     return Verification(
         torch.stack([sample.score for sample in samples]),
@@ -243,7 +246,7 @@ def _score(returned: Any, target: int | None, output: str | int | None) -> Tenso
 def _inner_product(gradient: Tensor | None, constant: Tensor) -> Tensor:
     """⟨gradient, constant⟩ with the constant broadcast, (), float64; 0 if there is no gradient."""
     if gradient is None:
-        return torch.zeros((), dtype=torch.float64)
+        return torch.zeros((), dtype=torch.float64, device="cpu")
     # The last axis is summed in the network's own precision, which is fast, the others in float64.
     if constant.dim() == 0 or constant.shape[-1] == 1:
         return (gradient.sum(-1, keepdim=True).double() * constant.double()).sum()

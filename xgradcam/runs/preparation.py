@@ -46,7 +46,7 @@ def prepare(run: Run) -> None:
         return
     keep_freed_memory()
     classifier = run.classifier
-    noise = torch.randn(1, 3, *classifier.size, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(1, 3, *classifier.size, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     inputs = classifier.like_weights(noise).to(classifier.device())
     fold_batch_norms(classifier.module, inputs, run.layers)
 
