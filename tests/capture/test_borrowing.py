@@ -1,6 +1,12 @@
 """A model that is borrowed for a call, and the order in memory in which it gets its inputs."""
 
 import copy
+import gc
+import subprocess
+import sys
+import weakref
+from collections import OrderedDict
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +15,13 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from tests.support import TinyNet, assert_same_state, full_graph_gradient, lived_in, state_of
+from xgradcam.cam.explain import explain, explain_classes
+from xgradcam.cam.guided import guided_backpropagation
+from xgradcam.cam.methods import METHODS
+from xgradcam.capture.layers import list_layers
 from xgradcam.capture.recording import record
+from xgradcam.errors import XGradCamError
+from xgradcam.proof.verify import verify
 
 
 @pytest.mark.parametrize("layer", ["features.1", "features.5", "classifier.0"])
@@ -156,6 +168,171 @@ def test_a_model_that_fails_behind_the_layer_is_run_again_without_a_graph_in_fro
     torch.testing.assert_close(recording.gradient(recording.output[:, 1]), gradient)
     assert gradient.abs().max() > 0
     assert torch.is_grad_enabled()
+
+
+class Strided(nn.Module):
+    """Squares of 2 x 2 pixels as channels, by strides of which a contiguous input is assumed."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer, self.last = nn.Conv2d(12, 6, 3, padding=1), nn.Linear(6, 4)
+
+    def forward(self, inputs):
+        count, channels, height, width = inputs.shape
+        size = count, channels, 2, 2, height // 2, width // 2
+        squares = inputs.as_strided(size, (channels * height * width, height * width, width, 1, 2 * width, 2))
+        return self.last(self.layer(squares.reshape(count, -1, *size[-2:])).tanh().mean((2, 3)))
+
+
+@pytest.mark.parametrize("samples", [1, 3, 4, 8])
+def test_a_model_that_counts_on_the_plain_order_in_memory_gets_it(samples):
+    model, inputs = Strided().double(), torch.randn(samples, 3, 8, 8).double()
+    for _ in range(2):
+        recording = record(model, inputs, "layer")
+        activation, gradient = full_graph_gradient(model, inputs, "layer", 1)
+        torch.testing.assert_close(recording.output, model(inputs))
+        torch.testing.assert_close(recording.activation.detach(), activation)
+        torch.testing.assert_close(recording.gradient(recording.output[:, 1]), gradient)
+    held = weakref.ref(model)
+    del model, recording
+    gc.collect()
+    assert held() is None
+
+
+WRAPPERS = {
+    "DataParallel": ("module.", nn.DataParallel),
+    "compiled": ("_orig_mod.", partial(torch.compile, backend="eager")),
+    "compiled in place": ("", lambda net: net.compile(backend="eager") or net),
+    "compiled, in parallel": (
+        "module._orig_mod.",
+        lambda net: nn.DataParallel(torch.compile(net, backend="eager")),
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using `torch.compile:UserWarning")
+@pytest.mark.parametrize("name", WRAPPERS)
+def test_wrappers_step_aside(net, batch, name):
+    prefix, wrap = WRAPPERS[name]
+    expected = {key: explain(net, batch, "features.3", 1, [key]).maps[key] for key in METHODS if key != "cam"}
+    guided, proof = guided_backpropagation(net, batch, 1), verify(net, batch, "features.3", 1)
+    wrapper = wrap(copy.deepcopy(net))
+    inner = wrapper.get_submodule(f"{prefix}features.3")
+    with torch.no_grad():
+        wrapper(batch)  # compiled ones compile when they first run
+    before, attributes = state_of(wrapper), [set(vars(module)) for module in wrapper.modules()]
+    for layer in {f"{prefix}features.3", "features.3", inner}:
+        for key, maps in explain(wrapper, batch, layer, 1, list(expected)).maps.items():
+            torch.testing.assert_close(maps, expected[key])
+        torch.testing.assert_close(verify(wrapper, batch, layer, 1).bias, proof.bias)
+    torch.testing.assert_close(guided_backpropagation(wrapper, batch, 1), guided)
+    assert {one.name for one in list_layers(wrapper, batch)} >= {f"{prefix}features.3"}
+    assert_same_state(before, state_of(wrapper))
+    assert attributes == [set(vars(module)) for module in wrapper.modules()]
+    with torch.no_grad():
+        torch.testing.assert_close(wrapper(batch), net(batch))
+
+
+TRAINING = """
+import copy, sys
+import torch, torch.distributed
+from tests.support import TinyNet
+from xgradcam.cam.explain import explain
+from xgradcam.cam.guided import guided_backpropagation
+from xgradcam.proof.verify import verify
+
+torch.distributed.init_process_group("gloo", init_method=f"file://{sys.argv[1]}", rank=0, world_size=1)
+batch = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+weights = []
+for look in (False, True):
+    model = torch.nn.parallel.DistributedDataParallel(TinyNet())
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for step in range(3):
+        def peek():
+            if look:
+                found = explain(model, batch, "module.features.3", 1, ["xgrad-cam", "ablation-cam"]).maps
+                plain = explain(copy.deepcopy(model.module), batch, "features.3", 1).maps
+                torch.testing.assert_close(found["xgrad-cam"], plain["xgrad-cam"])
+                guided_backpropagation(model, batch, 1)
+                assert verify(model, batch[:1], "features.3", 1).closes.all()
+        peek()
+        optimizer.zero_grad()
+        loss = model(batch).logsumexp(1).sum()
+        peek()
+        loss.backward()
+        peek()
+        optimizer.step()
+    weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+assert torch.equal(*weights)
+torch.distributed.destroy_process_group()
+print("the same")
+"""
+
+
+def test_training_on_several_devices_goes_on_as_if_nobody_had_looked(tmp_path):
+    command = [sys.executable, "-c", TRAINING, str(tmp_path / "meeting")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "the same\n", done.stderr
+
+
+class Reentrant(nn.Module):
+    """A checkpointed block, as old training code has it."""
+
+    def __init__(self, reentrant):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Conv2d(3, 4, 1), nn.Linear(4, 3)
+        self.block = nn.Sequential(nn.Conv2d(4, 4, 1), nn.ReLU())
+        self.reentrant = reentrant
+
+    def forward(self, images):
+        maps = checkpoint(self.block, self.first(images).tanh(), use_reentrant=self.reentrant)
+        return self.last(maps.mean(dim=(2, 3)))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("layer", ["first", "block.0", "block"])
+def test_reentrant_checkpoints_are_named(layer):
+    images = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    expected = explain(Reentrant(False), images, layer, 1, ["hires-cam"])
+    assert (expected.maps["hires-cam"] != 0).any()
+    calls = [
+        lambda: explain(Reentrant(True), images, layer, 1, ["hires-cam"]),
+        lambda: explain(Reentrant(True), images, layer, 1, ["shapley-cam"]),
+        lambda: explain_classes(Reentrant(True), images, layer, [0, 1]),
+        lambda: verify(Reentrant(True), images, layer, 1),
+    ]
+    for call in calls:
+        with pytest.raises(
+            XGradCamError, match="use_reentrant=True, which gives no gradient of a layer"
+        ) as e:
+            call()
+        assert "\n" not in str(e.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_models_whose_layers_do_not_run_are_named(net, batch):
+    outer = nn.Sequential(OrderedDict(inner=torch.jit.trace(net, batch), last=nn.Flatten()))
+    exported = torch.export.export(net, (batch,))
+    cases = [
+        (torch.jit.trace(net, batch), "features.3", "the model is scripted or traced: give the module that"),
+        (outer, "inner.features.3", "'inner' is scripted or traced: give the module that it was made from"),
+        (exported, "features.3", "the model is exported, which merges its layers: give the module that"),
+        (exported.module(), "features.3", "the model is exported, which merges its layers"),
+    ]
+    for model, layer, message in cases:
+        with pytest.raises(XGradCamError, match=message):
+            explain(model, batch, layer)
+    for model in (exported, exported.module()):
+        with pytest.raises(XGradCamError, match="the model is exported"):
+            list_layers(model, batch)
+    torch.testing.assert_close(record(outer, batch, "last").output, net(batch))
+    traced = torch.fx.symbolic_trace(net)
+    torch.testing.assert_close(
+        explain(traced, batch, "features.3", 1).maps, explain(net, batch, "features.3", 1).maps
+    )
 
 
 def test_an_error_of_the_model_is_its_own_and_memory_is_not_asked_for_twice():
