@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from tests.cam.support import TARGETS, network
@@ -239,3 +240,78 @@ def test_score_cam_is_of_photographs_only():
     net = nn.Sequential(nn.Unflatten(1, (3, 2, 2)), nn.Conv2d(3, 2, 1), nn.Flatten(), nn.Linear(8, 2))
     with pytest.raises(NotApplicableError, match="masks photographs"):
         explain(net, torch.randn(1, 12), "1", 0, ["score-cam"])
+
+
+class Swish(torch.autograd.Function):
+    """As memory-saving code writes it: PyTorch gives 0 for its second derivative, without a word."""
+
+    @staticmethod
+    def forward(ctx, values):
+        ctx.save_for_backward(values)
+        return values * values.sigmoid()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        (values,) = ctx.saved_tensors
+        share = values.sigmoid()
+        return gradient * share * (1 + values * (1 - share))
+
+
+class TwiceSwish(Swish):
+    """The same, with a second derivative."""
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (values,) = ctx.saved_tensors
+        share = values.sigmoid()
+        return gradient * share * (1 + values * (1 - share))
+
+
+class Around(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, maps):
+        return self.function(maps)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_shapley_cam_is_refused_behind_a_function_without_second_derivatives(frozen):
+    images = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.manual_seed(0)
+    parts = nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 3)
+
+    def net(function):
+        model = nn.Sequential(parts[0], Around(function), *parts[1:]).double()
+        return model.requires_grad_(not frozen)
+
+    expected = explain(net(nn.functional.silu), images, "0", 1, ["shapley-cam", "grad-cam"]).maps
+    found = explain(net(TwiceSwish.apply), images, "0", 1, ["shapley-cam"]).maps
+    torch.testing.assert_close(found["shapley-cam"], expected["shapley-cam"])
+    with pytest.raises(NotApplicableError, match="the function Swish has none, it is marked once_diff"):
+        explain(net(Swish.apply), images, "0", 1, ["shapley-cam"])
+    found = explain(net(Swish.apply), images, "0", 1, ["grad-cam"]).maps
+    torch.testing.assert_close(found["grad-cam"], expected["grad-cam"])
+
+
+@pytest.mark.parametrize("operation", ["roi_align", "roi_pool", "ps_roi_align", "deform_conv2d"])
+def test_shapley_cam_names_operations_of_torchvision_without_second_derivatives(operation):
+    def run(maps):
+        boxes = [torch.tensor([[0.0, 0.0, 3.0, 3.0]], dtype=maps.dtype)] * len(maps)
+        if operation == "deform_conv2d":
+            offset = torch.zeros(len(maps), 2, 4, 4, dtype=maps.dtype)
+            weight = torch.ones(4, 4, 1, 1, dtype=maps.dtype)
+            return torchvision.ops.deform_conv2d(maps, offset, weight).tanh()
+        return getattr(torchvision.ops, operation)(maps, boxes, 2).tanh()
+
+    torch.manual_seed(0)
+    images = torch.randn(1, 3, 6, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), Around(run), nn.Flatten(), nn.LazyLinear(3, dtype=torch.float64))
+    net[0].double()
+    net(images)
+    assert explain(net, images, "0", 1, ["grad-cam"]).maps["grad-cam"].any()
+    with pytest.raises(NotApplicableError, match=f"needs second derivatives: .*{operation}") as error:
+        explain(net, images, "0", 1, ["shapley-cam"])
+    assert "\n" not in str(error.value)
