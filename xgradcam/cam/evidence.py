@@ -14,7 +14,7 @@ from xgradcam.capture.borrowing import arranged, borrowed, is_close
 from xgradcam.capture.layers import Layout
 from xgradcam.capture.recording import Recording, record, replay
 from xgradcam.capture.scores import ClassScore, Score, logits_of, of_sample
-from xgradcam.errors import NotApplicableError, XGradCamError
+from xgradcam.errors import NotApplicableError, XGradCamError, is_out_of_memory
 
 # Called after each evaluation of the network: how many are done for a batch, and how many there will be.
 Progress: TypeAlias = Callable[[int, int], None]
@@ -227,10 +227,10 @@ class _Variants:
             variants = torch.cat([self.batch[[self.sample]], variants, self.control])
         try:
             scores = torch.cat([score_of(ask(part)) for part in torch.split(variants, most)])
-        except torch.OutOfMemoryError:
-            raise
         # A model may raise anything if the number of samples changes. The last way shows its true errors.
-        except Exception:
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
             return None
         if scores.shape != (len(variants),):
             return None

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.capture.calls import substitute, tensors_of
+from xgradcam.errors import is_out_of_memory
 
 # From inputs (N, ...) to what the model returns.
 Run: TypeAlias = Callable[[Tensor], Any]
@@ -86,10 +87,10 @@ def arranged(model: nn.Module, run: Run, inputs: Tensor) -> Tensor:
         try:
             plain, found = (list(tensors_of(_fields(run(batch[:2])))) for batch in (inputs, ordered))
             same = bool(plain) and len(plain) == len(found) and all(map(is_close, found, plain))
-        except torch.OutOfMemoryError:
-            raise
         # A model may raise anything; what is wrong with the inputs shows when all of them are run.
-        except Exception:
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
             same = False
         _TAKES_CHANNELS_LAST[model] = same
     return ordered if _TAKES_CHANNELS_LAST[model] else inputs

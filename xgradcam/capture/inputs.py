@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from xgradcam.capture.borrowing import Run, borrowed
 from xgradcam.capture.calls import tensors_of
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import XGradCamError, is_out_of_memory
 
 
 def plain_inputs(inputs: Any) -> Tensor:
@@ -46,9 +46,9 @@ def advice_on(model: nn.Module, inputs: Tensor) -> Iterator[None]:
     """After an error: if the model cannot run on the inputs, but on a form that is often meant, say so."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         forms = list(_other_forms(model, inputs))
         with borrowed(model) as run:
             meant = [form for form, changed in forms if not _runs(run, inputs) and _runs(run, changed)]
