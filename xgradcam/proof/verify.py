@@ -53,7 +53,7 @@ def verify(
     Raises XGradCamError if the model, the layer or the targets do not fit, or the score is not finite.
     """
     inputs = plain_inputs(inputs)
-    with advice_on(model, inputs), _exact(model, inputs):
+    with _exact(model, inputs), advice_on(model, inputs):
         classes = _classes(targets, len(inputs))
         return _joined(
             [
