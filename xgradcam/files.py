@@ -6,7 +6,19 @@ import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from errno import EACCES, EAGAIN, EWOULDBLOCK
+from errno import (
+    EACCES,
+    EAGAIN,
+    EEXIST,
+    EILSEQ,
+    EINVAL,
+    EISDIR,
+    ELOOP,
+    ENAMETOOLONG,
+    ENOTDIR,
+    EPERM,
+    EWOULDBLOCK,
+)
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,6 +29,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+# Errors of a name or its place, while others can be written.
+OF_ONE_NAME = (ENAMETOOLONG, EISDIR, ENOTDIR, EEXIST, EACCES, EPERM, EINVAL, EILSEQ, ELOOP)
 # Temporary files: those of one call share a token, and its first is locked while the call writes.
 PART = re.compile(r"\.xgradcam-([0-9a-f]{16})-\d+\.part")
 
@@ -47,7 +61,8 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise CannotWriteError(f"cannot make the folder {folder}: {error.strerror}") from None
+        kind = XGradCamError if error.errno in OF_ONE_NAME else CannotWriteError
+        raise kind(f"cannot make the folder {folder}: {error.strerror}") from None
     if not os.access(folder, os.W_OK | os.X_OK):
         raise XGradCamError(f"cannot write to the folder {folder}: choose another")
 
@@ -98,7 +113,11 @@ def lock(descriptor: int) -> bool | None:
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
-    """Write all files under temporary names, then rename them; CannotWriteError if one cannot be written."""
+    """Write all files under temporary names, then rename them.
+
+    Raises CannotWriteError if no file can be written there, as on a full disk, and XGradCamError if those of
+    these names cannot.
+    """
     path = None
     with ExitStack() as stack:
         try:
@@ -106,7 +125,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
             tokens: dict[Path, str] = {}
             for number, (path, content) in enumerate(contents.items(), 1):
                 if path.is_dir():
-                    raise IsADirectoryError(None, "a folder has that name")
+                    raise IsADirectoryError(EISDIR, "a folder has that name")
                 if path.parent not in tokens:
                     tokens[path.parent] = stack.enter_context(_writing_in(path.parent))
                 # Not by tempfile: only the owner can read its files, but here the umask decides who can.
@@ -117,7 +136,8 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
             for path, part in parts.items():
                 part.replace(path)
         except OSError as error:
-            raise CannotWriteError(f"cannot write {path}: {error.strerror}") from None
+            kind = XGradCamError if error.errno in OF_ONE_NAME else CannotWriteError
+            raise kind(f"cannot write {path}: {error.strerror}") from None
 
 
 def remove_parts(folder: Path) -> None:

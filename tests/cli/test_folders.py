@@ -289,8 +289,8 @@ def test_a_photograph_for_which_the_memory_is_too_small_does_not_stop_the_others
         monkeypatch.setattr("xgradcam.runs.results.draw", failing(results.draw, 3))
     else:
         monkeypatch.setattr(
-            "xgradcam.runs.sources.read_image",
-            failing(sources.read_image, 2),
+            "xgradcam.runs.sources.read_file",
+            failing(sources.read_file, 2),
         )
     assert main([*RUN, "--target-index", "1", "--batch-size", "1"]) == 1
     err = capsys.readouterr().err

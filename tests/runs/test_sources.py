@@ -1,4 +1,5 @@
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -6,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xgradcam.errors import XGradCamError
-from xgradcam.runs.sources import find_photographs
+from xgradcam.runs.sources import Source, _with_own_stems, find_photographs
 
 OUT = Path("out")
 
@@ -129,3 +130,35 @@ def test_a_circle_of_links_ends():
     touch("p/a.jpg")
     os.symlink("..", "p/up", target_is_directory=True)
     assert found("p") == [("p/a.jpg", "a")]
+
+
+@pytest.mark.parametrize(
+    ("place", "stem"),
+    [
+        ("..jpg", "..jpg"), ("...", "..."), ("a/.jpg", ".jpg"), ("x..jpg", "x."), ("-x.jpg", "-x"),
+        ("a\nb.jpg", "a\nb"), ("\udcff.jpg", "\udcff"), ("no suffix", "no suffix"), ("a/b/", "photograph"),
+        ("", "photograph"), ("tar.gz.png", "tar.gz"),
+    ],
+)  # fmt: skip
+def test_every_name_has_a_stem(place, stem):
+    assert found(place) == [(place, stem)]
+
+
+@pytest.mark.parametrize("letter", ["m", "é", "猫", "🐈", "\udcff"])
+@pytest.mark.parametrize("count", [40, 49, 50, 51, 60, 63, 100, 200, 240, 251])
+def test_stems_are_short_enough_in_bytes_and_told_apart(letter, count):
+    names = [letter * count + end for end in ("", "a", "b")]
+    stems = [Path(stem).name for _, stem in found(*(f"{name}.jpg" for name in names))]
+    assert len(set(stems)) == 3
+    for name, stem in zip(names, stems, strict=True):
+        assert len(os.fsencode(stem)) <= 220
+        assert stem == name or len(os.fsencode(name)) > 200
+        assert stem[:30] == name[:30]
+
+
+def test_many_of_one_name_are_numbered_in_linear_time():
+    started = time.process_time()
+    stems = [source.stem.name for source in _with_own_stems([Source("-", Path("x"))] * 20_000)]
+    assert stems[:3] == ["x", "x-2", "x-3"]
+    assert stems[-1] == "x-20000"
+    assert time.process_time() - started < 5

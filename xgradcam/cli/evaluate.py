@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
@@ -16,8 +17,9 @@ from xgradcam.cli.options import (
     add_device_arguments,
     add_model_arguments,
     add_probability_argument,
+    add_range_argument,
 )
-from xgradcam.cli.setup import choose_device, kept_files, open_classifier
+from xgradcam.cli.setup import choose_device, kept_files, open_classifier, range_of
 from xgradcam.cli.terminal import DONE, FAILED, note, run, say
 from xgradcam.errors import XGradCamError
 
@@ -71,6 +73,7 @@ def evaluation_parser(prog: str = PROG) -> Parser:
     add_device_arguments(parser)
     parser.set_defaults(model="efficientnet-lite0")
     parser.add_argument("--crop", action="store_true", help="resize and crop as the weights expect it")
+    add_range_argument(parser)
     parser.add_argument("--method", nargs="+", default=[ALL], help="methods; default: all")
     parser.add_argument(
         "--boxes", type=Path, help="where the objects are: COCO .json, VOC .xml, or a folder of VOC files"
@@ -98,7 +101,6 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if find_spec("scipy") is None:
         raise XGradCamError("the evaluation needs scipy: pip install 'xgradcam[evaluation]'")
     from xgradcam.cam.methods import METHODS
-    from xgradcam.evaluation.photographs import readable
     from xgradcam.evaluation.run import Evaluation
 
     evaluation = Evaluation(
@@ -111,15 +113,33 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         randomise=arguments.randomise,
         seed=arguments.seed,
         probability=arguments.probability,
+        value_range=range_of(arguments),
     )
     classifier = open_classifier(PROG, arguments, many=True).to(choose_device(PROG, arguments))
     classifier.framing(arguments.crop)  # an error, before any work, if the crop is not known
     named = _photographs(arguments, classifier)
-    photographs = readable(named, lambda reason: note(PROG, f"skipped: {reason}"))
+    photographs = _readable(named, evaluation)
     if not photographs:
         raise XGradCamError("none of the photographs can be read")
     _measure(arguments, evaluation, classifier, photographs)
     return DONE if len(photographs) == len(named) else FAILED
+
+
+def _readable(
+    photographs: "Sequence[LabelledPhotograph]", evaluation: "Evaluation"
+) -> "list[LabelledPhotograph]":
+    """The photographs that can be read; the others and what was assumed are told."""
+    from xgradcam.evaluation.photographs import readable
+
+    assumed: list[str] = []
+
+    def tell(reason: str) -> None:
+        note(PROG, f"skipped: {reason}")
+
+    good = readable(photographs, tell, evaluation.value_range, assumed.append)
+    for line, count in Counter(assumed).most_common():
+        note(PROG, f"note: {count} of {len(good)} photographs: {line}")
+    return good
 
 
 def _photographs(arguments: argparse.Namespace, classifier: "Classifier") -> "list[LabelledPhotograph]":

@@ -196,6 +196,16 @@ def add_probability_argument(parser: Parser) -> None:
     )  # fmt: skip
 
 
+def add_range_argument(group: argparse._ActionsContainer) -> None:
+    """Add the option of the values that become black and white."""
+    group.add_argument(
+        "--range", metavar=("LOW", "HIGH"), type=float, nargs=2, dest="value_range",
+        help="the values that become black and white, in photographs of more than 8 bits a channel or of "
+        "floating-point values (0 4095 for 12 bits); default: 0 and 65535 for 16 bits, else "
+        "what fits the values, with a note",
+    )  # fmt: skip
+
+
 def add_device_arguments(parser: Parser) -> None:
     """Add the options of the device."""
     device = parser.add_argument_group("device").add_mutually_exclusive_group()
@@ -231,6 +241,7 @@ def _common_parser(
         + ("top3 takes the three of the highest scores; " if several else "")
         + "-1, the default, takes the one of the highest score",
     )  # fmt: skip
+    add_range_argument(photograph)
     add_model_arguments(parser, layer_help, many)
     add_device_arguments(parser)
     return parser

@@ -1,6 +1,7 @@
 """The lines that `xgrad-cam` prints during a run, and its progress bars."""
 
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from xgradcam.cli.options import BOTH
 from xgradcam.cli.terminal import note, shown
 from xgradcam.errors import escaped
 
+# Words in the kinds of files that have a plural.
+COUNTED = re.compile(r"^(folder|link|result|pipe|icon|video|archive)|(?<=other )file|(?<=hidden )photograph")
 # Conservation errors that differ by less than this share are not worth a line.
 CLOSE = 0.01
 
@@ -20,8 +23,9 @@ CLOSE = 0.01
 class Console:
     """Prints a run: text, or JSON with the text on stderr; and counts for the last line.
 
-    total: photographs of the run. out: for the JSON, and the text if there is none; stdout by default. write:
-    prints a line above a progress bar, where there is one.
+    total: photographs of the run. out: for the JSON, and the text if there is none; stdout by default.
+    skipped: kinds of what is passed over in folders. write: prints a line above a progress bar, where there
+    is one.
     """
 
     prog: str
@@ -35,6 +39,7 @@ class Console:
     failed: int = 0
     told: int = 0
     notes: Counter[str] = field(default_factory=Counter)
+    skipped: Counter[str] = field(default_factory=Counter)
     write: Any = None
     bar: Any = None
 
@@ -96,9 +101,21 @@ class Console:
             counts += [f"{self.earlier} complete before"] if self.earlier else []
             left = self.total - self.explained - self.failed - self.earlier
             counts += [f"{left} not begun or not finished (--resume goes on)"] if left else []
-            note(self.prog, f"{how + ': ' if how else ''}{', '.join(counts)}; in {folder}")
+            counted = f"{how + ': ' if how else ''}{', '.join(counts)}; in {folder}"
+            note(self.prog, "; ".join([counted, *self._skipped()]))
         elif how:
             note(self.prog, how)
+        elif not self.quiet:
+            for line in self._skipped():
+                note(self.prog, line)
+
+    def _skipped(self) -> list[str]:
+        """The kinds of what was passed over, and how many of each; nothing where there is none."""
+        kinds = []
+        for kind, count in self.skipped.most_common():
+            words = kind if count == 1 else COUNTED.sub(r"\g<0>s", kind)
+            kinds.append(f"{count} {words}")
+        return [f"skipped: {', '.join(kinds)}"] if kinds else []
 
     def _objects(self, records: Sequence[Mapping[str, Any]]) -> None:
         if self.json:

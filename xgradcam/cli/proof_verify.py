@@ -21,6 +21,7 @@ from xgradcam.cli.setup import (
     kept_files,
     layers_matching,
     open_classifier,
+    range_of,
 )
 from xgradcam.cli.terminal import DONE, FAILED, note, run, say
 from xgradcam.errors import XGradCamError
@@ -51,11 +52,13 @@ def _main(arguments: argparse.Namespace, out: TextIO) -> int:
     if arguments.plot is not None:
         _require_drawable(arguments.plot)
         _require_free(arguments)
-    photograph = read_photograph(arguments.image_path)
+    reading = read_photograph(arguments.image_path, range_of(arguments))
+    for line in reading.notes:
+        note(PROG, f"note: {line}")
     device = choose_device(PROG, arguments)
     tell(device_line(device))
     classifier = open_classifier(PROG, arguments).to(device)
-    inputs = classifier.inputs(photograph)
+    inputs = classifier.inputs(reading.photograph)
     if inputs.device.type == "mps":
         note(PROG, "this device has no float64, in which the terms are summed; computing on the CPU")
         inputs, classifier = inputs.cpu(), replace(classifier, module=classifier.module.cpu())

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from xgradcam.models.classifier import Classifier
+    from xgradcam.pictures.levels import ValueRange
     from xgradcam.pictures.paint import Style
     from xgradcam.runs.run import Explaining, Run, Target
     from xgradcam.runs.sources import Source
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 TOP = re.compile(r"top(\d+)", re.IGNORECASE)
 # Options that must be the same for an interrupted run to go on.
 KEPT = (
+    "value_range",
     "num_classes",
     "output",
     "full_resolution",
@@ -158,12 +161,30 @@ def layers_matching(
     return names
 
 
-def sources_of(arguments: argparse.Namespace) -> "list[Source]":
-    """The photographs that the arguments name; an only one is read here, before a network is loaded."""
+def sources_of(arguments: argparse.Namespace, skipped: Counter[str]) -> "list[Source]":
+    """The photographs that the arguments name; an only one is read here, before a network is loaded.
+
+    skipped: counts the kinds of what is passed over.
+    """
     from xgradcam.runs.sources import find_photographs
 
-    sources = find_photographs(arguments.image_path, arguments.output_dir)
-    return [replace(sources[0], photograph=sources[0].read())] if len(sources) == 1 else sources
+    def skip(kind: str) -> None:
+        skipped[kind] += 1
+
+    value_range = range_of(arguments)
+    sources = find_photographs(arguments.image_path, arguments.output_dir, skip)
+    return [replace(sources[0], reading=sources[0].read(value_range))] if len(sources) == 1 else sources
+
+
+def range_of(arguments: argparse.Namespace) -> "ValueRange | None":
+    """The values of black and white that --range gives; XGradCamError where they are none."""
+    from xgradcam.pictures.levels import require_range
+
+    if arguments.value_range is None:
+        return None
+    low, high = arguments.value_range
+    require_range((low, high))
+    return low, high
 
 
 def explaining_of(arguments: argparse.Namespace) -> "Explaining":
@@ -222,7 +243,8 @@ def run_of(
     )
     classes = classes_of(arguments.target_index, classifier.labels)
     settings = _settings(arguments, classifier, layers, explaining.methods)
-    return Run(sources, classifier, framing, layers, classes, explaining, writing, settings)
+    value_range = range_of(arguments)
+    return Run(sources, classifier, framing, layers, classes, explaining, writing, settings, value_range)
 
 
 def kept_files(arguments: argparse.Namespace, photographs: Sequence[str]) -> KeptFiles:

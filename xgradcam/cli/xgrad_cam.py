@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
@@ -45,12 +46,13 @@ def _main(arguments: argparse.Namespace, out: TextIO) -> int:
         return DONE
     # Errors that need no network come before one is loaded.
     explaining, style = explaining_of(arguments), style_of(arguments)
-    sources = sources_of(arguments)
+    skipped: Counter[str] = Counter()
+    sources = sources_of(arguments, skipped)
     _require_writable(arguments.output_dir)
     device = choose_device(PROG, arguments)
     several = len(sources) > 1
     verbose = arguments.verbose or not several
-    console = Console(PROG, arguments.json, arguments.quiet, verbose, len(sources), out)
+    console = Console(PROG, arguments.json, arguments.quiet, verbose, len(sources), out, skipped=skipped)
     console.say(device_line(device))
     classifier = open_classifier(PROG, arguments, many=several).to(device)
     work = run_of(arguments, sources, classifier, explaining, style, console.note)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from xgradcam.errors import XGradCamError
 from xgradcam.models.labels import class_named
+from xgradcam.pictures.levels import ValueRange
 from xgradcam.pictures.photograph import read_image
 from xgradcam.runs.sources import find_photographs
 
@@ -68,16 +69,20 @@ def _folder(package: str, below: str) -> Path:
 
 
 def readable(
-    photographs: Sequence[LabelledPhotograph], skipped: Callable[[str], None]
+    photographs: Sequence[LabelledPhotograph],
+    skipped: Callable[[str], None],
+    value_range: ValueRange | None = None,
+    note: Callable[[str], None] = lambda _line: None,
 ) -> list[LabelledPhotograph]:
     """The photographs that can be read. skipped: called with the reason for each of the others.
 
+    value_range: values of black and white, see `read_image`. note: called with each line on what was assumed.
     All are read before the first is measured: measuring takes hours, and a bad file should not end it.
     """
     good = []
     for photograph in photographs:
         try:
-            read_image(photograph.path)
+            read_image(photograph.path, value_range, note)
         except XGradCamError as error:
             skipped(str(error))
         else:

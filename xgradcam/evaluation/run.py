@@ -16,7 +16,8 @@ from xgradcam.evaluation.photographs import LabelledPhotograph
 from xgradcam.evaluation.report import Report, report_on
 from xgradcam.files import make_folder
 from xgradcam.models.classifier import Classifier
-from xgradcam.pictures.photograph import read_image
+from xgradcam.pictures.levels import ValueRange
+from xgradcam.pictures.photograph import read_file
 
 # Shares of the modules with random weights at which maps are compared.
 STAGES = (0.0, 0.25, 0.5, 1.0)
@@ -31,7 +32,7 @@ class Evaluation:
     methods: their names. layers: their names; none for the model's default layer. crop: resize and crop the
     photographs as the weights expect it. boxes: file or folder of the objects' boxes. steps: of the curves.
     removed: shares of pixels for ROAD. randomise: photographs for the randomisation check. seed: of the
-    random weights and the bootstrap. probability: as in `explain`.
+    random weights and the bootstrap. probability: as in `explain`. value_range: as in `read_image`.
     Raises XGradCamError for an unknown method and a value out of its range.
     """
 
@@ -44,6 +45,7 @@ class Evaluation:
     randomise: int
     seed: int
     probability: str | None = None
+    value_range: ValueRange | None = None
 
     def __post_init__(self) -> None:
         known_methods(self.methods)
@@ -64,6 +66,8 @@ class Evaluation:
             "randomise": self.randomise,
             "seed": self.seed,
             **({"probability": self.probability} if self.probability else {}),
+            # A log of an earlier version has no such setting.
+            **({"value_range": list(self.value_range)} if self.value_range is not None else {}),
             "boxes": None if self.boxes is None else str(self.boxes),
         }
 
@@ -145,7 +149,7 @@ class _Run:
 
     def _question(self, photograph: LabelledPhotograph) -> Question:
         classifier, evaluation = self.classifier, self.evaluation
-        pixels = read_image(photograph.path)
+        pixels = read_file(photograph.path, evaluation.value_range).photograph
         inputs = classifier.inputs(pixels, evaluation.crop)
         target = photograph.target
         if target is None:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from xgradcam.errors import XGradCamError
-from xgradcam.pictures.photograph import MAX_PIXELS, Photograph, stretch
+from xgradcam.pictures.bounds import MAX_PIXELS
+from xgradcam.pictures.photograph import Photograph, stretch
 
 Pixel = TypeVar("Pixel", np.uint8, np.float32)
 

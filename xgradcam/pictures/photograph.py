@@ -1,41 +1,70 @@
 """Read a photograph (H, W, 3) uint8 RGB from a file, make an input of it, or encode it for a file."""
 
+import os
 import warnings
+from collections.abc import Callable
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from xgradcam.errors import XGradCamError, checked_size, shown
+from xgradcam.files import open_regular
+from xgradcam.pictures import decoding
+from xgradcam.pictures.bounds import MAX_BYTES
+from xgradcam.pictures.decoding import Reading
+from xgradcam.pictures.levels import ValueRange
 
 if TYPE_CHECKING:
     import torch
 
 # Pixels (H, W, 3), RGB from 0 to 255.
-Photograph: TypeAlias = NDArray[np.uint8]
+Photograph: TypeAlias = decoding.Photograph
 
-# A pixel takes 10 to 18 bytes while it is decoded: 1.8 GB at most.
-MAX_PIXELS = 100_000_000
-# Not every format that Pillow knows: some of its readers start other programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "AVIF", "JPEG2000")
+# Bytes that are read from a pipe at a time.
+CHUNK = 2**24
 JPEG_QUALITY = 95
 # The longest side of a picture that OpenCV and libjpeg encode.
 JPEG_LIMIT = 65_500
 
 
-def read_image(path: str | PathLike[str]) -> Photograph:
+def read_image(
+    path: str | PathLike[str],
+    value_range: ValueRange | None = None,
+    note: Callable[[str], None] | None = None,
+) -> Photograph:
     """The photograph in a file, upright: (H, W, 3) uint8 RGB.
 
-    Grey, palette and CMYK become RGB, 16 bits become 8, transparency is dropped (the network never saw it),
-    an animation gives its first frame. Raises XGradCamError if the file is not a complete image.
+    Grey, palette and CMYK become RGB, transparency is dropped (the network never saw it), and of several
+    pages the first is read. Of metadata the orientation counts, and nothing else.
+    value_range: the values that become black and white, of a file of more than 8 bits or of floats. Without
+    it 16 bits are read as 0 to 65535, and floats as 0 to 1, 255 or 65535, or from their lowest to their
+    highest. note: called with a line about what was assumed; by default it is a UserWarning.
+    Raises XGradCamError, with its own reason, for what cannot be read.
+    """
+    reading = read_file(path, value_range)
+    for line in reading.notes:
+        if note is None:
+            warnings.warn(f"{fspath(path)}: {line}", stacklevel=2)
+        else:
+            note(line)
+    return reading.photograph
+
+
+def read_file(
+    path: str | PathLike[str],
+    value_range: ValueRange | None = None,
+    before: Callable[[int], None] = lambda _pixels: None,
+) -> Reading:
+    """The photograph in a file, as `read_image` returns it, with the notes on what was assumed.
+
+    before: called with the number of pixels before they are decoded.
     """
     name = fspath(path)
     try:
-        with open(path, "rb") as file:
-            return decode_image(file, name)
+        with open_regular(path) as file:
+            return decode_image(file, name, value_range, before)
     except FileNotFoundError:
         raise XGradCamError(f"no such image: {name}") from None
     except IsADirectoryError:
@@ -46,68 +75,26 @@ def read_image(path: str | PathLike[str]) -> Photograph:
         raise XGradCamError(f"cannot read image {name}: {error.strerror or error}") from None
 
 
-def decode_image(file: BinaryIO, name: str) -> Photograph:
-    """The photograph in an open file, as `read_image` returns it; errors call the file `name`."""
-    with warnings.catch_warnings():
-        # Pillow warns about odd metadata and large images; our own limit on the size is checked here.
-        warnings.simplefilter("ignore")
-        try:
-            with Image.open(file, formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise XGradCamError(_too_large(name, f"{image.width} x {image.height} pixels"))
-                # In place: copies of a large photograph fill the memory.
-                ImageOps.exif_transpose(image, in_place=True)
-                return _rgb(image, name)
-        except XGradCamError:
-            raise
-        except Image.DecompressionBombError:
-            raise XGradCamError(_too_large(name, "its pixels")) from None
-        except UnidentifiedImageError:
-            empty = file.seek(0, 2) == 0
-            what = "the file is empty" if empty else "it is not a complete JPEG, PNG, WebP, BMP, TIFF or GIF"
-            raise XGradCamError(f"not an image: {name}: {what}") from None
-        # Broken files make Pillow's decoders raise many kinds of error.
-        except Exception as error:
-            raise XGradCamError(f"cannot decode image {name}: {error}: is the file complete?") from None
+def decode_image(
+    file: BinaryIO,
+    name: str,
+    value_range: ValueRange | None = None,
+    before: Callable[[int], None] = lambda _pixels: None,
+) -> Reading:
+    """The photograph in an open file, as `read_file` returns it; errors call the file `name`."""
+    return decoding.decode(_content(file), name, value_range, before)
 
 
-def _rgb(image: Image.Image, name: str) -> Photograph:
-    if image.mode.startswith("I;16"):
-        return _repeat((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        return _repeat(_eight_bit(np.asarray(image, np.float64), name))
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
-
-
-def _eight_bit(pixels: NDArray[np.float64], name: str) -> NDArray[np.uint8]:
-    low, high = pixels.min(), pixels.max()
-    # A range of 8 or 16 bits speaks for itself; in any other range nobody knows which value is white.
-    if 0 <= low and (high == 0 or 1 < high < 2**16):
-        return (pixels // (256 if high >= 256 else 1)).astype(np.uint8)
-    raise XGradCamError(
-        f"cannot read image {name}: 32-bit pixels from {low:g} to {high:g}; save it in 8 bits"
-    )
-
-
-def _repeat(grey: NDArray[np.uint8]) -> Photograph:
-    return np.repeat(grey[..., None], 3, axis=2)
-
-
-def _too_large(name: str, extent: str) -> str:
-    limit = MAX_PIXELS // 10**6
-    return f"image too large: {name}: {extent} are over the limit of {limit} megapixels; shrink it first"
-
-
-def pixels_in(path: str | PathLike[str]) -> int:
-    """The number of pixels that an image file's header gives; 0 if it cannot be read."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(path, formats=FORMATS) as image:
-                return image.width * image.height
-    # Broken files make Pillow's readers raise many kinds of error.
-    except Exception:
-        return 0
+def _content(file: BinaryIO) -> bytes:
+    """All bytes of a file; of one with more than are read, a few more than that."""
+    if file.seekable():
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        return file.read() if size <= MAX_BYTES else file.read(MAX_BYTES + 1)
+    content = bytearray()
+    while len(content) <= MAX_BYTES and (part := file.read(CHUNK)):
+        content += part
+    return bytes(content)
 
 
 def require_photograph(photograph: Photograph) -> None:

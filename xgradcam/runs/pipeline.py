@@ -6,19 +6,19 @@ At most a few batches of photographs are in memory, and of large ones one at a t
 from collections import deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain, islice
-from threading import Barrier, Lock
+from threading import Barrier, RLock
 from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from xgradcam.cam.evidence import Progress
-from xgradcam.errors import NotFiniteError, XGradCamError, first_line, is_out_of_memory
-from xgradcam.pictures.photograph import Photograph, pixels_in
+from xgradcam.errors import CannotWriteError, NotFiniteError, XGradCamError, first_line, is_out_of_memory
+from xgradcam.pictures.photograph import Photograph
 from xgradcam.runs.results import Announce, write_results
 from xgradcam.runs.run import Explained, Run
 from xgradcam.runs.sources import STDIN, Source, state_of
@@ -52,6 +52,7 @@ class _Read:
     """A photograph on its way: the network's input and the pixels to draw on, or the problem.
 
     inputs: (1, 3, h, w), on the CPU. canvas: None where there is a problem, or where it is too large to keep.
+    notes: on what was assumed of its values.
     """
 
     source: Source
@@ -59,6 +60,7 @@ class _Read:
     canvas: Photograph | None
     problem: str = ""
     state: Mapping[str, int] = field(default_factory=dict)
+    notes: Sequence[str] = ()
 
 
 def explain_photographs(
@@ -73,15 +75,15 @@ def explain_photographs(
     are not: a last bit may depend on a photograph's companions, and a resumed run must end as one that was
     never interrupted. progress: is told of evaluations of the network. announce: of the names of files before
     they are written.
-    A photograph that cannot be read, whose scores are not finite, or for which the memory is too small, is an
-    outcome with a problem. Raises
-    XGradCamError for what all have in common: a wrong layer or class, a folder that cannot be written to.
+    A photograph that cannot be read, whose scores are not finite, whose results cannot have their names, or
+    for which the memory is too small, is an outcome with a problem. Raises XGradCamError for what all have in
+    common: a wrong layer or class, a full disk.
     """
     size = run.explaining.batch_size
     batches = [run.sources[start : start + size] for start in range(0, len(run.sources), size)]
     left = [batch for batch in batches if any(source.path not in done for source in batch)]
     explain = partial(run.explain, progress=progress)
-    alone = Lock()
+    alone = RLock()
     with _Pool(READERS, "read") as readers, _Pool(WRITERS, "write") as writers:
         read = _ahead(readers, lambda source: _read(run, source, alone), chain(*left), size + READERS)
         writing: deque[Future[Outcome]] = deque()
@@ -141,23 +143,26 @@ def _ahead(
         yield result
 
 
-def _read(run: Run, source: Source, alone: Lock) -> _Read:
+def _read(run: Run, source: Source, alone: AbstractContextManager[Any]) -> _Read:
     state = state_of(source.path)
-    try:
-        with _turn(source, alone):
-            photograph = source.read()
-            inputs, canvas = run.inputs(photograph), run.canvas(photograph)
-    except XGradCamError as error:
-        return _Read(source, None, None, str(error), state)
-    except Exception as error:
-        return _Read(source, None, None, _too_little_memory(source, error), state)
-    keep = source.path == STDIN or canvas.shape[0] * canvas.shape[1] <= LARGE
-    return _Read(source, inputs, canvas if keep else None, "", state)
+    with ExitStack() as turn:
 
+        def before(pixels: int) -> None:
+            """Wait until no other large photograph is read."""
+            if pixels > LARGE:
+                turn.enter_context(alone)
 
-def _turn(source: Source, alone: Lock) -> AbstractContextManager[Any]:
-    """A context in which no other large photograph is read."""
-    return alone if source.path != STDIN and pixels_in(source.path) > LARGE else nullcontext()
+        try:
+            # A file of so many bytes is not read beside another one either.
+            before(state["bytes"] // 3)
+            reading = source.read(run.value_range, before)
+            inputs, canvas = run.inputs(reading.photograph), run.canvas(reading.photograph)
+        except XGradCamError as error:
+            return _Read(source, None, None, str(error), state)
+        except Exception as error:
+            return _Read(source, None, None, _too_little_memory(source, error), state)
+        keep = source.path == STDIN or canvas.shape[0] * canvas.shape[1] <= LARGE
+        return _Read(source, inputs, canvas if keep else None, "", state, reading.notes)
 
 
 def _too_little_memory(source: Source, error: Exception) -> str:
@@ -168,33 +173,44 @@ def _too_little_memory(source: Source, error: Exception) -> str:
 
 
 def _write(
-    run: Run, item: _Read, explained: Explained, index: int, alone: Lock, announce: Announce
+    run: Run,
+    item: _Read,
+    explained: Explained,
+    index: int,
+    alone: AbstractContextManager[Any],
+    announce: Announce,
 ) -> Outcome:
     if item.problem:
         return Outcome(item.source, (), item.problem)
     try:
         return _written(run, item, explained, index, alone, announce)
-    except XGradCamError:
+    # A full disk, or a folder that has gone, ends the run.
+    except CannotWriteError:
         raise
+    except XGradCamError as error:
+        return Outcome(item.source, (), str(error))
     except Exception as error:
         return Outcome(item.source, (), _too_little_memory(item.source, error))
 
 
 def _written(
-    run: Run, item: _Read, explained: Explained, index: int, alone: Lock, announce: Announce
+    run: Run,
+    item: _Read,
+    explained: Explained,
+    index: int,
+    alone: AbstractContextManager[Any],
+    announce: Announce,
 ) -> Outcome:
+    source = item.source
     if item.canvas is not None:
-        records = write_results(run, item.source, item.canvas, explained, index, announce)
-        return Outcome(item.source, records, "", item.state)
+        records = write_results(run, source, item.canvas, explained, index, announce, item.notes)
+        return Outcome(source, records, "", item.state)
     with alone:
-        try:
-            photograph = item.source.read()
-        except XGradCamError as error:
-            return Outcome(item.source, (), str(error))
-        if state_of(item.source.path) != item.state:
-            return Outcome(item.source, (), f"{item.source.path} changed while it was being explained")
-        records = write_results(run, item.source, run.canvas(photograph), explained, index, announce)
-    return Outcome(item.source, records, "", item.state)
+        photograph = source.read(run.value_range).photograph
+        if state_of(source.path) != item.state:
+            return Outcome(source, (), f"{source.path} changed while it was being explained")
+        records = write_results(run, source, run.canvas(photograph), explained, index, announce, item.notes)
+    return Outcome(source, records, "", item.state)
 
 
 def _explain(

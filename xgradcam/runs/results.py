@@ -1,6 +1,7 @@
 """The files made of one photograph: pictures and maps of each class, and the records that name them."""
 
 import io
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,12 +74,13 @@ def write_results(
     explained: Explained,
     index: int,
     announce: Announce = lambda _names: None,
+    notes: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
     """Write the files of one photograph and return a record for each class and layer.
 
     canvas: pixels to draw on, of `Run.canvas`, (H, W, 3). explained: of the photograph's batch; index: its
-    place there. announce: is told of the files' names before they are written. Raises XGradCamError where
-    the files cannot be written.
+    place there. announce: is told of the files' names before they are written. notes: on what was assumed of
+    the photograph. Raises XGradCamError where the files cannot be written.
     """
     folder = run.writing.folder
     contents: dict[Path, bytes] = {}
@@ -87,14 +89,14 @@ def write_results(
         made = _contents(run, canvas, view)
         names = {key: _name(run, source, view, suffix) for key, (suffix, _) in made.items()}
         contents |= {folder / names[key]: content for key, (_, content) in made.items()}
-        records.append(_record(run, source, view, names))
+        records.append(_record(run, source, view, names, notes))
     if run.writing.page:
         name = source.stem.with_name(f"{source.stem.name}_{PHOTOGRAPH}").as_posix()
         shown = canvas if run.writing.style.full_resolution else run.framing.scene(canvas)
         contents[folder / name] = encode_jpeg(shown)
         records = [{**record, "photograph": name} for record in records]
     for path in contents:
-        if path.exists() and source.path != STDIN and path.samefile(source.path):
+        if os.path.exists(path) and source.path != STDIN and path.samefile(source.path):
             raise XGradCamError(f"{path} would be written over the photograph: choose an --output-dir")
         if path in run.writing.kept:
             raise XGradCamError(f"{path} would be written over a file of this run: choose an --output-dir")
@@ -147,7 +149,9 @@ def _contents(run: Run, canvas: Photograph, view: _View) -> dict[str, tuple[str,
     return made
 
 
-def _record(run: Run, source: Source, view: _View, names: Mapping[str, str]) -> dict[str, Any]:
+def _record(
+    run: Run, source: Source, view: _View, names: Mapping[str, str], notes: Sequence[str]
+) -> dict[str, Any]:
     explanation = view.first
     score = explanation.score
     guided = {key[len(GUIDED) :]: name for key, name in names.items() if key.startswith(GUIDED)}
@@ -171,7 +175,7 @@ def _record(run: Run, source: Source, view: _View, names: Mapping[str, str]) -> 
             for axiom, errors in axioms.items()
             if errors and not view.is_fused
         },
-        "notes": [] if view.is_fused else list(explanation.notes[0]),
+        "notes": [] if view.is_fused else [*explanation.notes[0], *notes],
     }
 
 

@@ -16,6 +16,7 @@ from xgradcam.errors import XGradCamError
 from xgradcam.files import KeptFiles
 from xgradcam.models.classifier import Classifier
 from xgradcam.pictures.framing import Framing
+from xgradcam.pictures.levels import ValueRange
 from xgradcam.pictures.paint import DEFAULT_STYLE, Style
 from xgradcam.pictures.photograph import Photograph, normalise
 from xgradcam.runs.sources import Source
@@ -97,7 +98,8 @@ class Run:
 
     sources: the photographs. framing: how they are fitted to the network's input. layers: those explained;
     the maps of several are fused, too. classes: explained for each photograph.
-    settings: what must be the same for an interrupted run to go on, as JSON.
+    settings: what must be the same for an interrupted run to go on, as JSON. value_range: the values of black
+    and white, of photographs of more than 8 bits.
     """
 
     sources: Sequence[Source]
@@ -108,6 +110,7 @@ class Run:
     explaining: Explaining
     writing: Writing
     settings: Mapping[str, Any] = field(default_factory=dict)
+    value_range: ValueRange | None = None
 
     def inputs(self, photograph: Photograph) -> Tensor:
         """The network's input for a photograph (H, W, 3): (1, 3, h, w) float32, on the CPU."""

@@ -1,0 +1,171 @@
+"""Which files of a folder are photographs, in linear time, and what the others are."""
+
+import os
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from xgradcam.errors import XGradCamError
+from xgradcam.runs.listing import matching, photographs_in
+from xgradcam.runs.sources import find_photographs
+
+OUT = Path("out")
+needs_links = pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links on this system")
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def touch(*names):
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+
+
+def listed(folder, output_dir=OUT):
+    skipped = Counter()
+    found = list(photographs_in(folder, output_dir, lambda kind: skipped.update([kind])))
+    return found, dict(skipped)
+
+
+def test_what_is_passed_over_is_counted_by_kind():
+    touch(
+        "p/a.jpg",
+        "p/b.HEIC",
+        "p/c/d.heif",
+        "p/e.txt",
+        "p/f.mov",
+        "p/g.CR2",
+        "p/.h.jpg",
+        "p/.DS_Store",
+        "p/i.zip",
+    )
+    touch("p/a_285_cam.jpg", "p/a_285_X_cam.jpg", "p/empty", "p/j.svg")
+    Path("p/words").write_text("no suffix")
+    Path("p/data.bin").write_bytes(bytes(range(256)))
+    Image.new("RGB", (4, 4)).save("p/picture", "PNG")
+    Path("p/folder.jpg").mkdir()
+    assert listed("p") == (
+        ["p/a.jpg"],
+        {
+            "HEIC": 2, "text": 2, "video": 1, "RAW": 1, "hidden photograph": 1, "archive": 1, "result": 2,
+            "other file": 2, "SVG": 1, "PNG of another name": 1,
+        },
+    )  # fmt: skip
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="has no pipes in folders")
+def test_pipes_are_not_opened():
+    touch("p/a.jpg")
+    os.mkfifo("p/b.jpg")
+    os.mkfifo("p/c")
+    assert listed("p") == (["p/a.jpg"], {"pipe": 2})
+
+
+@needs_links
+def test_linked_folders_are_followed_once_behind_the_others():
+    touch("p/z/a.jpg", "q/b.jpg", "q/c/d.jpg")
+    for link, target in (
+        ("p/1", "../q"),
+        ("p/2", "../q"),
+        ("p/3", "z"),
+        ("q/c/up", "../.."),
+        ("p/broken", "no"),
+    ):
+        os.symlink(target, link, target_is_directory=True)
+    found, skipped = listed("p")
+    assert found == ["p/z/a.jpg", "p/1/b.jpg", "p/1/c/d.jpg"]
+    assert skipped == {"link to a folder listed already": 2, "other file": 1}
+
+
+@needs_links
+def test_circles_of_links_end():
+    touch(*(f"p/{name}/x.jpg" for name in "abcdefgh"))
+    for place in "abcdefgh":
+        for target in "abcdefgh":
+            os.symlink(f"../{target}", f"p/{place}/{target}", target_is_directory=True)
+    os.symlink(".", "p/self", target_is_directory=True)
+    started = time.monotonic()
+    assert len(listed("p")[0]) == 8
+    assert [path.count("/") for path in matching("p/**/*.jpg", lambda _kind: None)] == [2] * 8
+    assert time.monotonic() - started < 5
+
+
+@needs_links
+def test_the_folder_that_is_written_to_is_not_read_by_whatever_path():
+    touch("p/a.jpg", "p/out/b.jpg")
+    os.symlink("out", "p/also", target_is_directory=True)
+    assert listed("p", Path("p/out"))[0] == ["p/a.jpg"]
+    assert listed("p/out", Path("p/out"))[0] == ["p/out/b.jpg"]
+
+
+def test_a_folder_that_may_not_be_listed_does_not_stop_the_others(monkeypatch):
+    touch("p/a/x.jpg", "p/b/y.jpg")
+    scandir = os.scandir
+
+    def strict(path):
+        if os.fspath(path).endswith("/a"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", strict)
+    assert listed("p") == (["p/b/y.jpg"], {"folder without permission": 1})
+    with pytest.raises(XGradCamError, match=r"no photographs in the folder p/a \(skipped: 1 folder without"):
+        find_photographs(["p/a"], OUT)
+
+
+def test_a_place_of_none_says_what_there_is():
+    touch("p/a.heic", "p/b.heic", "p/c.txt")
+    with pytest.raises(XGradCamError, match=r"no photographs in the folder p \(skipped: 2 HEIC, 1 text\)"):
+        find_photographs(["p"], OUT)
+
+
+PATTERNS = [
+    "p/**/*.jpg",
+    "**/*.jpg",
+    "p/**",
+    "p/**/b/*",
+    "p/*/**/x.*",
+    "**/[xy].jpg",
+    "p/**/.h/*",
+    "./**/x.jpg",
+    "**",
+]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_patterns_of_folders_match_as_those_of_glob(pattern):
+    import glob
+
+    touch(
+        "x.jpg",
+        "p/x.jpg",
+        "p/y.png",
+        "p/a/x.jpg",
+        "p/a/b/y.jpg",
+        "p/b/x.jpg",
+        "p/.h/x.jpg",
+        "p/a/.y.jpg",
+        "p/b.c/x.jpg",
+    )
+    expected = sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+    assert matching(pattern, lambda _kind: None) == expected
+
+
+def test_names_are_kept_apart_in_linear_time():
+    names = [f"{index:05}.jpg" for index in range(2000)]
+    for folder in ("p", "q"):
+        Path(folder).mkdir()
+        for name in names:
+            Path(folder, name).touch()
+    places = [f"{folder}/{name}" for folder in ("p", "q") for name in names]
+    started = time.process_time()
+    assert [str(source.stem) for source in find_photographs(places, OUT)] == places
+    # Half a second; by the square of their number it would be half a minute.
+    assert time.process_time() - started < 6
+    assert sorted(str(source.stem) for source in find_photographs(["p", "q"], OUT)) == sorted(places)
