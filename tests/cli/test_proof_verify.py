@@ -413,7 +413,7 @@ def test_bad_input_is_one_line_with_the_remedy_and_writes_nothing(capsys):
     Path("folder.png").mkdir()
     before = sorted(os.listdir())
     for arguments, message in (
-        (["--target-layer", "bn3"], "no layer 'bn3' in this EfficientNet; did you mean 'bn"),
+        (["--target-layer", "bn3"], "no layer 'bn3' in this EfficientNetLite0; did you mean 'bn"),
         (["--target-layer", "block.*"], "matches 'block.*'; did you mean 'blocks.*'"),
         (["--target-index", "1000"], "no class 1000: this model's classes are 0 to 999"),
         (["--target-index", "-2", "--target-layer", "all"], "no class -2: this model's"),

@@ -127,7 +127,7 @@ def test_list_layers_marks_the_default(capsys):
     rows = capsys.readouterr().out.splitlines()
     marked = [row for row in rows if row.endswith("<- default")]
     assert len(marked) == 1
-    assert marked[0].split()[:8] == ["bn2", "BatchNormAct2d", "1", "x", "1280", "x", "7", "x"]
+    assert marked[0].split()[:8] == ["bn2", "NormAct", "1", "x", "1280", "x", "7", "x"]
     assert any(row.startswith("(model)") for row in rows)
     assert written() == []
 
@@ -260,7 +260,7 @@ def test_bad_input_is_one_line_with_the_remedy_and_writes_nothing(both, capsys):
         (["--image-path", "x" * 300 + ".jpg"], "cannot read image x"),
         ([*good, "--target-index", "1000"], "no class 1000: this model's classes are 0 to 999"),
         ([*good, "--target-index", "-2"], "no class -2: this model's classes are 0 to 999"),
-        ([*good, "--target-layer", "bn3"], "no layer 'bn3' in this EfficientNet; did you mean 'bn"),
+        ([*good, "--target-layer", "bn3"], "no layer 'bn3' in this EfficientNetLite0; did you mean 'bn"),
         (
             [*good, "--target-layer", "classifier"],
             "layer 'classifier': shape (1, 1000) is neither feature maps",

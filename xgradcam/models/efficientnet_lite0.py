@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, the bundled network. Without timm's import it starts two seconds earlier."""
+"""EfficientNet-Lite0, the bundled network. Without the import of timm, it starts over a second earlier."""
 
 from typing import Any
 
