@@ -65,7 +65,8 @@ def _main(arguments: argparse.Namespace, out: TextIO) -> int:
     if arguments.double:
         inputs, classifier = inputs.double(), replace(classifier, module=classifier.module.double())
 
-    target = _target(classifier, inputs, class_index(arguments.target_index, classifier.labels))
+    index = class_index(arguments.target_index, classifier.labels, partial(note, PROG))
+    target = _target(classifier, inputs, index)
     wanted = arguments.target_layer or (ALL if arguments.plot else _default_layer(classifier, inputs))
     if several := is_pattern(wanted):
         rows = _verify_all(classifier, inputs, layers_matching(classifier, inputs, wanted), target)

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from xgradcam.runs.run import Explaining, Run, Target
     from xgradcam.runs.sources import Source
 
-TOP = re.compile(r"top(\d+)", re.IGNORECASE)
+TOP = re.compile(r"top(\d{1,9})", re.IGNORECASE)
+INDEX = re.compile(r"([+-]?)(\d+)")
+# Digits of an index at most: no model has more classes.
+LONGEST_INDEX = 9
 # Options that must be the same for an interrupted run to go on.
 KEPT = (
     "value_range",
@@ -80,7 +83,7 @@ def open_classifier(
 
     quietly: no warning of random weights. many: take a moment more to make it fast for many photographs.
     """
-    from xgradcam.models.labels import read_labels
+    from xgradcam.models.label_files import read_names
     from xgradcam.models.load import NO_WEIGHTS, load_classifier
     from xgradcam.models.user_code import is_own
 
@@ -92,7 +95,7 @@ def open_classifier(
             arguments.weights,
             lambda line: note(prog, line),
             num_classes=arguments.num_classes,
-            labels=None if arguments.labels is None else read_labels(arguments.labels),
+            labels=None if arguments.labels is None else read_names(arguments.labels),
             size=size,
             mean=arguments.mean,
             std=arguments.std,
@@ -109,21 +112,38 @@ def open_classifier(
     return classifier
 
 
-def class_index(value: str, labels: Sequence[str] | None) -> int | None:
-    """The class that a value of --target-index means: an index, a name, or None for the highest score."""
-    from xgradcam.models.labels import class_named
+def class_index(value: str, labels: Sequence[str] | None, say: Callable[[str], None]) -> int | None:
+    """The class that a value of --target-index means: an index, a name, or None for the highest score.
 
-    if re.fullmatch(r"[+-]?\d+", value.strip()):
-        return None if int(value) == -1 else int(value)
-    return class_named(labels, value)
+    say: is told of a class that was found by a part of its name. Raises XGradCamError for a number that is
+    the index of one class and the name of another: with a sign it is the index.
+    """
+    from xgradcam.models.labels import class_named, classes_called, classes_listed
+
+    number = INDEX.fullmatch(value.strip())
+    if number is None:
+        return class_named(labels, value, say)
+    if len(number[2]) > LONGEST_INDEX:
+        raise XGradCamError(f"no class {value.strip()[:40]}: that is no index of a class")
+    index = int(number[0])
+    if index == -1:
+        return None
+    called = [other for other in classes_called(labels, number[0]) if other != index]
+    if labels is not None and called and not number[1]:
+        choices = f"+{index} for the index, +{called[0]} for the name"
+        named = classes_listed(labels, called)
+        raise XGradCamError(f"{value!r} is an index, and the name of class {named}: give {choices}")
+    return index
 
 
-def classes_of(values: Sequence[str], labels: Sequence[str] | None) -> "list[Target]":
-    """The classes that the values of --target-index mean, `top3` among them."""
+def classes_of(
+    values: Sequence[str], labels: Sequence[str] | None, say: Callable[[str], None]
+) -> "list[Target]":
+    """The classes that the values of --target-index mean, `top3` among them; `say` as in `class_index`."""
     from xgradcam.runs.run import TopClasses
 
     return [
-        TopClasses(int(top[1])) if (top := TOP.fullmatch(value)) else class_index(value, labels)
+        TopClasses(int(top[1])) if (top := TOP.fullmatch(value)) else class_index(value, labels, say)
         for value in values
     ]
 
@@ -225,10 +245,10 @@ def run_of(
     style: "Style",
     say: Callable[[str], None],
 ) -> "Run":
-    """The run that the arguments describe; `say` is told of methods that are left out."""
+    """The run that the arguments describe; `say` is told of methods left out and of classes guessed."""
     from xgradcam.runs.run import Run, Writing
 
-    layers = _layers(arguments.target_layer, classifier)
+    layers = layers_of(arguments.target_layer, classifier)
     framing = classifier.framing(arguments.crop)
     if ALL in arguments.method:
         explaining = _applicable(explaining, classifier, layers, say)
@@ -241,7 +261,7 @@ def run_of(
         save_maps=arguments.save_maps,
         kept=kept_files(arguments, [source.path for source in sources]),
     )
-    classes = classes_of(arguments.target_index, classifier.labels)
+    classes = classes_of(arguments.target_index, classifier.labels, say)
     settings = _settings(arguments, classifier, layers, explaining.methods)
     value_range = range_of(arguments)
     return Run(sources, classifier, framing, layers, classes, explaining, writing, settings, value_range)
@@ -284,7 +304,7 @@ def _has_original_names(
     return one_file and one_class and len(layers) == 1 and not arguments.html
 
 
-def _layers(asked: Sequence[str] | None, classifier: "Classifier") -> list[str]:
+def layers_of(asked: Sequence[str] | None, classifier: "Classifier") -> list[str]:
     """The layers that --target-layer means, each once."""
     import numpy as np
 

@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from xgradcam.capture.borrowing import borrowed
 from xgradcam.capture.layers import Layer, default_layer, list_layers
+from xgradcam.capture.scores import logits_of
 from xgradcam.errors import XGradCamError
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.photograph import Photograph, normalise
@@ -55,6 +57,15 @@ class Classifier:
     def layers(self) -> list[Layer]:
         """The model's layers, as `list_layers` finds them on a blank photograph."""
         return list_layers(self.module, self.inputs(np.zeros((1, 1, 3), np.uint8)))
+
+    def class_count(self) -> int | None:
+        """The number of scores for a blank photograph; None if the model gives none for one."""
+        try:
+            with borrowed(self.module):
+                scores = logits_of(self.module(self.inputs(np.zeros((1, 1, 3), np.uint8))), self.output)
+        except Exception:
+            return None
+        return scores.shape[1]
 
     def framing(self, crop: bool = False) -> Framing:
         """The way a photograph becomes an input: stretched, or resized and cropped as the weights expect.

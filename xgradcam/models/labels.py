@@ -1,13 +1,16 @@
-"""Class names: reading them, and from a class's index to its name and back."""
+"""Class names: a class's index to its name, and a name back to the index."""
 
-import json
 import re
-from collections.abc import Sequence
-from functools import cache
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from importlib.resources import files
-from pathlib import Path
+from itertools import chain
 
-from xgradcam.errors import XGradCamError, listed, shown
+from xgradcam.errors import XGradCamError, did_you_mean, listed, shown
+
+WORDNET_ID = re.compile(r"(n\d{8})(?:[ \t]+(.*))?")
 
 
 @cache
@@ -22,61 +25,133 @@ def label_of(labels: Sequence[str] | None, index: int) -> str:
     return labels[index] if labels is not None and index < len(labels) else f"class {index}"
 
 
-def read_labels(path: Path) -> tuple[str, ...]:
-    """Labels from a file: one per line, or JSON with a list or an object from index to name.
-
-    Raises XGradCamError if the file cannot be read or does not name the classes 0 to n - 1.
-    """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix.lower() != ".json":
-            return tuple(line.strip() for line in text.splitlines() if line.strip())
-        content = json.loads(text)
-    except OSError as error:
-        raise XGradCamError(f"cannot read labels {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise XGradCamError(f"cannot read labels {path}: {error}") from None
-    if isinstance(content, dict):
-        if set(content) != {str(index) for index in range(len(content))}:
-            raise XGradCamError(f"labels {path}: the keys are not the indices 0 to {len(content) - 1}")
-        content = [content[str(index)] for index in range(len(content))]
-    if not isinstance(content, list):
-        raise XGradCamError(f"labels {path}: neither a list of names nor an object from index to name")
-    # In Keras' file for ImageNet, each name is a pair of WordNet id and words.
-    return tuple(" ".join(map(str, name)) if isinstance(name, list) else str(name) for name in content)
-
-
-def class_named(labels: Sequence[str] | None, name: str) -> int:
-    """Index of the class with this name: its whole label, one of its words, or a part of no other label.
-
-    Raises XGradCamError if no class has the name, or several have it; these are listed.
-    """
-    if labels is None:
-        raise XGradCamError(
-            f"no class {shown(name)}: the names of this model's classes are not known (--labels)"
-        )
-    wanted = name.strip().lower()
-    for fits in (
-        lambda label: wanted == label.lower(),
-        lambda label: wanted in _words_of(label),
-        lambda label: wanted in label.lower(),
-    ):
-        found = [index for index, label in enumerate(labels) if wanted and fits(label)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            candidates = listed((f"{index} ({labels[index]})" for index in found), 8)
-            raise XGradCamError(f"{shown(name)} may be class {candidates}: give the index")
-    raise XGradCamError(f"no class is named {shown(name)}")
-
-
 def name_only(label: str) -> str:
     """The label without its WordNet id."""
     return re.sub(r"^n\d{8} ", "", label)
 
 
-def _words_of(label: str) -> list[str]:
-    """`n02123045 tabby, tabby cat` -> the id, `tabby` and `tabby cat`."""
-    match = re.match(r"(n\d{8}) (.*)", label)
-    wordnet_id, words = match.groups() if match else ("", label)
-    return [wordnet_id, *(word.strip().lower() for word in words.split(","))]
+def class_named(
+    labels: Sequence[str] | None, name: str, say: Callable[[str], None] = lambda _line: None
+) -> int:
+    """Index of the class with this name: a whole name before whole words, and these before parts of words.
+
+    Case and accents do not matter, and `_` and `-` are spaces. say: is called with a line if the name is not
+    a whole one, or also a synonym of another class.
+    Raises XGradCamError if no class has the name, or several have it equally; these are listed.
+    """
+    quoted = shown(name)
+    if labels is None:
+        raise XGradCamError(f"no class {quoted}: the names of this model's classes are not known (--labels)")
+    wanted, known = _Name.of(name), _known(tuple(labels))
+    fitting: list[int] = []
+    for fits in (*WHOLE, *PARTS) if wanted.plain else ():
+        fitting = [index for index, forms in enumerate(known) if fits(forms, wanted)]
+        if fitting:
+            break
+    if not fitting:
+        hint = did_you_mean(wanted.plain, chain.from_iterable(forms.names for forms in known))
+        raise XGradCamError(f"no class is named {quoted}{hint}")
+    if len(fitting) > 1:
+        raise XGradCamError(f"{quoted} may be class {classes_listed(labels, fitting)}: give the index")
+    others = [index for index in classes_called(labels, name) if index != fitting[0]]
+    taken = f"taking class {classes_listed(labels, fitting)} for {quoted}"
+    if others:
+        say(f"{taken}, and not {classes_listed(labels, others)}")
+    elif fits in PARTS:
+        say(f"{taken}, a part of its name")
+    return fitting[0]
+
+
+def classes_called(labels: Sequence[str] | None, name: str) -> list[int]:
+    """Indices of all classes with this whole name: the label, its id, or a name between its commas."""
+    wanted = _Name.of(name)
+    if labels is None or not wanted.plain:
+        return []
+    known = _known(tuple(labels))
+    return [index for index, forms in enumerate(known) if any(fits(forms, wanted) for fits in WHOLE)]
+
+
+def classes_listed(labels: Sequence[str], indices: Iterable[int]) -> str:
+    """`134 (n02012849 crane), 517 (n03126707 crane)`: classes with their labels, eight at most."""
+    return listed((f"{index} ({labels[index]})" for index in indices), 8)
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A name without case and separators (`plain`), and without accents and full stops too (`folded`)."""
+
+    plain: str
+    folded: str
+
+    @classmethod
+    def of(cls, text: str) -> "_Name":
+        plain = " ".join(re.split(r"[\s_\-]+", unicodedata.normalize("NFC", text).casefold())).strip()
+        letters = (
+            letter for letter in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(letter)
+        )
+        # `+` and `#` tell names apart (C, C++, C#), these marks do not.
+        folded = re.sub(r"""[.,'’"()!?]""", "", "".join(letters))
+        return cls(plain, " ".join(folded.split()))
+
+
+@dataclass(frozen=True)
+class _Forms:
+    """The names of a class: the whole label, its own names, its synonyms and id, all as `_Name.plain`.
+
+    names: these without the id. folded: all of them as `_Name.folded`. text, text_with_id: the label, folded.
+    """
+
+    label: str
+    first: frozenset[str]
+    others: frozenset[str]
+    names: tuple[str, ...]
+    folded: frozenset[str]
+    text: str
+    text_with_id: str
+
+
+@lru_cache(maxsize=4)
+def _known(labels: tuple[str, ...]) -> tuple[_Forms, ...]:
+    return tuple(map(_forms_of, labels))
+
+
+def _forms_of(label: str) -> _Forms:
+    match = WORDNET_ID.fullmatch(label)
+    identity, words = match.groups() if match else (None, label)
+    whole, *parts = map(_Name.of, (words or "", *(words or "").split(",")))
+    names = [name for name in (whole, *parts) if name.plain]
+    everything = _Name.of(label)
+    return _Forms(
+        label=everything.plain,
+        first=frozenset(name.plain for name in (whole, *parts[:1]) if name.plain),
+        others=frozenset([*(name.plain for name in names), *([identity] if identity else [])]),
+        names=tuple(name.plain for name in names),
+        folded=frozenset(name.folded for name in (everything, *names) if name.folded),
+        text=whole.folded,
+        text_with_id=everything.folded,
+    )
+
+
+Fits = Callable[[_Forms, _Name], bool]
+
+
+def _within(pattern: str) -> Fits:
+    """True for a label in which the name, put into the pattern, is found; ids only if they are looked for."""
+
+    def fits(forms: _Forms, wanted: _Name) -> bool:
+        text = forms.text_with_id if re.match(r"n\d", wanted.folded) else forms.text
+        return bool(
+            re.search(r"\w", wanted.folded) and re.search(pattern.format(re.escape(wanted.folded)), text)
+        )
+
+    return fits
+
+
+# The order in which a name is looked for: the first that any class fits decides.
+WHOLE: tuple[Fits, ...] = (
+    lambda forms, wanted: wanted.plain == forms.label,
+    lambda forms, wanted: wanted.plain in forms.first,
+    lambda forms, wanted: wanted.plain in forms.others,
+    lambda forms, wanted: wanted.folded in forms.folded,
+)
+PARTS: tuple[Fits, ...] = (_within(r"(?<!\w){}(?!\w)"), _within(r"(?<!\w){}"), _within("{}"))

@@ -19,6 +19,7 @@ from xgradcam.models.classifier import Classifier as Classifier
 from xgradcam.models.download import Report, fetch, require_reachable
 from xgradcam.models.fitting import choose_state, fit
 from xgradcam.models.labels import imagenet_labels
+from xgradcam.models.names import Names, with_names
 from xgradcam.models.preprocessing import check_classes, check_preprocessing
 from xgradcam.models.user_code import build_own, is_own
 
@@ -37,7 +38,7 @@ def load_classifier(
     report: Report = lambda _: None,
     *,
     num_classes: int | None = None,
-    labels: Sequence[str] | None = None,
+    labels: Names | Sequence[str] | Mapping[int, str] | None = None,
     size: int | Sequence[int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -52,11 +53,11 @@ def load_classifier(
     bundled network if VGG-16's weights are neither cached nor reachable.
     weights: `default` (ImageNet's; for your own model those it comes with), `none` (random, always the same),
     a file, or `FILE:NAME` for one of several state dicts in a file (`w.pth:ema`, `w.pth:ema.state_dict`).
-    report: is called with a line when a download starts, when the bundled network stands in, and when one of
-    several state dicts is taken.
+    report: is called with a line when a download starts, when the bundled network stands in, when one of
+    several state dicts is taken, and when there are fewer labels than classes.
     num_classes: the size of the head, if it is not ImageNet's. labels, size (height and width, or one for
-    both), mean, std, output, resize: replace what is known of the model; see `Classifier`. Your own model's
-    input is 224 x 224 with ImageNet's mean and deviation by default.
+    both), mean, std, output, resize: replace what is known of the model; see `Classifier`, and `with_names`
+    for labels. Your own model's input is 224 x 224 with ImageNet's mean and deviation by default.
     channels_last: store the weights in the order in which CPUs convolve fastest (not those of timm's models
     and your own). The copy takes longer than it saves on a single photograph.
     Raises XGradCamError for an unknown name, a wrong value, and weights that do not fit or are missing.
@@ -67,15 +68,15 @@ def load_classifier(
     # Only torchvision's models are known to run in this order.
     if channels_last and not (name and (is_own(name) or name.startswith(TIMM))):
         classifier.module.to(memory_format=torch.channels_last)
-    return replace(
+    classifier = replace(
         classifier,
-        labels=labels if labels is not None else classifier.labels,
         size=given.size or classifier.size,
         mean=given.mean or classifier.mean,
         std=given.std or classifier.std,
         output=output,
         resize=given.resize or _resize_for(classifier, given.size),
     )
+    return classifier if labels is None else with_names(classifier, labels, report)
 
 
 def _text_of(weights: str | PathLike[str]) -> str:
