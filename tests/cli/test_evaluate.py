@@ -3,17 +3,21 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import xgradcam
 from tests.cli.support import ROOT
 from tests.support import EXAMPLES
 from xgradcam.cam.methods import METHODS
 from xgradcam.cli.evaluate import main
+from xgradcam.runs.sources import state_of
 
 RUN = [
     "photos", "--model", "pooled.py:Pooled", "--input-size", "32", "--steps", "4", "--removed", "0.5",
@@ -63,7 +67,8 @@ def test_the_command_writes_a_table_that_is_the_same_again_and_resumes(capsys):
     assert json.loads(lines[0]) == {
         "model": "pooled.py:Pooled", "weights": "default", "num_classes": None, "output": None,
         "input_size": [32], "mean": None, "std": None, "crop": False, "steps": 4, "removed": [0.5],
-        "randomise": 1, "seed": 0, "boxes": "boxes.json",
+        "randomise": 1, "seed": 0,
+        "files": [state_of(name) for name in ("pooled.py", "default", "None")],
     }  # fmt: skip
     log.write_text("".join(lines[:20]) + lines[20][:30])
     assert main([*RUN, "--resume"]) == 0
@@ -77,14 +82,108 @@ def test_the_command_writes_a_table_that_is_the_same_again_and_resumes(capsys):
     assert len(kept) == len(lines)
 
 
-@pytest.mark.parametrize("other", [["--seed", "4"], ["--mean", "0", "0", "0"], ["--std", "1", "1", "1"]])
-def test_a_run_with_other_settings_is_not_resumed(capsys, other):
-    arguments = [*RUN, "--method", "grad-cam", "--limit", "1", "--randomise", "0"]
+def test_a_run_with_other_settings_is_not_resumed(capsys):
+    torch.save(xgradcam.load_classifier("pooled.py:Pooled", size=32).module.state_dict(), "own.pth")
+    arguments = [*RUN, "--weights", "own.pth", "--method", "grad-cam", "--limit", "1", "--randomise", "0"]
     assert main(arguments) == 0
     before = Path("evaluation/evaluation.jsonl").read_text()
-    assert main([*arguments, "--resume", *other]) == 2
-    assert "other settings: leave out --resume" in capsys.readouterr().err
+    others = [
+        ["--seed", "4"],
+        ["--mean", "0", "0", "0"],
+        ["--std", "1", "1", "1"],
+        ["--steps", "5"],
+        ["--removed", "0.25"],
+        ["--randomise", "1"],
+        ["--weights", "none"],
+    ]
+    for other in others:
+        assert main([*arguments, "--resume", *other]) == 2
+        told = capsys.readouterr().err
+        assert re.search(rf"other settings \(({other[0][2:]}|weights, files)\): leave out --resume, or", told)
+    for changed in ("pooled.py", "own.pth"):
+        state = os.stat(changed)
+        os.utime(changed, ns=(1, 1))
+        assert main([*arguments, "--resume"]) == 2
+        assert "other settings (files): leave out --resume" in capsys.readouterr().err
+        os.utime(changed, ns=(state.st_atime_ns, state.st_mtime_ns))
     assert Path("evaluation/evaluation.jsonl").read_text() == before
+    assert main([*arguments, "--resume"]) == 0
+    assert Path("evaluation/evaluation.jsonl").read_text() == before
+
+
+def test_the_class_of_each_folder_is_printed_and_recorded(capsys):
+    Path("labels.txt").write_text("ant\nbig dog\ncat\ncup\n")
+    for name in ("big_dog", "dog", "cat"):
+        Path("photos", name).mkdir()
+        shutil.copy(EXAMPLES / "cat.jpg", f"photos/{name}/cat.jpg")
+    arguments = [*RUN, "--labels", "labels.txt", "--method", "grad-cam", "--randomise", "0"]
+    assert main(arguments) == 0
+    told = capsys.readouterr()
+    assert [line for line in told.err.splitlines() if ": photos/" in line] == [
+        "python -m xgradcam.evaluation: photos/2: class 2 (cat), 1 photograph",
+        "python -m xgradcam.evaluation: photos/big_dog: class 1 (big dog), 1 photograph",
+        "python -m xgradcam.evaluation: photos/cat: class 2 (cat), 1 photograph",
+        "python -m xgradcam.evaluation: photos/dog: the class of the highest score, 1 photograph",
+        "python -m xgradcam.evaluation: photos/other: the class of the highest score, 1 photograph",
+    ]
+    assert "| photos/big_dog | class 1 (big dog) | 1 |" in told.out.splitlines()
+    lines = map(json.loads, Path("evaluation/evaluation.jsonl").read_text().splitlines()[1:])
+    named = {line["photo"]: (line["class_index"], line["class_name"]) for line in lines}
+    assert named["photos/big_dog/cat.jpg"] == (1, "big dog")
+    assert named["photos/2/cat.jpg"] == named["photos/cat/cat.jpg"] == (2, "cat")
+
+
+def test_a_folder_of_several_classes_is_refused_before_any_work(capsys):
+    Path("labels.txt").write_text("crane\ncrane\ncat\ncup\n")
+    Path("photos", "crane").mkdir()
+    shutil.copy(EXAMPLES / "cat.jpg", "photos/crane/cat.jpg")
+    assert main([*RUN, "--labels", "labels.txt"]) == 2
+    assert (
+        "the folder 'crane' may be class 0 (crane), 1 (crane): call it by the index"
+        in capsys.readouterr().err
+    )
+    assert not Path("evaluation").exists()
+
+
+def test_many_folders_are_printed_in_a_few_lines(capsys):
+    for index in range(20):
+        Path("many", f"x{index:02}").mkdir(parents=True)
+        shutil.copy(EXAMPLES / "cat.jpg", f"many/x{index:02}/cat.jpg")
+    assert (
+        main(["many", *RUN[1:], "--method", "grad-cam", "--randomise", "0", "--target-layer", "features.1"])
+        == 0
+    )
+    told = capsys.readouterr()
+    assert sum(": many/x" in line for line in told.err.splitlines()) == 12
+    assert "and 8 more folders: evaluation.md will list them all" in told.err
+    assert sum(line.startswith("| many/x") for line in told.out.splitlines()) == 20
+
+
+def test_layers_by_a_pattern(capsys):
+    arguments = [*RUN, "--method", "grad-cam", "--limit", "1", "--randomise", "0"]
+    assert main([*arguments, "--target-layer", "features.*"]) == 0
+    assert {layer for layer, _, _ in rows()} == {"features.0", "features.1"}
+    assert main([*arguments, "--target-layer", "features.[1-9]"]) == 0
+    assert {layer for layer, _, _ in rows()} == {"features.1"}
+    assert main([*arguments, "--target-layer", "feature.*"]) == 2
+    assert "no layer of pooled.py:Pooled with feature maps matches 'feature.*'" in capsys.readouterr().err
+
+
+def test_boxes_are_counted(capsys):
+    arguments = [*RUN, "--method", "grad-cam", "--randomise", "0"]
+    assert main(arguments) == 0
+    told = capsys.readouterr().err
+    assert "python -m xgradcam.evaluation: 1 of 2 photographs have boxes in boxes.json\n" in told
+    assert "python -m xgradcam.evaluation: boxes: 1 of 2 photographs have boxes of their class\n" in told
+    Path("boxes.json").write_text('{"images": [{"id": 1, "file_name": "a/cat.jpg"}], "annotations": []}')
+    assert main(arguments) == 0
+    told = capsys.readouterr().err
+    assert (
+        "0 of 2 photographs have boxes in boxes.json: it has those of a/cat.jpg, and not of photos/2/cat"
+        in told
+    )
+    assert "1 of a namesake in another folder, such as photos/2/cat.jpg" in told
+    assert ("features.1", "grad-cam", "energy") not in rows()
 
 
 @pytest.mark.parametrize(

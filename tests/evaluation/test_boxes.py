@@ -1,11 +1,12 @@
 import json
-from pathlib import Path
+import os
+from pathlib import Path, PurePosixPath
 
 import pytest
 import torch
 
 from xgradcam import XGradCamError
-from xgradcam.evaluation.boxes import Box, read_boxes, region_of
+from xgradcam.evaluation.boxes import Annotation, Box, read_annotations, read_coco, read_voc, region_of
 from xgradcam.pictures.framing import Framing
 
 STRETCHED = Framing((20, 20))
@@ -23,18 +24,89 @@ COCO = {
 }
 
 
+def annotation(name, *boxes, size=None):
+    return Annotation(PurePosixPath(name), boxes, size)
+
+
 def test_voc_counts_from_one_and_its_edges_are_inside(tmp_path):
     Path(tmp_path, "dog.xml").write_text(VOC)
-    boxes = read_boxes(tmp_path / "dog.xml")
-    assert boxes == {"dog.jpg": [Box("dog", 0, 10, 20, 30.5), Box("cat", 4, 4, 5, 5)]}
+    expected = annotation("dog.jpg", Box("dog", 0, 10, 20, 30.5), Box("cat", 4, 4, 5, 5))
+    assert read_annotations(tmp_path / "dog.xml") == [expected]
     Path(tmp_path, "b.xml").write_text("<annotation/>")
-    assert read_boxes(tmp_path) == {**boxes, "b.jpg": []}
+    assert read_annotations(tmp_path) == [annotation("b.jpg"), expected]
 
 
 def test_coco_has_corner_and_size(tmp_path):
     path = tmp_path / "instances.json"
     path.write_text(json.dumps(COCO))
-    assert read_boxes(path) == {"dog.jpg": [Box("dog", 0, 10, 20, 30.5)], "cup.jpg": [Box("", 1, 2, 4, 6)]}
+    assert read_annotations(path) == [
+        annotation("dog.jpg", Box("dog", 0, 10, 20, 30.5)),
+        annotation("cup.jpg", Box("", 1, 2, 4, 6)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("place", "inside", "name"),
+    [
+        ("cat.xml", "", "cat.jpg"),
+        ("cat.v2.xml", "", "cat.v2.jpg"),
+        ("cat.xml", "<filename>dog.png</filename>", "dog.png"),
+        ("cat.xml", "<filename> dog.JPEG </filename>", "dog.JPEG"),
+        ("cat.xml", "<filename>n01440764_7</filename>", "n01440764_7.jpg"),
+        ("a/cat.xml", "", "a/cat.jpg"),
+        ("a/b/cat.xml", "<filename>dog.jpg</filename>", "a/b/dog.jpg"),
+        ("a/cat.xml", "<filename>c/dog.jpg</filename>", "c/dog.jpg"),
+        ("a/cat.xml", "<filename>/home/me/c/dog.jpg</filename>", "c/dog.jpg"),
+        ("cat.xml", "<filename>C:\\me\\c\\dog.jpg</filename>", "c/dog.jpg"),
+        ("cat.xml", "<filename>c\\dog.jpg</filename>", "c/dog.jpg"),
+    ],
+)
+def test_the_name_of_an_annotated_photograph(tmp_path, place, inside, name):
+    path = tmp_path / place
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"<annotation>{inside}</annotation>")
+    assert read_annotations(tmp_path) == [annotation(name)]
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "size"),
+    [("640", "480", (640, 480)), ("0", "0", None), ("", "", None), ("640", "", None), ("inf", "2", None)],
+)
+def test_the_size_of_an_annotated_photograph(tmp_path, width, height, size):
+    inside = f"<size><width>{width}</width><height>{height}</height></size>"
+    Path(tmp_path, "cat.xml").write_text(f"<annotation>{inside}</annotation>")
+    assert read_voc(tmp_path / "cat.xml") == annotation("cat.jpg", size=size)
+    image = {"id": 1, "file_name": "cat.jpg", "width": width or None, "height": height or None}
+    Path(tmp_path, "coco.json").write_text(json.dumps({"images": [image], "annotations": []}))
+    assert read_coco(tmp_path / "coco.json") == [annotation("cat.jpg", size=size)]
+
+
+@pytest.mark.parametrize(
+    ("box", "shows"),
+    [
+        ((0, 0, 80, 40), True),
+        ((-5, -5, 1, 1), True),
+        ((79.5, 39.5, 500, 500), True),
+        ((10, 10, 10, 20), False),  # no area
+        ((10, 10, 20, 10), False),
+        ((20, 10, 10, 20), False),  # right before left
+        ((80, 0, 90, 40), False),  # beyond the edge
+        ((-10, 0, 0, 40), False),
+        ((0, 40, 80, 41), False),
+        ((float("nan"), 0, 80, 40), False),
+        ((0, 0, float("inf"), 40), False),
+        ((float("-inf"), 0, 80, 40), False),
+    ],
+)
+def test_a_box_shows_what_of_it_lies_in_the_picture(box, shows):
+    assert Box("", *box).shows((40, 80)) == shows
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_of_boxes_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "boxes.json")
+    with pytest.raises(XGradCamError, match="not a regular file"):
+        read_annotations(tmp_path / "boxes.json")
 
 
 @pytest.mark.parametrize(
@@ -48,6 +120,8 @@ def test_coco_has_corner_and_size(tmp_path):
         ("a.json", "{", "no annotation of COCO"),
         ("a.json", '{"images": [], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]}', "KeyError 1"),
         ("a.json", '{"images": [], "annotations": [{"bbox": 3}]}', "no annotation of COCO"),
+        ("a.json", '{"images": [{"id": 1, "file_name": ""}], "annotations": []}', "no annotation of COCO"),
+        ("a.xml", "<a><filename>..</filename><size><width>x</width></size></a>", "could not convert"),
         ("a.txt", "", r"COCO \.json, a VOC \.xml or a folder"),
     ],
 )
@@ -55,15 +129,15 @@ def test_what_is_no_annotation_is_told(tmp_path, name, content, message):
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(XGradCamError, match=message) as error:
-        read_boxes(path)
+        read_annotations(path)
     assert str(path) in str(error.value)
 
 
 def test_a_file_that_is_not_there_and_a_folder_without_any(tmp_path):
     with pytest.raises(XGradCamError, match="cannot read"):
-        read_boxes(tmp_path / "none.json")
+        read_annotations(tmp_path / "none.json")
     with pytest.raises(XGradCamError, match="no XML files"):
-        read_boxes(tmp_path)
+        read_annotations(tmp_path)
 
 
 def test_a_region_is_stretched_with_the_photograph():

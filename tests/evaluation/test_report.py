@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from xgradcam import XGradCamError
+from xgradcam.evaluation.photographs import FolderClass
 from xgradcam.evaluation.report import Mean, best_of, cell, mean_of, report_on
 
 
@@ -61,6 +62,24 @@ def test_few_or_equal_values_have_an_interval_of_one_point():
     nothing = mean_of([None])
     assert nothing.count == 0
     assert np.isnan([nothing.value, nothing.low, nothing.high]).all()
+
+
+def test_the_classes_and_remarks_are_below_the_tables():
+    classes = [
+        FolderClass("p/2", "class 2 (cup|mug)", 13),
+        FolderClass("p/x", "the class of the highest score", 1),
+    ]
+    remark = "boxes: 1 of 2 photographs have boxes of their class"
+    text = report_on(LINES, ["conv"], ["grad-cam"], 2, classes=classes, remarks=[remark]).markdown()
+    assert text.splitlines()[-7:] == [
+        "",
+        "| folder | class explained | photographs |",
+        "|---|---|---|",
+        r"| p/2 | class 2 (cup\|mug) | 13 |",
+        "| p/x | the class of the highest score | 1 |",
+        "",
+        remark,
+    ]
 
 
 def test_the_table_has_the_means_and_the_best_in_bold(report):

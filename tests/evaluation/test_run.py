@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,7 +80,7 @@ def test_every_photograph_is_measured_at_every_layer_by_every_method(classifier,
     assert report.photographs == 2
     first, *rest = (tmp_path / "out" / "evaluation.jsonl").read_text().splitlines()
     assert json.loads(first) == {
-        "model": "tiny", "crop": False, "steps": 2, "removed": [0.5], "randomise": 0, "seed": 0, "boxes": None
+        "model": "tiny", "crop": False, "steps": 2, "removed": [0.5], "randomise": 0, "seed": 0
     }  # fmt: skip
     assert list(map(json.loads, rest)) == report.lines
 
@@ -136,6 +138,173 @@ def test_a_run_with_other_settings_is_not_resumed(classifier, photographs, tmp_p
         evaluate(evaluation(**other), classifier, photographs[:1], tmp_path, SETTINGS, resume=True)
     with pytest.raises(XGradCamError, match="other settings"):
         evaluate(evaluation(), classifier, photographs[:1], tmp_path, {"model": "other"}, resume=True)
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """The layers and methods that are measured, photograph by photograph."""
+    calls = []
+
+    def counted(question, layer, methods):
+        calls.append((question.target, layer, methods))
+        return measure(question, layer, methods)
+
+    monkeypatch.setattr("xgradcam.evaluation.run.measure", counted)
+    return calls
+
+
+def test_a_resumed_run_measures_a_photograph_that_was_replaced(classifier, photographs, tmp_path, measured):
+    first = evaluate(evaluation(randomise=1), classifier, photographs, tmp_path, SETTINGS)
+    before = Path(photographs[0].path).stat()
+    shutil.copy(EXAMPLES / "cat-and-coffee.jpg", photographs[0].path)
+    os.utime(photographs[0].path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    measured.clear()
+    again = evaluate(evaluation(randomise=1), classifier, photographs, tmp_path, SETTINGS, resume=True)
+    assert measured == [(2, "features.4", PLAIN["methods"])]
+    fresh = evaluate(evaluation(randomise=1), classifier, photographs, tmp_path / "fresh", SETTINGS)
+    assert values_of(again) == values_of(fresh) != values_of(first)
+    assert [row.means["drop"].count for row in again.rows] == [2, 2]
+    # As it was: nothing is left to measure, and the first numbers count.
+    shutil.copy(EXAMPLES / "cat.jpg", photographs[0].path)
+    measured.clear()
+    back = evaluate(evaluation(randomise=1), classifier, photographs, tmp_path, SETTINGS, resume=True)
+    assert measured == []
+    assert values_of(back) == values_of(first)
+
+
+def values_of(report):
+    """All numbers of a report but the seconds."""
+    return {
+        (row.layer, row.method, name): (mean.value, mean.count)
+        for row in report.rows
+        for name, mean in row.means.items()
+        if name != "seconds"
+    }
+
+
+def test_a_resumed_run_measures_another_class(classifier, photographs, tmp_path, measured):
+    evaluate(evaluation(), classifier, photographs, tmp_path, SETTINGS)
+    measured.clear()
+    moved = [LabelledPhotograph(photographs[0].path, 3), photographs[1]]
+    again = evaluate(evaluation(), classifier, moved, tmp_path, SETTINGS, resume=True)
+    assert measured == [(3, "features.4", PLAIN["methods"])]
+    assert values_of(again) == values_of(
+        evaluate(evaluation(), classifier, moved, tmp_path / "new", SETTINGS)
+    )
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        ({"methods": ["grad-cam", "xgrad-cam"]}, {"methods": ["xgrad-cam"]}),
+        ({"methods": ["grad-cam"]}, {"methods": ["xgrad-cam", "grad-cam"]}),
+        ({"methods": ["grad-cam"]}, {"methods": ["layer-cam"]}),
+        ({"layers": ["features.1"]}, {"layers": ["features.4"]}),
+        ({"layers": ["features.1", "features.4"]}, {"layers": ["features.1"]}),
+        ({}, {"boxes": True}),
+        ({"boxes": True}, {}),
+    ],
+)
+@pytest.mark.parametrize("photos", [slice(0, 1), slice(1, 2), slice(0, 2)], ids=["first", "second", "both"])
+def test_a_resumed_run_averages_what_was_asked_for(classifier, photographs, tmp_path, first, then, photos):
+    content = {
+        "images": [{"id": 1, "file_name": "cat.jpg"}],
+        "annotations": [{"image_id": 1, "bbox": [0, 0, 200, 100]}],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(content))
+    boxes = {"boxes": tmp_path / "boxes.json"}
+    first, then = ({**each, **boxes} if "boxes" in each else each for each in (first, then))
+    first, then = evaluation(randomise=1, **first), evaluation(randomise=1, **then)
+    evaluate(first, classifier, photographs, tmp_path / "out", SETTINGS)
+    again = evaluate(then, classifier, photographs[photos], tmp_path / "out", SETTINGS, resume=True)
+    fresh = evaluate(then, classifier, photographs[photos], tmp_path / "fresh", SETTINGS)
+    assert values_of(again) == values_of(fresh)
+    assert [line["photo"] for line in again.lines] == [line["photo"] for line in fresh.lines]
+
+
+def test_malformed_lines_are_said_and_measured_anew(classifier, photographs, tmp_path, measured):
+    whole = evaluate(evaluation(), classifier, photographs, tmp_path, SETTINGS)
+    path = tmp_path / "evaluation.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    lines[2] = lines[2].replace('"drop": ', '"drop": "')
+    path.write_text("".join(lines))
+    measured.clear()
+    said = []
+    again = evaluate(evaluation(), classifier, photographs, tmp_path, SETTINGS, resume=True, say=said.append)
+    assert measured == [(2, "features.4", ["xgrad-cam"])]
+    assert values_of(again) == values_of(whole)
+    assert said == [f"{path}: passed over 1 malformed lines; what they held is measured anew"]
+
+
+def test_the_log_and_the_report_say_the_class(classifier, photographs, tmp_path):
+    classifier = replace(classifier, labels=["a", "b", "cup", "d", "e"])
+    report = evaluate(evaluation(randomise=2), classifier, photographs, tmp_path, SETTINGS)
+    best = int(classifier.module(classifier.inputs(read_image(photographs[1].path))).argmax())
+    for kind in ("map", "randomised"):
+        named = {
+            (line["photo"], line["class_index"], line["class_name"])
+            for line in lines_of(report, kind).values()
+        }
+        assert named == {
+            (photographs[0].path, 2, "cup"),
+            (photographs[1].path, best, classifier.labels[best]),
+        }
+    table = report.markdown().splitlines()
+    assert f"| {tmp_path} | class 2 (cup) | 1 |" in table
+    assert f"| {tmp_path} | the class of the highest score | 1 |" in table
+
+
+def test_only_boxes_of_the_class_count_and_their_number_is_said(classifier, photographs, tmp_path):
+    classifier = replace(classifier, labels=["a", "b", "cup", "dog", "e"])
+    shutil.copy(EXAMPLES / "coffee.jpg", tmp_path / "both.jpg")
+    photographs = [
+        photographs[0],
+        LabelledPhotograph(photographs[1].path, 3),
+        LabelledPhotograph(str(tmp_path / "both.jpg"), 2),
+    ]
+    categories = [{"id": 1, "name": "cup"}, {"id": 2, "name": "dog"}]
+    content = {
+        "images": [{"id": index, "file_name": f"{name}.jpg"} for index, name in enumerate(("cat", "coffee"))],
+        "categories": categories,
+        "annotations": [
+            {"image_id": 0, "category_id": 1, "bbox": [0, 0, 200, 100]},
+            {"image_id": 0, "category_id": 2, "bbox": [0, 0, 9999, 9999]},
+            {"image_id": 1, "category_id": 1, "bbox": [0, 0, 200, 100]},
+        ],
+    }
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps(content))
+    said = []
+    report = evaluate(evaluation(boxes=boxes), classifier, photographs, tmp_path, SETTINGS, say=said.append)
+    assert {line["photo"] for line in report.lines if "energy" in line} == {photographs[0].path}
+    pixels = read_image(photographs[0].path)
+    region = region_of([Box("", 0, 0, 200, 100)], pixels.shape[:2], classifier.framing())
+    question = Question(
+        classifier.module, classifier.inputs(pixels), 2, region=region, steps=2, removed=[0.5]
+    )
+    expected = measure(question, "features.4", ["grad-cam"])["grad-cam"]["energy"]
+    assert lines_of(report)[photographs[0].path, "features.4", "grad-cam"]["energy"] == expected
+    summary = (
+        "boxes: 1 of 3 photographs have boxes of their class; "
+        f"1 of other classes only (cup), such as {photographs[1].path}"
+    )
+    assert said == [f"2 of 3 photographs have boxes in {boxes}", summary]
+    assert report.markdown().splitlines()[-1] == summary
+
+
+def test_no_photograph_with_boxes_is_said_with_names_of_both(classifier, photographs, tmp_path):
+    boxes = tmp_path / "boxes"
+    boxes.mkdir()
+    for name in ("x", "y", "z"):
+        (boxes / f"{name}.xml").write_text("<annotation/>")
+    said = []
+    report = evaluate(evaluation(boxes=boxes), classifier, photographs, tmp_path, SETTINGS, say=said.append)
+    paths = ", ".join(photograph.path for photograph in photographs)
+    assert said == [
+        f"0 of 2 photographs have boxes in {boxes}: it has those of x.jpg, y.jpg and 1 more, and not of {paths}",
+        "boxes: 0 of 2 photographs have boxes of their class",
+    ]
+    assert not any("energy" in line for line in report.lines)
 
 
 def test_boxes_become_the_region_of_their_photograph(classifier, photographs, tmp_path):

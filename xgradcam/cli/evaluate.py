@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +20,14 @@ from xgradcam.cli.options import (
     add_probability_argument,
     add_range_argument,
 )
-from xgradcam.cli.setup import choose_device, kept_files, open_classifier, range_of
+from xgradcam.cli.setup import (
+    choose_device,
+    kept_files,
+    layers_of,
+    open_classifier,
+    range_of,
+    state_of_files,
+)
 from xgradcam.cli.terminal import DONE, FAILED, note, run, say
 from xgradcam.errors import XGradCamError
 
@@ -35,14 +43,16 @@ Measure which map to trust: compare methods at layers of a network on photograph
   {PROG} FOLDER --model resnet50 --target-layer layer3 layer4 --output-dir evaluation
   {PROG} --installed
 
-A photograph's class is the name of its folder, if that is a class index or a class name of the model;
-otherwise it is the class of the highest score. --installed takes the 20 ImageNet photographs with known
-classes of the package foolbox, and five of scikit-image and scikit-learn (pip install 'xgradcam[test]').
-The default model is the bundled efficientnet-lite0. `xgrad-cam --help` explains the options of the model.
+A photograph's class is the name of its folder, if that is an index, an id or a whole name of a class;
+otherwise it is the class of the highest score. The class of each folder is printed. --installed takes the
+20 ImageNet photographs with known classes of the package foolbox, and five of scikit-image and
+scikit-learn (pip install 'xgradcam[test]'). The default model is the bundled efficientnet-lite0.
+`xgrad-cam --help` explains the options of the model.
 
 Measured for each photograph, layer and method: the errors of the two axioms, average drop, increase in
 confidence, deletion, insertion and ROAD; with --boxes also the pointing game and the energy inside the
-boxes; and how much the map stays the same when the network's weights are random (mean rank correlation).
+boxes of the class; and how much the map stays the same when the network's weights are random (mean rank
+correlation).
 
 Files in the output folder: evaluation.md and evaluation.csv (means with 95% bootstrap intervals),
 evaluation.png (the same as plots, with the curves) and evaluation.jsonl (all numbers; --resume reads it).
@@ -50,6 +60,8 @@ Exit code: 0 done, 1 some photographs could not be read, 2 could not run."""
 # Settings of the model that a resumed run must share; `Evaluation` knows the others.
 WRITTEN = ("evaluation.md", "evaluation.csv", "evaluation.png", "evaluation.jsonl")
 MODEL_SETTINGS = ("model", "weights", "num_classes", "output", "input_size", "mean", "std")
+# Folders whose classes are printed before the work begins.
+MOST_FOLDERS = 12
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,7 +80,11 @@ def evaluation_parser(prog: str = PROG) -> Parser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     parser.add_argument("folders", metavar="FOLDER", nargs="*", help="photographs, or folders of photographs")
     parser.add_argument("--installed", action="store_true", help="take photographs of installed packages")
-    add_model_arguments(parser, "layers to measure at; default: the model's default layer", {"nargs": "+"})
+    add_model_arguments(
+        parser,
+        "layers to measure at, or patterns in quotes; default: the model's default layer",
+        {"nargs": "+"},
+    )
     add_probability_argument(parser)
     add_device_arguments(parser)
     parser.set_defaults(model="efficientnet-lite0")
@@ -105,7 +121,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
     evaluation = Evaluation(
         methods=list(METHODS) if ALL in arguments.method else list(dict.fromkeys(arguments.method)),
-        layers=arguments.target_layer or (),
+        layers=(),
         crop=arguments.crop,
         boxes=arguments.boxes,
         steps=arguments.steps,
@@ -117,10 +133,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     )
     classifier = open_classifier(PROG, arguments, many=True).to(choose_device(PROG, arguments))
     classifier.framing(arguments.crop)  # an error, before any work, if the crop is not known
+    evaluation = replace(evaluation, layers=layers_of(arguments.target_layer, classifier))
     named = _photographs(arguments, classifier)
     photographs = _readable(named, evaluation)
     if not photographs:
         raise XGradCamError("none of the photographs can be read")
+    _say_classes(photographs, classifier)
     _measure(arguments, evaluation, classifier, photographs)
     return DONE if len(photographs) == len(named) else FAILED
 
@@ -148,11 +166,23 @@ def _photographs(arguments: argparse.Namespace, classifier: "Classifier") -> "li
     installed = list(installed_photographs()) if arguments.installed else []
     if arguments.limit is not None and arguments.limit < 1:
         raise XGradCamError(f"the limit is {arguments.limit}: take at least 1 photograph")
-    found = photographs_at(arguments.folders, arguments.output_dir, classifier.labels)
+    count = classifier.class_count()
+    found = photographs_at(arguments.folders, arguments.output_dir, classifier.labels, count)
     photographs = [*installed, *found][: arguments.limit]
     if not photographs:
         raise XGradCamError("no photographs: name a folder, or --installed")
     return photographs
+
+
+def _say_classes(photographs: "Sequence[LabelledPhotograph]", classifier: "Classifier") -> None:
+    """Print the class that each folder's photographs are explained for, before the work of hours begins."""
+    from xgradcam.evaluation.photographs import by_folder
+
+    classes = by_folder(photographs, classifier.labels)
+    for one in classes[:MOST_FOLDERS]:
+        note(PROG, f"{one.folder}: {one.name}, {one.photographs} photograph{'s' * (one.photographs > 1)}")
+    if len(classes) > MOST_FOLDERS:
+        note(PROG, f"and {len(classes) - MOST_FOLDERS} more folders: evaluation.md will list them all")
 
 
 def _measure(
@@ -175,6 +205,7 @@ def _measure(
             raise XGradCamError(f"{path} would be written over a file that is read: choose an --output-dir")
     make_folder(folder)
     settings = {name: getattr(arguments, name) for name in MODEL_SETTINGS}
+    settings["files"] = state_of_files(arguments)
     alone = alone_in(folder, partial(note, PROG), ".evaluation.lock")
     with alone, tqdm(unit="photo", disable=None) as bar:
 
@@ -184,7 +215,7 @@ def _measure(
 
         report = evaluate(
             evaluation, classifier, photographs, folder, settings,
-            resume=arguments.resume, progress=progress,
+            resume=arguments.resume, progress=progress, say=partial(note, PROG),
         )  # fmt: skip
         say(report.markdown(), sys.stdout)
         report.write(folder)

@@ -322,8 +322,6 @@ def _settings(
     arguments: argparse.Namespace, classifier: "Classifier", layers: Sequence[str], methods: Sequence[str]
 ) -> dict[str, Any]:
     """The first line of the run's record: what must be the same for the run to go on."""
-    from xgradcam.runs.sources import state_of
-
     return {
         "model": classifier.name,
         "weights": arguments.weights,
@@ -331,9 +329,16 @@ def _settings(
         "methods": methods,
         "photographs": arguments.image_path,
         "classes": arguments.target_index,
-        "files": [state_of(file) for file in _files_of_model(arguments)],
+        "files": state_of_files(arguments),
         "size": list(classifier.size),
         "mean": list(classifier.mean),
         "std": list(classifier.std),
         **{name: getattr(arguments, name) for name in KEPT},
     }
+
+
+def state_of_files(arguments: argparse.Namespace) -> list[dict[str, int]]:
+    """The state of the files that decide what the model says, beside what torchvision and timm publish."""
+    from xgradcam.runs.sources import state_of
+
+    return [state_of(file) for file in _files_of_model(arguments)]

@@ -2,9 +2,10 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor
 
 from xgradcam.errors import XGradCamError
+from xgradcam.files import open_regular
 from xgradcam.pictures.framing import Framing
+from xgradcam.runs.sources import SUFFIXES
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,34 @@ class Box:
     right: float
     bottom: float
 
+    def shows(self, shape: tuple[int, int]) -> bool:
+        """True if the box has an area in a photograph (H, W); not where an edge is no number."""
+        left, right = max(self.left, 0), min(self.right, shape[1])
+        top, bottom = max(self.top, 0), min(self.bottom, shape[0])
+        known = -inf < self.left < self.right < inf and -inf < self.top < self.bottom < inf
+        return known and left < right and top < bottom
 
-def read_boxes(path: Path) -> dict[str, list[Box]]:
-    """File name of a photograph -> its boxes, from a COCO file, a VOC file, or a folder of VOC files.
+    def scaled(self, across: float, down: float) -> "Box":
+        """The same box in a photograph of another size."""
+        edges = self.left * across, self.top * down, self.right * across, self.bottom * down
+        return Box(self.label, *edges)
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """The boxes of a photograph.
+
+    name: of its file, with as many of its folders as are known. size: its width and height in pixels; None if
+    unknown.
+    """
+
+    name: PurePosixPath
+    boxes: tuple[Box, ...]
+    size: tuple[float, float] | None = None
+
+
+def read_annotations(path: Path) -> list[Annotation]:
+    """The annotations in a COCO file, a VOC file, or a folder of VOC files, by whose folders they are named.
 
     Raises XGradCamError for a file in neither format.
     """
@@ -35,26 +63,34 @@ def read_boxes(path: Path) -> dict[str, list[Box]]:
         files = sorted(path.rglob("*.xml"))
         if not files:
             raise XGradCamError(f"no XML files in the folder {path}")
-        return {name: boxes for file in files for name, boxes in read_voc(file).items()}
+        return [_below(file.parent.relative_to(path), read_voc(file)) for file in files]
     if path.suffix.lower() == ".json":
         return read_coco(path)
     if path.suffix.lower() == ".xml":
-        return read_voc(path)
+        return [read_voc(path)]
     raise XGradCamError(f"boxes are a COCO .json, a VOC .xml or a folder of them, not {path}")
 
 
-def read_voc(path: Path) -> dict[str, list[Box]]:
-    """The boxes in a PASCAL VOC file. VOC counts pixels from 1, and a box includes its edge pixels."""
+def _below(folder: Path, annotation: Annotation) -> Annotation:
+    if len(annotation.name.parts) > 1:
+        return annotation
+    return replace(annotation, name=PurePosixPath(folder.as_posix()) / annotation.name)
+
+
+def read_voc(path: Path) -> Annotation:
+    """The annotation in a PASCAL VOC file. VOC counts pixels from 1, and a box includes its edge pixels."""
     text = _read(path)
     # Nested entities can expand to gigabytes; VOC files have none.
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise XGradCamError(f"{path} declares a document type: VOC's files have none")
     try:
         root = ElementTree.fromstring(text)
-        boxes = [_voc_box(found) for found in root.iter("object")]
+        boxes = tuple(_voc_box(found) for found in root.iter("object"))
+        size = _size(root.findtext("size/width"), root.findtext("size/height"))
+        name = _file_name((root.findtext("filename") or "").strip() or path.stem)
     except (ElementTree.ParseError, ValueError, TypeError) as error:
         raise XGradCamError(f"{path} is no annotation of PASCAL VOC: {error}") from None
-    return {root.findtext("filename") or f"{path.stem}.jpg": boxes}
+    return Annotation(name, boxes, size)
 
 
 def _voc_box(found: ElementTree.Element) -> Box:
@@ -63,28 +99,50 @@ def _voc_box(found: ElementTree.Element) -> Box:
     if missing:
         raise ValueError(f"an object has no {', '.join(missing)}")
     left, top, right, bottom = (float(value or "") for value in edges.values())
-    return Box(found.findtext("name") or "", left - 1, top - 1, right, bottom)
+    return Box((found.findtext("name") or "").strip(), left - 1, top - 1, right, bottom)
 
 
-def read_coco(path: Path) -> dict[str, list[Box]]:
-    """The boxes in a COCO file of instances, where a box is its upper left corner, width and height."""
+def _size(width: Any, height: Any) -> tuple[float, float] | None:
+    """Width and height; None if the file does not say them (some tools write 0)."""
+    size = float(width or 0), float(height or 0)
+    return size if 0 < min(size) <= max(size) < inf else None
+
+
+def _file_name(name: str) -> PurePosixPath:
+    """The path of a photograph as an annotation gives it, also with Windows' separators or without an ending.
+
+    Of a path on another machine only the last folder says something here.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.suffix.lower() not in SUFFIXES:
+        path = path.with_name(f"{path.name}.jpg")
+    is_absolute = path.is_absolute() or ":" in path.parts[0]
+    return PurePosixPath(*path.parts[1:][-2:]) if is_absolute else path
+
+
+def read_coco(path: Path) -> list[Annotation]:
+    """The annotations in a COCO file of instances; its boxes are upper left corner, width and height."""
     try:
-        content: Mapping[str, Sequence[Mapping[str, Any]]] = json.loads(_read(path))
+        content = json.loads(_read(path))
         names = {image["id"]: image["file_name"] for image in content["images"]}
-        labels = {category["id"]: category["name"] for category in content.get("categories", [])}
+        sizes = {
+            image["file_name"]: _size(image.get("width"), image.get("height")) for image in content["images"]
+        }
+        labels = {category["id"]: str(category["name"]) for category in content.get("categories", [])}
         boxes: defaultdict[str, list[Box]] = defaultdict(list)
         for found in content["annotations"]:
             left, top, width, height = map(float, found["bbox"])
             label = labels.get(found.get("category_id"), "")
             boxes[names[found["image_id"]]].append(Box(label, left, top, left + width, top + height))
+        return [Annotation(_file_name(name), tuple(boxes[name]), size) for name, size in sizes.items()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise XGradCamError(f"{path} is no annotation of COCO: {type(error).__name__} {error}") from None
-    return dict(boxes)
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with open_regular(path) as file:
+            return file.read().decode("utf-8-sig")
     except (OSError, ValueError) as error:
         raise XGradCamError(f"cannot read {path}: {error}") from None
 

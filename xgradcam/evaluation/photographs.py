@@ -1,15 +1,20 @@
 """The photographs of an evaluation, and the class that each one is measured for."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 from xgradcam.errors import XGradCamError
-from xgradcam.models.labels import class_named
+from xgradcam.models.labels import classes_called, classes_listed, label_of
 from xgradcam.pictures.levels import ValueRange
 from xgradcam.pictures.photograph import read_image
 from xgradcam.runs.sources import find_photographs
+
+# Digits of a class index, at most.
+LONGEST_INDEX = 9
 
 
 @dataclass(frozen=True)
@@ -21,31 +26,58 @@ class LabelledPhotograph:
 
 
 def photographs_at(
-    places: Sequence[str], output_dir: Path, labels: Sequence[str] | None
+    places: Sequence[str], output_dir: Path, labels: Sequence[str] | None, count: int | None
 ) -> list[LabelledPhotograph]:
     """The photographs in files and folders, each with the class that its folder is named after.
 
-    output_dir: a folder to skip. labels: the model's class names. XGradCamError for a place without any.
+    output_dir: a folder to skip. labels: the model's class names. count: of its classes; None if unknown.
+    Raises XGradCamError for a place without any, and for a folder with the name of several classes.
     """
     sources = find_photographs(places, output_dir) if places else []
-    return [
-        LabelledPhotograph(source.path, class_of_folder(Path(source.path).parent.name, labels))
-        for source in sources
-    ]
+    folders = {Path(source.path).parent for source in sources}
+    targets = {folder: class_of_folder(folder.name, labels, count) for folder in sorted(folders)}
+    return [LabelledPhotograph(source.path, targets[Path(source.path).parent]) for source in sources]
 
 
-def class_of_folder(name: str, labels: Sequence[str] | None) -> int | None:
-    """The class that a folder's name means: an index, a WordNet id, or a class name; None if it is none."""
-    labels = labels or ()
-    if name.isdecimal():
-        return int(name) if not labels or int(name) < len(labels) else None
-    ids = {label.split()[0]: index for index, label in enumerate(labels) if label[:1] == "n"}
-    if name in ids:
-        return ids[name]
-    try:
-        return class_named(labels, name.replace("_", " ")) if labels else None
-    except XGradCamError:
-        return None
+def class_of_folder(name: str, labels: Sequence[str] | None, count: int | None = None) -> int | None:
+    """The class that a folder is named after: its index, its id, or a whole name of it; None for no class.
+
+    Raises XGradCamError for a name of several classes, and for an index that is the name of another class.
+    """
+    count = len(labels) if count is None and labels else count
+    called = classes_called(labels, name)
+    is_index = name.isascii() and name.isdecimal() and len(name) <= LONGEST_INDEX
+    if is_index and (count is None or int(name) < count):
+        if labels is not None and called not in ([], [int(name)]):
+            named = classes_listed(labels, called)
+            choices = f"call it 0{called[0]} for the name, 0{name} for the index"
+            raise XGradCamError(f"the folder {name!r} is an index, and the name of class {named}: {choices}")
+        return int(name)
+    if labels is not None and len(called) > 1:
+        named = classes_listed(labels, called)
+        raise XGradCamError(f"the folder {name!r} may be class {named}: call it by the index")
+    return called[0] if called else None
+
+
+class FolderClass(NamedTuple):
+    """The class of the photographs in a folder, in words, and the number of these photographs."""
+
+    folder: str
+    name: str
+    photographs: int
+
+
+def by_folder(photographs: Iterable[LabelledPhotograph], labels: Sequence[str] | None) -> list[FolderClass]:
+    """The classes of the photographs of each folder, in the order of the photographs."""
+    count = Counter((str(Path(photograph.path).parent), photograph.target) for photograph in photographs)
+    return [FolderClass(folder, _in_words(target, labels), many) for (folder, target), many in count.items()]
+
+
+def _in_words(target: int | None, labels: Sequence[str] | None) -> str:
+    if target is None:
+        return "the class of the highest score"
+    label = label_of(labels, target)
+    return label if label == f"class {target}" else f"class {target} ({label})"
 
 
 def installed_photographs() -> Iterator[LabelledPhotograph]:

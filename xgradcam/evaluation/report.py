@@ -17,6 +17,7 @@ from scipy.stats import bootstrap
 from xgradcam.cam.methods import METHODS
 from xgradcam.errors import XGradCamError
 from xgradcam.evaluation.measures import MEASURES
+from xgradcam.evaluation.photographs import FolderClass
 from xgradcam.files import write_files
 
 RESAMPLES = 2000
@@ -49,13 +50,16 @@ class Row:
 class Report:
     """The result of an evaluation.
 
-    lines: the log's, from which the rows come. photographs: how many there were.
+    lines: the log's, from which the rows come. photographs: how many there were. classes: those of each
+    folder. remarks: lines below the tables.
     """
 
     rows: Sequence[Row]
     lines: Sequence[Mapping[str, Any]]
     layers: Sequence[str]
     photographs: int
+    classes: Sequence[FolderClass] = ()
+    remarks: Sequence[str] = ()
 
     def write(self, folder: Path) -> None:
         """Write evaluation.md, evaluation.csv and evaluation.png; CannotWriteError if that fails."""
@@ -68,11 +72,18 @@ class Report:
         )
 
     def markdown(self) -> str:
-        """A table for each layer, with the best mean of each measure in bold."""
+        """A table for each layer, the best mean of each measure in bold, and one of the folders' classes."""
         over = f"{self.photographs} photographs" if self.photographs > 1 else "1 photograph"
         lines = [f"Means over {over}, with 95% bootstrap intervals; ↑ more, ↓ less is better."]
         for layer in self.layers:
             lines += ["", f"**{layer}**", "", *_table(self._rows_at(layer))]
+        if self.classes:
+            lines += ["", "| folder | class explained | photographs |", "|---|---|---|"]
+        for one in self.classes:
+            cells = (text.replace("|", "\\|") for text in (one.folder, one.name))
+            lines.append(f"| {' | '.join(cells)} | {one.photographs} |")
+        for remark in self.remarks:
+            lines += ["", remark]
         return "\n".join(lines)
 
     def csv(self) -> str:
@@ -115,10 +126,12 @@ def report_on(
     methods: Sequence[str],
     photographs: int,
     seed: int = 0,
+    classes: Sequence[FolderClass] = (),
+    remarks: Sequence[str] = (),
 ) -> Report:
     """The report on the log's lines; XGradCamError if none of the methods was measured.
 
-    seed: of the bootstrap.
+    seed: of the bootstrap. classes, remarks: see `Report`.
     """
     rows = []
     for layer in layers:
@@ -128,7 +141,7 @@ def report_on(
                 rows.append(Row(layer, method, means))
     if not rows:
         raise XGradCamError(f"none of these methods applies at {', '.join(layers)}: {', '.join(methods)}")
-    return Report(rows, lines, layers, photographs)
+    return Report(rows, lines, layers, photographs, classes, remarks)
 
 
 def _means(lines: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Mean]:

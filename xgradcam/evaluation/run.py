@@ -1,21 +1,25 @@
 """A run of the evaluation: measure each photograph at each layer by each method, and report the means."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from xgradcam.cam.methods import known_methods
 from xgradcam.capture.borrowing import borrowed
 from xgradcam.capture.scores import finite_logits_of
-from xgradcam.errors import XGradCamError
-from xgradcam.evaluation.boxes import Box, read_boxes, region_of
+from xgradcam.errors import XGradCamError, listed
+from xgradcam.evaluation.boxes import read_annotations, region_of
 from xgradcam.evaluation.log import Log
+from xgradcam.evaluation.matching import Matches, match
 from xgradcam.evaluation.measures import Question, likeness_when_randomised, measure
-from xgradcam.evaluation.photographs import LabelledPhotograph
+from xgradcam.evaluation.photographs import LabelledPhotograph, by_folder
 from xgradcam.evaluation.report import Report, report_on
 from xgradcam.files import make_folder
 from xgradcam.models.classifier import Classifier
+from xgradcam.models.labels import label_of
 from xgradcam.pictures.levels import ValueRange
 from xgradcam.pictures.photograph import read_file
 
@@ -58,7 +62,7 @@ class Evaluation:
                 raise XGradCamError(f"removed has {share}: shares lie between 0 and 1")
 
     def settings(self) -> dict[str, Any]:
-        """The values that a resumed run must share, as JSON has them."""
+        """The values that a resumed run must share, as JSON has them; boxes belong to their photographs."""
         return {
             "crop": self.crop,
             "steps": self.steps,
@@ -68,7 +72,6 @@ class Evaluation:
             **({"probability": self.probability} if self.probability else {}),
             # A log of an earlier version has no such setting.
             **({"value_range": list(self.value_range)} if self.value_range is not None else {}),
-            "boxes": None if self.boxes is None else str(self.boxes),
         }
 
 
@@ -81,73 +84,109 @@ def evaluate(
     *,
     resume: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    say: Callable[[str], None] = lambda _line: None,
 ) -> Report:
-    """Measure what the log in `folder` does not hold yet, and return the report on all of it.
+    """Measure what the log in `folder` does not hold yet, and return the report on what was asked for.
 
     photographs: readable ones. settings: what else a resumed run must share, such as the model's name.
     progress: called with the number of steps done and of all steps; a step is one photograph at one layer.
+    say: called with a line about boxes that were not found, and about lines of the log that are malformed.
     Raises XGradCamError if nothing can be measured.
     """
     layers = list(evaluation.layers) or [classifier.default_layer()]
-    boxes = {} if evaluation.boxes is None else read_boxes(evaluation.boxes)
+    matches = _matches(evaluation.boxes, photographs, say)
     make_folder(folder)
-    log = Log(folder / "evaluation.jsonl", {**settings, **evaluation.settings()}, resume)
-    _Run(evaluation, classifier, photographs, layers, boxes, log, progress).measure()
-    return report_on(log.lines, layers, evaluation.methods, len(photographs), evaluation.seed)
+    with Log(folder / "evaluation.jsonl", {**settings, **evaluation.settings()}, resume) as log:
+        if log.malformed:
+            say(f"{log.path}: passed over {log.malformed} malformed lines; what they held is measured anew")
+        lines = _Run(evaluation, classifier, photographs, layers, matches, log, progress).measure()
+    remarks = [] if evaluation.boxes is None else [matches.summary(len(photographs))]
+    for remark in remarks:
+        say(remark)
+    classes = by_folder(photographs, classifier.labels)
+    return report_on(
+        lines, layers, evaluation.methods, len(photographs), evaluation.seed, classes=classes, remarks=remarks
+    )
+
+
+def _matches(
+    boxes: Path | None, photographs: Sequence[LabelledPhotograph], say: Callable[[str], None]
+) -> Matches:
+    """The photographs' annotations; `say` is told how many there are."""
+    if boxes is None:
+        return Matches({}, {})
+    annotations = read_annotations(boxes)
+    matches = match(annotations, [photograph.path for photograph in photographs])
+    line = f"{len(matches.found)} of {len(photographs)} photographs have boxes in {boxes}"
+    if annotations and not matches.found:
+        line += f": it has those of {listed((str(one.name) for one in annotations), 2)}"
+        line += f", and not of {listed((photograph.path for photograph in photographs), 2)}"
+    say(line)
+    return matches
 
 
 @dataclass(frozen=True)
 class _Run:
-    """All that measuring needs. boxes: photograph's file name -> boxes."""
+    """All that measuring needs."""
 
     evaluation: Evaluation
     classifier: Classifier
     photographs: Sequence[LabelledPhotograph]
     layers: Sequence[str]
-    boxes: Mapping[str, list[Box]]
+    matches: Matches
     log: Log
     progress: Callable[[int, int], None]
 
-    def measure(self) -> None:
-        """Log all measures that are not in the log."""
+    def measure(self) -> list[dict[str, Any]]:
+        """Log all measures that are not in the log; return the lines of all that were asked for."""
         randomised = self.photographs[: self.evaluation.randomise]
         total = len(self.photographs) * len(self.layers) + (len(self.layers) if randomised else 0)
+        lines: list[dict[str, Any]] = []
         done = 0
         self.progress(done, total)
         for photograph in self.photographs:
-            question = self._question(photograph)
+            subject = self._subject(photograph)
             for layer in self.layers:
-                self._measure_maps(photograph, question, layer)
+                lines += self._measure_maps(subject, layer)
                 done += 1
                 self.progress(done, total)
+        subjects = [self._subject(photograph) for photograph in randomised]
         for layer in self.layers if randomised else ():
-            self._randomise(randomised, layer)
+            lines += self._randomise(subjects, layer)
             done += 1
             self.progress(done, total)
+        return lines
 
-    def _measure_maps(self, photograph: LabelledPhotograph, question: Question, layer: str) -> None:
-        left = self._left("map", photograph, layer)
-        for method, measures in measure(question, layer, left).items() if left else ():
-            where = {"photo": photograph.path, "layer": layer, "method": method}
-            self.log.add({"kind": "map", **where, **measures})
+    def _measure_maps(self, subject: "_Subject", layer: str) -> list[dict[str, Any]]:
+        methods = self.evaluation.methods
+        left = [name for name in methods if not self._find("map", subject, layer, name)]
+        for method, measures in measure(subject.question, layer, left).items() if left else ():
+            self.log.add({"kind": "map", **subject.line(layer, method), **measures})
+        return [line for name in methods if (line := self._find("map", subject, layer, name))]
 
-    def _randomise(self, photographs: Sequence[LabelledPhotograph], layer: str) -> None:
-        left = [name for name in self._left("randomised", photographs[0], layer) if name not in TOO_SLOW]
-        if not left:
-            return
-        questions = [self._question(photograph) for photograph in photographs]
-        likeness = likeness_when_randomised(questions, layer, left, STAGES, self.evaluation.seed)
-        for method, values in likeness.items():
-            for photograph, value in zip(photographs, values, strict=True):
-                where = {"photo": photograph.path, "layer": layer, "method": method}
-                self.log.add({"kind": "randomised", **where, "randomised": value})
+    def _randomise(self, subjects: Sequence["_Subject"], layer: str) -> list[dict[str, Any]]:
+        # The statistics under random weights are those of all these photographs together.
+        together = _digest(*(subject.state for subject in subjects))
+        subjects = [replace(subject, state=together) for subject in subjects]
+        methods = [name for name in self.evaluation.methods if name not in TOO_SLOW]
+        left = [
+            name
+            for name in methods
+            if not all(self._find("randomised", subject, layer, name) for subject in subjects)
+        ]
+        if left:
+            questions = [subject.question for subject in subjects]
+            likeness = likeness_when_randomised(questions, layer, left, STAGES, self.evaluation.seed)
+            for method, values in likeness.items():
+                for subject, value in zip(subjects, values, strict=True):
+                    self.log.add({"kind": "randomised", **subject.line(layer, method), "randomised": value})
+        found = (self._find("randomised", subject, layer, name) for name in methods for subject in subjects)
+        return [line for line in found if line]
 
-    def _left(self, kind: str, photograph: LabelledPhotograph, layer: str) -> list[str]:
-        """The methods that are not yet measured for this photograph and layer."""
-        names = self.evaluation.methods
-        return [method for method in names if not self.log.has(kind, photograph.path, layer, method)]
+    def _find(self, kind: str, subject: "_Subject", layer: str, method: str) -> dict[str, Any] | None:
+        return self.log.find(kind, subject.path, layer, method, subject.state)
 
-    def _question(self, photograph: LabelledPhotograph) -> Question:
+    def _subject(self, photograph: LabelledPhotograph) -> "_Subject":
         classifier, evaluation = self.classifier, self.evaluation
         pixels = read_file(photograph.path, evaluation.value_range).photograph
         inputs = classifier.inputs(pixels, evaluation.crop)
@@ -156,12 +195,14 @@ class _Run:
             with borrowed(classifier.module) as run:
                 logits = finite_logits_of(run(inputs), classifier.output)
             target = int(logits.argmax())
-        region = None
-        if (boxes := self.boxes.get(Path(photograph.path).name)) is not None:
-            region = region_of(boxes, (pixels.shape[0], pixels.shape[1]), classifier.framing(evaluation.crop))
-            if not region.any():  # cropped away: no map could point at it
-                region = None
-        return Question(
+        shape = (pixels.shape[0], pixels.shape[1])
+        boxes = self.matches.boxes_of(photograph.path, target, classifier.labels, shape)
+        region = region_of(boxes, shape, classifier.framing(evaluation.crop)) if boxes else None
+        if region is not None and not region.any():  # no map could point at it
+            self.matches.crop_away(photograph.path)
+            region = None
+        state = _digest(pixels.tobytes(), shape, target, b"" if region is None else region.numpy().tobytes())
+        question = Question(
             classifier.module,
             inputs,
             target,
@@ -171,3 +212,27 @@ class _Run:
             evaluation.removed,
             evaluation.probability,
         )
+        return _Subject(photograph.path, label_of(classifier.labels, target), state, question)
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A photograph to measure. state: equal for the same pixels, class and region."""
+
+    path: str
+    class_name: str
+    state: str
+    question: Question
+
+    def line(self, layer: str, method: str) -> dict[str, Any]:
+        """The keys of a line of the log, but for its kind and its values."""
+        named = {"class_index": self.question.target, "class_name": self.class_name}
+        return {"photo": self.path, "layer": layer, "method": method, "state": self.state, **named}
+
+
+def _digest(*parts: object) -> str:
+    """A text that is equal for equal parts; bytes are taken as they are."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else json.dumps(part).encode())
+    return digest.hexdigest()[:16]
