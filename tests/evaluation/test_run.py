@@ -233,7 +233,7 @@ def test_malformed_lines_are_said_and_measured_anew(classifier, photographs, tmp
     again = evaluate(evaluation(), classifier, photographs, tmp_path, SETTINGS, resume=True, say=said.append)
     assert measured == [(2, "features.4", ["xgrad-cam"])]
     assert values_of(again) == values_of(whole)
-    assert said == [f"{path}: passed over 1 malformed lines; what they held is measured anew"]
+    assert said == [f"{path}: 1 malformed lines are passed over, and measured anew"]
 
 
 def test_the_log_and_the_report_say_the_class(classifier, photographs, tmp_path):
@@ -301,7 +301,8 @@ def test_no_photograph_with_boxes_is_said_with_names_of_both(classifier, photogr
     report = evaluate(evaluation(boxes=boxes), classifier, photographs, tmp_path, SETTINGS, say=said.append)
     paths = ", ".join(photograph.path for photograph in photographs)
     assert said == [
-        f"0 of 2 photographs have boxes in {boxes}: it has those of x.jpg, y.jpg and 1 more, and not of {paths}",
+        f"0 of 2 photographs have boxes in {boxes}: it has those of x.jpg, y.jpg and 1 more, "
+        f"and not of {paths}",
         "boxes: 0 of 2 photographs have boxes of their class",
     ]
     assert not any("energy" in line for line in report.lines)

@@ -92,7 +92,10 @@ def evaluation_parser(prog: str = PROG) -> Parser:
     add_range_argument(parser)
     parser.add_argument("--method", nargs="+", default=[ALL], help="methods; default: all")
     parser.add_argument(
-        "--boxes", type=Path, help="where the objects are: COCO .json, VOC .xml, or a folder of VOC files"
+        "--boxes",
+        type=Path,
+        help="where the objects are: COCO .json, VOC .xml, or a folder of VOC files; "
+        "matched by path, then by the name without its ending",
     )
     parser.add_argument("--steps", type=int, default=28, help="steps of the curves (default: 28)")
     parser.add_argument(

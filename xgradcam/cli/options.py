@@ -170,7 +170,7 @@ def add_model_arguments(parser: Parser, layer_help: str, many: dict[str, Any]) -
         "--labels",
         metavar="FILE",
         type=Path,
-        help="the classes' names: one a line, or JSON (list, or object)",
+        help="the classes' names: one a line, index and name a line, or JSON (list, object, id2label)",
     )
     own.add_argument(
         "--input-size", metavar="PIXELS", type=int, nargs="+", help="input height and width, or one for both"
@@ -237,7 +237,7 @@ def _common_parser(
     )  # fmt: skip
     photograph.add_argument(
         "--target-index", metavar="CLASS", **many, default=["-1"] if several else "-1",
-        help="the class of interest: its index, or its name or a part of it; "
+        help="the class of interest: its index, its id, its name, or words of its name; "
         + ("top3 takes the three of the highest scores; " if several else "")
         + "-1, the default, takes the one of the highest score",
     )  # fmt: skip

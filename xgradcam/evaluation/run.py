@@ -98,7 +98,7 @@ def evaluate(
     make_folder(folder)
     with Log(folder / "evaluation.jsonl", {**settings, **evaluation.settings()}, resume) as log:
         if log.malformed:
-            say(f"{log.path}: passed over {log.malformed} malformed lines; what they held is measured anew")
+            say(f"{log.path}: {log.malformed} malformed lines are passed over, and measured anew")
         lines = _Run(evaluation, classifier, photographs, layers, matches, log, progress).measure()
     remarks = [] if evaluation.boxes is None else [matches.summary(len(photographs))]
     for remark in remarks:
