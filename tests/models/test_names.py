@@ -1,3 +1,6 @@
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from torchvision.models import VGG16_Weights
@@ -157,3 +160,36 @@ def test_labels_in_python_are_checked_too():
         load_classifier("resnet18", "none", labels=[*names, "more"], **options)
     with pytest.raises(XGradCamError, match="the text 'cats', not a list of names"):
         load_classifier("resnet18", "none", labels="cats", **options)
+
+
+WORDS = {"n01440764": "tench, Tinca tinca"}
+
+
+@pytest.mark.parametrize(
+    ("config", "pretrained_cfg", "labels"),
+    [
+        (SimpleNamespace(id2label=dict(enumerate("abcde"))), None, tuple("abcde")),
+        (None, {"label_names": list("abcde")}, tuple("abcde")),
+        (
+            None,
+            {"label_names": ["n01440764", *"bcde"], "label_descriptions": WORDS},
+            ("n01440764 tench, Tinca tinca", *"bcde"),
+        ),
+        (SimpleNamespace(id2label={index: f"LABEL_{index}" for index in range(5)}), None, None),
+        (SimpleNamespace(id2label=dict(enumerate("abcdef"))), None, None),
+        (SimpleNamespace(id2label=dict(enumerate("abc"))), None, None),
+        (SimpleNamespace(id2label={"a": "b"}), None, None),
+        (SimpleNamespace(id2label=["a"] * 5), None, None),
+        ({"id2label": 3}, {"label_names": None, "num_classes": 5}, None),
+        (3, 3, None),
+    ],
+)
+def test_names_that_a_model_carries(net, config, pretrained_cfg, labels):
+    net.config, net.pretrained_cfg = config, pretrained_cfg
+    assert with_names(five(net), None, pytest.fail).labels == labels
+    assert with_names(five(net), list("vwxyz"), pytest.fail).labels == tuple("vwxyz")
+
+
+def test_without_names_of_its_own_a_model_has_those_that_it_comes_with(net):
+    classifier = replace(five(net), labels=list("abcde"))
+    assert with_names(classifier, None, pytest.fail) is classifier

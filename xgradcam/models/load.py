@@ -76,7 +76,7 @@ def load_classifier(
         output=output,
         resize=given.resize or _resize_for(classifier, given.size),
     )
-    return classifier if labels is None else with_names(classifier, labels, report)
+    return with_names(classifier, labels, report)
 
 
 def _text_of(weights: str | PathLike[str]) -> str:

@@ -20,6 +20,7 @@ HEADER = re.compile(
 BACKGROUND = re.compile(
     r"[\W_]*(background|unlabell?ed|void|dummy|n/?a|none|nothing)[\W_]*( class)?", re.IGNORECASE
 )
+PLACEHOLDER = re.compile(r"LABEL_\d+")
 KINDS = {
     str: "the text",
     bool: "the value",
@@ -74,12 +75,15 @@ class Names:
 
 
 def with_names(classifier: Classifier, labels: object, say: Callable[[str], None]) -> Classifier:
-    """The classifier with these names of its classes: `Names`, or what `names_of` takes.
+    """The classifier with these names of its classes: `Names`, what `names_of` takes, or None for its own.
 
+    Its own are those of its configuration, if it has as many as classes, or else those that it comes with.
     say: is called with a line if there are fewer names than classes. The classes are counted by showing the
     model a blank photograph; if it does not run on one, their number is not checked.
     Raises XGradCamError for more names than classes, and for what is no list of names.
     """
+    if labels is None:
+        return _with_own_names(classifier)
     names = labels if isinstance(labels, Names) else names_of(labels)
     count = classifier.class_count()
     if count is None:
@@ -89,6 +93,24 @@ def with_names(classifier: Classifier, labels: object, say: Callable[[str], None
         few = f"{len(fitting)} names for the {count} classes of {classifier.name}"
         say(f"{names.source}: {few}: the others are called by their index")
     return replace(classifier, labels=fitting)
+
+
+def _with_own_names(classifier: Classifier) -> Classifier:
+    """The classifier with the names in a configuration of Hugging Face or timm that its model carries."""
+    id2label = getattr(getattr(classifier.module, "config", None), "id2label", None)
+    of_timm = getattr(classifier.module, "pretrained_cfg", None)
+    carried = [id2label] if isinstance(id2label, Mapping) else []
+    if isinstance(of_timm, Mapping) and of_timm.get("label_names"):
+        carried.append(of_timm)
+    for labels in carried:
+        try:
+            names = names_of(labels).names
+        except XGradCamError:
+            continue
+        # Hugging Face calls the classes of models without names LABEL_0, LABEL_1, ...
+        if not all(map(PLACEHOLDER.fullmatch, names)) and len(names) == classifier.class_count():
+            return replace(classifier, labels=names)
+    return classifier
 
 
 def names_of(labels: object, source: str = "the labels") -> Names:
