@@ -63,6 +63,8 @@ def written(tmp_path, name, content):
         ("a.csv", 'id,name\n0,"tench, Tinca tinca"\n1,goldfish', ("tench, Tinca tinca", "goldfish")),
         ("a.csv", '"tench, Tinca tinca",0\ngoldfish,1', ("tench, Tinca tinca", "goldfish")),
         ("a.csv", 'id,wnid,name\n0,n01440764,"tench, Tinca tinca"\n1,n01443537,goldfish', TENCH),
+        ("a.csv", "tench, Tinca tinca\ngoldfish", ("tench, Tinca tinca", "goldfish")),
+        ("a.csv", 'name\n"cat"\n\n"dog"', ("name", *CAT_DOG)),
         # JSON.
         ("a.json", '["cat", "dog"]', CAT_DOG),
         ("a.txt", '["cat", "dog"]', CAT_DOG),

@@ -69,9 +69,10 @@ def _of_columns(source: str, text: str, suffix: str) -> list[tuple[int, str]]:
     """Numbers and content of the rows of a CSV or TSV file, without the quotes around cells."""
     first = text.lstrip().partition("\n")[0]
     mark = "\t" if suffix == ".tsv" else max(",;\t", key=first.count)
+    glue = mark if mark == "\t" else f"{mark} "
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True)
     try:
-        rows = [(reader.line_num, mark.join(map(str.strip, row))) for row in reader]
+        rows = [(reader.line_num, glue.join(map(str.strip, row))) for row in reader]
     except csv.Error as error:
         refuse(source, f"line {reader.line_num} is not CSV ({error}): {WANTED}")
     return [(number, " ".join(row.splitlines())) for number, row in rows if row.strip(mark + " ")]
