@@ -182,7 +182,7 @@ def test_boxes_are_counted(capsys):
         "0 of 2 photographs have boxes in boxes.json: it has those of a/cat.jpg, and not of photos/2/cat"
         in told
     )
-    assert "1 of a namesake in another folder, such as photos/2/cat.jpg" in told
+    assert "1 with annotations of its name in other folders only, such as photos/2/cat.jpg" in told
     assert ("features.1", "grad-cam", "energy") not in rows()
 
 

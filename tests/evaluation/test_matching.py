@@ -112,16 +112,21 @@ def test_without_names_of_classes_only_an_index_names_one():
         ([Box("dog", 0, 0, 8, 4), Box("cat", 1, 1, 2, 2)], None, [Box("cat", 1, 1, 2, 2)], ""),
         ([Box("", 0, 0, 8, 4), Box("cat", 1, 1, 2, 2)], None, [Box("cat", 1, 1, 2, 2)], ""),
         ([Box("0", 0, 0, 8, 4)], None, [Box("0", 0, 0, 8, 4)], ""),
-        ([Box("dog", 0, 0, 8, 4), Box("cow", 0, 0, 8, 4)], None, [], "of other classes only (cow, dog)"),
-        ([Box("", 0, 0, 8, 4), Box("dog", 1, 1, 2, 2)], None, [], "of other classes only"),
-        ([Box("cat", 0, 0, 0, 4)], None, [], "outside of the picture or without an area"),
-        ([Box("cat", 90, 0, 99, 4)], None, [], "outside of the picture or without an area"),
+        (
+            [Box("dog", 0, 0, 8, 4), Box("cow", 0, 0, 8, 4)],
+            None,
+            [],
+            "with boxes of other classes only (cow, dog)",
+        ),
+        ([Box("", 0, 0, 8, 4), Box("dog", 1, 1, 2, 2)], None, [], "with boxes of other classes only"),
+        ([Box("cat", 0, 0, 0, 4)], None, [], "with boxes outside of the picture or without an area"),
+        ([Box("cat", 90, 0, 99, 4)], None, [], "with boxes outside of the picture or without an area"),
         ([Box("cat", 90, 0, 99, 4), Box("cat", 1, 1, 2, 2)], None, [Box("cat", 1, 1, 2, 2)], ""),
         ([Box("cat", 0, 0, 8, 4)], (80, 40), [Box("cat", 0, 0, 8, 4)], ""),
         ([Box("cat", 2, 2, 8, 4)], (160, 80), [Box("cat", 1, 1, 4, 2)], "1 scaled to the photograph's size"),
         ([Box("cat", 1, 1, 4, 2)], (40, 20), [Box("cat", 2, 2, 8, 4)], "1 scaled to the photograph's size"),
-        ([Box("cat", 0, 0, 8, 4)], (40, 80), [], "of a picture of another shape"),  # turned
-        ([Box("cat", 0, 0, 8, 4)], (80, 60), [], "of a picture of another shape"),
+        ([Box("cat", 0, 0, 8, 4)], (40, 80), [], "with boxes for another shape of picture"),  # turned
+        ([Box("cat", 0, 0, 8, 4)], (80, 60), [], "with boxes for another shape of picture"),
         ([], None, [], ""),
     ],
 )
@@ -133,6 +138,18 @@ def test_the_boxes_of_the_class_in_pixels_of_the_photograph(boxes, size, expecte
     assert summary.startswith(f"boxes: {int(bool(expected))} of 3 photographs have boxes of their class")
     assert said in summary
     assert summary.count(";") == bool(said)
+
+
+def test_a_model_without_names_of_classes_has_boxes_by_index_only():
+    matches = match(
+        [annotated("a.jpg", Box("cat", 0, 0, 8, 4)), annotated("b.jpg", Box("2", 0, 0, 8, 4))],
+        ["a.jpg", "b.jpg"],
+    )
+    assert matches.boxes_of("a.jpg", 2, None, SHAPE) == []
+    assert matches.boxes_of("b.jpg", 2, None, SHAPE) == [Box("2", 0, 0, 8, 4)]
+    assert (
+        "1 with boxes of other classes only (cat): the model's have no names (--labels)" in matches.summary(2)
+    )
 
 
 def test_a_scaled_pictures_sides_are_rounded():
@@ -164,11 +181,11 @@ def test_the_summary_counts_each_reason():
         matches.boxes_of(photograph, 0, LABELS, SHAPE)
     assert matches.summary(7).split("; ") == [
         "boxes: 1 of 7 photographs have boxes of their class",
-        "2 of one of several namesakes, such as p/one.jpg",
-        "1 of a namesake in another folder, such as y/away.jpg",
-        "1 of several annotations, such as p/twice.jpg",
-        "1 of other classes only (dog), such as a/other.jpg",
+        "2 with a name that others share, such as p/one.jpg",
+        "1 with annotations of its name in other folders only, such as y/away.jpg",
+        "1 with several annotations of its name, such as p/twice.jpg",
+        "1 with boxes of other classes only (dog), such as a/other.jpg",
     ]
     matches.crop_away("p/good.jpg")
     assert matches.summary(7).startswith("boxes: 0 of 7 photographs have boxes of their class; ")
-    assert "1 outside of the crop, such as p/good.jpg" in matches.summary(7)
+    assert "1 with boxes outside of the crop, such as p/good.jpg" in matches.summary(7)

@@ -286,7 +286,7 @@ def test_only_boxes_of_the_class_count_and_their_number_is_said(classifier, phot
     assert lines_of(report)[photographs[0].path, "features.4", "grad-cam"]["energy"] == expected
     summary = (
         "boxes: 1 of 3 photographs have boxes of their class; "
-        f"1 of other classes only (cup), such as {photographs[1].path}"
+        f"1 with boxes of other classes only (cup), such as {photographs[1].path}"
     )
     assert said == [f"2 of 3 photographs have boxes in {boxes}", summary]
     assert report.markdown().splitlines()[-1] == summary

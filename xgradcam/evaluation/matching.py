@@ -32,13 +32,19 @@ def match(annotations: Iterable[Annotation], photographs: Iterable[str]) -> "Mat
         if len(best) == 1:
             claims[id(best[0])].append((photograph, best[0]))
         elif Path(photograph).stem in stems:
-            unclear[photograph] = "of several annotations" if best else "of a namesake in another folder"
+            unclear[photograph] = (
+                "with several annotations of its name"
+                if best
+                else "with annotations of its name in other folders only"
+            )
     found: dict[str, Annotation] = {}
     for claimed in claims.values():
         exact = [claim for claim in claimed if Path(claim[0]).name == claim[1].name.name] or claimed
         found |= dict(exact) if len(exact) == 1 else {}
         unclear |= {
-            photograph: "of one of several namesakes" for photograph, _ in claimed if photograph not in found
+            photograph: "with a name that others share"
+            for photograph, _ in claimed
+            if photograph not in found
         }
     return Matches(found, unclear)
 
@@ -78,15 +84,16 @@ class Matches:
         unlabelled = not any(box.label for box in annotation.boxes)
         named = [box for box in annotation.boxes if unlabelled or is_named(labels, target, box.label)]
         if not named:
-            kinds = sorted({box.label for box in annotation.boxes})
-            self._problems[photograph] = f"of other classes only ({listed(kinds, 3)})"
+            kinds = listed(sorted({box.label for box in annotation.boxes}), 3)
+            hint = "" if labels else ": the model's have no names (--labels)"
+            self._problems[photograph] = f"with boxes of other classes only ({kinds}){hint}"
             return []
         boxes = self._in_pixels(photograph, named, annotation.size, shape)
         shown = [box for box in boxes if box.shows(shape)]
         if shown:
             self._used.add(photograph)
         elif boxes:
-            self._problems[photograph] = "outside of the picture or without an area"
+            self._problems[photograph] = "with boxes outside of the picture or without an area"
         return shown
 
     def _in_pixels(
@@ -99,7 +106,7 @@ class Matches:
         across, down = width / size[0], height / size[1]
         # The sides of a scaled picture are rounded.
         if min(abs(size[1] * across - height), abs(size[0] * down - width)) > 1:
-            self._problems[photograph] = "of a picture of another shape"
+            self._problems[photograph] = "with boxes for another shape of picture"
             return []
         self._scaled.add(photograph)
         return [box.scaled(across, down) for box in boxes]
@@ -107,7 +114,7 @@ class Matches:
     def crop_away(self, photograph: str) -> None:
         """Note that the crop shows nothing of the photograph's boxes."""
         self._used.discard(photograph)
-        self._problems[photograph] = "outside of the crop"
+        self._problems[photograph] = "with boxes outside of the crop"
 
     def summary(self, count: int) -> str:
         """How many of `count` photographs had boxes of their class, and why the others' were not used."""
