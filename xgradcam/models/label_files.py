@@ -45,7 +45,15 @@ def read_names(path: Path) -> Names:
         content = _json(source, text, is_json)
         if is_json or content is not None:
             return names_of(content, source)
-    found = _of_columns(source, text, suffix) if suffix in (".csv", ".tsv") else _lines(text)
+    names = _names(source, _of_columns(source, text, suffix) if suffix in (".csv", ".tsv") else _lines(text))
+    for place, name in zip(names.places, names.names, strict=True):
+        if not name:
+            refuse(source, f"{place} has an empty name: give the class one")
+    return names
+
+
+def _names(source: str, found: Sequence[tuple[int, str]]) -> Names:
+    """Names in numbered lines, of names alone or of index and name."""
     if not found:
         refuse(source, f"no names: {WANTED}")
     for number, line in found:
@@ -160,10 +168,13 @@ def _by_index(
     Only before a space can a number belong to a name (`7 up`). Raises XGradCamError for other numbers.
     """
     numbers = [int(match["index"]) for match in matches]
-    spaced, first = not matches[0]["mark"].strip(" "), min(numbers)
+    mark, first = matches[0]["mark"].strip(" "), min(numbers)
+    spaced, is_named = not mark, header is None or is_header(header)
+    if not is_named and (spaced or len(numbers) < 2 or mark not in str(header)):
+        return None  # not a header, but a name without a number
     if first > 1 or sorted(numbers) != list(range(first, first + len(numbers))):
         before = matches[0].re is NUMBERED
-        if before and (header is None or is_header(header)) and (first == 0 or not spaced):
+        if before and is_named and (first == 0 or not spaced):
             refuse(source, _fault(numbers, lines))
         return None
     if spaced and first and header is not None:
