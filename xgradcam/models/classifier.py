@@ -61,8 +61,8 @@ class Classifier:
     def class_count(self) -> int | None:
         """The number of scores for a blank photograph; None if the model gives none for one."""
         try:
-            with borrowed(self.module):
-                scores = logits_of(self.module(self.inputs(np.zeros((1, 1, 3), np.uint8))), self.output)
+            with borrowed(self.module) as run:
+                scores = logits_of(run(self.inputs(np.zeros((1, 1, 3), np.uint8))), self.output)
         except Exception:
             return None
         return scores.shape[1]
