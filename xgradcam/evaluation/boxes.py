@@ -14,8 +14,8 @@ from torch import Tensor
 
 from xgradcam.errors import XGradCamError
 from xgradcam.files import open_regular
+from xgradcam.pictures.formats import SUFFIXES
 from xgradcam.pictures.framing import Framing
-from xgradcam.runs.sources import SUFFIXES
 
 
 @dataclass(frozen=True)
