@@ -21,6 +21,7 @@ PHOTOGRAPH = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uin
         ({"augment": True, "axioms": True}, "about one input, not about an average"),
         ({"precision": "bf16", "axioms": True}, "which bf16 rounds away"),
         ({"precision": "bf16", "methods": ("ablation-cam",)}, "which bf16 rounds away"),
+        ({"precision": "tf32", "axioms": True}, "which tf32 rounds away"),
     ],
 )
 def test_what_makes_no_sense_is_refused_when_it_is_made(wrong, message):
@@ -51,6 +52,24 @@ def test_bf16_computes_the_network_in_it(net, batch):
     for precision in ("float32", "bf16"):
         run_of(net, explaining={"precision": precision}).explain(batch.float())
     assert seen == [torch.float32] * len(LAYERS) + [torch.bfloat16] * len(LAYERS)
+
+
+@pytest.mark.parametrize(("precision", "coarse"), [("float32", False), ("tf32", True), ("bf16", False)])
+def test_tf32_is_used_only_if_asked_for(net, batch, precision, coarse):
+    seen = []
+    net.float().features[0].register_forward_hook(lambda *_: seen.append(settings()))
+    before = settings()
+    run_of(net, explaining={"precision": precision}).explain(batch.float())
+    assert seen == [["tf32" if coarse else "ieee"] * 2] * len(LAYERS)
+    assert settings() == before
+
+
+def settings():
+    """The precision of products and convolutions in float32 on a GPU."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if hasattr(matmul, "fp32_precision"):  # since PyTorch 2.9
+        return [matmul.fp32_precision, cudnn.conv.fp32_precision]
+    return ["tf32" if on else "ieee" for on in (matmul.allow_tf32, cudnn.allow_tf32)]
 
 
 def test_the_inputs_are_the_framed_photograph_normalised(net):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from xgradcam.cam.evidence import Evidence, Probe, probe_of
 from xgradcam.cam.gradient_methods import plus_plus
+from xgradcam.capture.precision import is_coarse
 from xgradcam.capture.probability import probability_rule
 from xgradcam.capture.scores import Score, logits_of
 from xgradcam.errors import NotApplicableError
@@ -15,8 +16,8 @@ from xgradcam.errors import NotApplicableError
 NOISY, NOISE = 8, 0.15
 # Finer-CAM: the number of nearest classes to compare with, and their share γ.
 REFERENCES, STRENGTH = 3, 1.0
-# CAM: relative errors that float32 and half precision may cause.
-ROUNDING, ROUNDING_IN_HALF = 1e-4, 2e-2
+# CAM: relative errors that float32, and TF32 or half precision, may cause.
+ROUNDING, COARSE_ROUNDING = 1e-4, 2e-2
 
 
 def cam(evidence: Evidence) -> Tensor:
@@ -37,7 +38,7 @@ def cam(evidence: Evidence) -> Tensor:
 def _is_linear_in_averages(evidence: Evidence) -> bool:
     """True if the gradient is constant over space, and predicts the score far away from F too."""
     probe, gradient = probe_of(evidence), evidence.gradient
-    tolerance = ROUNDING_IN_HALF if probe.score.dtype in (torch.bfloat16, torch.float16) else ROUNDING
+    tolerance = COARSE_ROUNDING if is_coarse(probe.score) else ROUNDING
     spread = gradient.amax(dim=(2, 3)) - gradient.amin(dim=(2, 3))
     if (spread > tolerance * gradient.abs().amax(dim=(1, 2, 3))[:, None]).any():
         return False

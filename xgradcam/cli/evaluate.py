@@ -197,6 +197,7 @@ def _measure(
     """Measure, print the table and write the files."""
     from tqdm import tqdm
 
+    from xgradcam.capture.precision import FLOAT32, computing_in
     from xgradcam.evaluation.run import evaluate
     from xgradcam.files import make_folder
     from xgradcam.runs.ledger import alone_in
@@ -210,7 +211,8 @@ def _measure(
     settings = {name: getattr(arguments, name) for name in MODEL_SETTINGS}
     settings["files"] = state_of_files(arguments)
     alone = alone_in(folder, partial(note, PROG), ".evaluation.lock")
-    with alone, tqdm(unit="photo", disable=None) as bar:
+    exact = computing_in(FLOAT32, classifier.device().type)
+    with alone, exact, tqdm(unit="photo", disable=None) as bar:
 
         def progress(done: int, total: int) -> None:
             bar.total = total

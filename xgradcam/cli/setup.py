@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from xgradcam.cli.options import ALL, BF16
+from xgradcam.cli.options import ALL, FLOAT32
 from xgradcam.cli.terminal import note
 from xgradcam.errors import XGradCamError, did_you_mean, users_code
 from xgradcam.files import KeptFiles
@@ -217,7 +217,7 @@ def explaining_of(arguments: argparse.Namespace) -> "Explaining":
 
     names = known_methods([name for name in arguments.method if name != ALL])
     if ALL in arguments.method:
-        coarse = arguments.precision == BF16 and ABLATION_CAM not in names
+        coarse = arguments.precision != FLOAT32 and ABLATION_CAM not in names
         names = [name for name in METHODS if not (coarse and name == ABLATION_CAM)]
     return Explaining(
         methods=list(dict.fromkeys(names)),
@@ -291,7 +291,7 @@ def _applicable(
     if reason:
         say(f"left out: {reason}")
     if ABLATION_CAM not in methods:
-        say(f"left out: {ABLATION_CAM}: {BF16} rounds differences of scores away")
+        say(f"left out: {ABLATION_CAM}: {explaining.precision} rounds differences of scores away")
     return replace(explaining, methods=methods)
 
 

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from xgradcam.capture.calls import refuse_scripted
 from xgradcam.capture.inputs import advice_on, plain_inputs
 from xgradcam.capture.layers import find_layer
+from xgradcam.capture.precision import FLOAT32, computing_in
 from xgradcam.capture.recording import record
 from xgradcam.capture.scores import Targets, choose_targets, logits_of, parse_targets, require_finite
 from xgradcam.errors import XGradCamError
@@ -105,31 +106,15 @@ def verify_layers(
 
 @contextmanager
 def _exact(model: nn.Module, inputs: Tensor) -> Iterator[None]:
-    """Refuse what cannot be verified; compute everything else in full precision."""
+    """Refuse what cannot be verified; compute everything else exactly.
+
+    TF32's 10 bits would look like a missing constant.
+    """
     if inputs.dim() == 0 or len(inputs) == 0:
         raise XGradCamError(f"the inputs are {tuple(inputs.shape)}: take at least one sample, (N, ...)")
     refuse_scripted(model)
-    with torch.inference_mode(False), _full_precision(inputs.device.type):
+    with torch.inference_mode(False), computing_in(FLOAT32, inputs.device.type):
         yield
-
-
-@contextmanager
-def _full_precision(device: str) -> Iterator[None]:
-    """Turn off autocast and TF32, whose 10 bits would look like a missing constant; restored after."""
-    matmul: Any = torch.backends.cuda.matmul
-    cudnn: Any = torch.backends.cudnn
-    backends, attribute, exact = [matmul, cudnn], "allow_tf32", cast(Any, False)
-    if hasattr(matmul, "fp32_precision"):  # since PyTorch 2.9, where allow_tf32 cannot always be read
-        backends, attribute, exact = [matmul, cudnn.conv, cudnn.rnn], "fp32_precision", "ieee"
-    before = [getattr(backend, attribute) for backend in backends]
-    try:
-        for backend in backends:
-            setattr(backend, attribute, exact)
-        with torch.autocast(device, enabled=False):
-            yield
-    finally:
-        for backend, value in zip(backends, before, strict=True):
-            setattr(backend, attribute, value)
 
 
 def _classes(targets: Targets, samples: int) -> list[int | None]:

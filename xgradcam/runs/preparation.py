@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from xgradcam.cam.explain import explain
+from xgradcam.capture.precision import FLOAT32, computing_in
 from xgradcam.errors import NotApplicableError
 from xgradcam.models.classifier import Classifier
 from xgradcam.models.folding import fold_batch_norms
@@ -30,8 +31,9 @@ def without_cam(
     """
     blank = classifier.inputs(np.full((1, 1, 3), 127, np.uint8))
     try:
-        for layer in layers:
-            explain(classifier.module, blank, layer, methods=[CAM], output=classifier.output)
+        with computing_in(FLOAT32, blank.device.type):
+            for layer in layers:
+                explain(classifier.module, blank, layer, methods=[CAM], output=classifier.output)
     except NotApplicableError as error:
         return [method for method in methods if method != CAM], str(error)
     return list(methods), ""
@@ -48,7 +50,9 @@ def prepare(run: Run) -> None:
     classifier = run.classifier
     noise = torch.randn(1, 3, *classifier.size, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     inputs = classifier.like_weights(noise).to(classifier.device())
-    fold_batch_norms(classifier.module, inputs, run.layers)
+    # Whether a network computes the same can be seen in exact arithmetic only.
+    with computing_in(FLOAT32, inputs.device.type):
+        fold_batch_norms(classifier.module, inputs, run.layers)
 
 
 def keep_freed_memory() -> bool:

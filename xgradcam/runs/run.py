@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import torch
 from torch import Tensor
 
 from xgradcam.cam.evidence import Progress
 from xgradcam.cam.explain import DEFAULT_METHODS, explain_layers, require_compatible, top_classes
 from xgradcam.cam.explanation import ClassExplanation
+from xgradcam.capture.precision import FLOAT32, computing_in
 from xgradcam.capture.scores import Targets
 from xgradcam.errors import XGradCamError
 from xgradcam.files import KeptFiles
@@ -21,7 +21,6 @@ from xgradcam.pictures.paint import DEFAULT_STYLE, Style
 from xgradcam.pictures.photograph import Photograph, normalise
 from xgradcam.runs.sources import Source
 
-FLOAT32, BF16 = "float32", "bf16"
 ABLATION_CAM = "ablation-cam"
 
 # For each layer one explanation for each class.
@@ -48,7 +47,7 @@ class Explaining:
     """The settings of explaining a photograph.
 
     methods: keys of `METHODS`. augment, axioms: see `explain`. guided: guided backpropagation too.
-    precision: of the network's arithmetic, `float32` or `bf16`. batch_size: photographs at a time.
+    precision: of the network's arithmetic, see `computing_in`. batch_size: photographs at a time.
     probability: see `explain`.
     Raises XGradCamError for a batch of none and for what makes no sense together.
     """
@@ -63,10 +62,10 @@ class Explaining:
 
     def __post_init__(self) -> None:
         require_compatible(self.augment, self.axioms)
-        if self.precision == BF16 and (self.axioms or ABLATION_CAM in self.methods):
+        if self.precision != FLOAT32 and (self.axioms or ABLATION_CAM in self.methods):
             raise XGradCamError(
-                f"the axioms and {ABLATION_CAM} are about differences of scores, which {BF16} rounds away: "
-                f"compute in {FLOAT32}"
+                f"the axioms and {ABLATION_CAM} are about differences of scores, which {self.precision} "
+                f"rounds away: compute in {FLOAT32}"
             )
         if self.batch_size < 1:
             raise XGradCamError(f"the batch size is {self.batch_size}: take 1 or more")
@@ -129,7 +128,7 @@ class Run:
     ) -> Explained:
         """For each layer one explanation for each class of inputs (N, 3, h, w) on the model's device."""
         how = self.explaining
-        with torch.autocast(inputs.device.type, torch.bfloat16, enabled=how.precision == BF16):
+        with computing_in(how.precision, inputs.device.type):
             return explain_layers(
                 self.classifier.module,
                 inputs,
