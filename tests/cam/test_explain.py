@@ -5,18 +5,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from xgradcam.runs.explainer import explain_layers
 
 from tests.cam.support import head
 from tests.support import TinyNet
-from xgradcam import XGradCamError
-from xgradcam.cam import explain as cam
+from xgradcam import Explainer, XGradCamError
+from xgradcam.cam import class_maps
+from xgradcam.cam.class_maps import top_classes
 from xgradcam.cam.explain import (
     explain,
     explain_classes,
-    explain_layers,
     explain_score,
     require_compatible,
-    top_classes,
 )
 from xgradcam.cam.explanation import heatmap
 from xgradcam.cam.gradient_methods import EPSILON
@@ -170,17 +170,17 @@ WITHOUT_NUMBERS = ["grad-cam", "xgrad-cam", "grad-cam++", "hires-cam", "grad-cam
 def test_a_device_is_waited_for_only_when_all_of_a_batch_is_under_way(monkeypatch, classes):
     # Where a number is read a GPU is waited for; tensors of this device have none.
     model, inputs = TinyNet().eval().to("meta"), torch.empty(3, 3, 8, 8, device="meta", dtype=torch.float64)
-    task = partial(
-        explain_layers, model, inputs, ["features.2", "features.4"], classes, methods=WITHOUT_NUMBERS
-    )
+    explainers = [Explainer(model, layer, WITHOUT_NUMBERS) for layer in ("features.2", "features.4")]
+    task = partial(explain_layers, explainers, inputs, classes)
     with pytest.raises(RuntimeError, match="meta"):
         task()
     read = []
-    monkeypatch.setattr(cam, "require_finite", lambda scores: read.append("scores"))
-    monkeypatch.setattr(cam, "notes_on", lambda signs, *_: [read.append("notes") or ((),) * 3] * len(signs))
+    monkeypatch.setattr(class_maps, "_read", lambda given: read.append(len(given)) or [1.0] * len(given))
     explained = task()
-    assert read == ["scores", "notes"] * 2
+    assert read == [1 + len(explained[0]) * 3 * (2 + 3 * len(WITHOUT_NUMBERS))] * 2
     assert all(of_class.maps["xgrad-cam"].is_meta for of_layer in explained for of_class in of_layer)
+    explain_classes(model, inputs, "features.4", classes, WITHOUT_NUMBERS)
+    assert read[2:] == read[1:2]
 
 
 def test_one_method_may_be_a_word_and_explanations_can_be_stored(net, batch):

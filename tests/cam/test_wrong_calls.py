@@ -27,7 +27,7 @@ from xgradcam import (
     to_input,
     verify,
 )
-from xgradcam.cam.explain import top_classes
+from xgradcam.cam.class_maps import top_classes
 from xgradcam.cam.explanation import Explanation
 from xgradcam.cam.guided import gradient_picture
 

@@ -1,6 +1,6 @@
 """The public entry: from a model, a batch and a layer to an explanation."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Generic, TypeVar
@@ -8,14 +8,22 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from xgradcam.cam.class_maps import (
+    Classes,
+    ClassMaps,
+    finished,
+    notes_of,
+    numbers_of,
+    require_list,
+    require_rule,
+)
 from xgradcam.cam.evidence import Evidence, Probe, Progress, probe_of
 from xgradcam.cam.explanation import ClassExplanation, Explanation, sensitivity_error, weighted_map
-from xgradcam.cam.guided import guided_backpropagation
 from xgradcam.cam.methods import METHODS, known_methods
-from xgradcam.cam.notes import evidence_facts, notes_on, probability_note
+from xgradcam.cam.notes import evidence_facts
 from xgradcam.capture.inputs import plain_inputs
 from xgradcam.capture.layers import Layout, find_layer, layout_of
-from xgradcam.capture.probability import PROBABILITY_RULES, probability_rule
+from xgradcam.capture.probability import probability_rule
 from xgradcam.capture.recording import Recording, record
 from xgradcam.capture.scores import (
     ClassScore,
@@ -24,10 +32,11 @@ from xgradcam.capture.scores import (
     choose_targets,
     finite_logits_of,
     logits_of,
+    parse_targets,
     require_finite,
     values_of,
 )
-from xgradcam.errors import NoGradientError, XGradCamError, shown
+from xgradcam.errors import NoGradientError, XGradCamError
 
 DEFAULT_METHODS = ("grad-cam", "xgrad-cam")
 # Mirrored or not, and a factor for the contrast about the mean colour; the first changes nothing.
@@ -74,7 +83,7 @@ def explain_classes(
     model: nn.Module,
     inputs: Tensor,
     layer: str | nn.Module,
-    classes: Sequence[Targets] | Callable[[Tensor], Sequence[Targets]],
+    classes: Classes,
     methods: Sequence[str] = DEFAULT_METHODS,
     output: str | int | None = None,
     *,
@@ -89,23 +98,10 @@ def explain_classes(
     as `top_classes(3)`. All of them take one forward and, usually, one backward.
     The other arguments are those of `explain`.
     """
-
-    def scores_of(returned: Any) -> list[ClassScore]:
-        logits = logits_of(returned, output)
-        chosen = classes(logits.detach()) if callable(classes) else classes
-        if isinstance(chosen, str) or not isinstance(chosen, Iterable):
-            raise XGradCamError(f"the classes are {shown(chosen)}: give a list of targets, such as [0, 4]")
-        return [ClassScore(choose_targets(logits, one, trusted=callable(classes)), output) for one in chosen]
-
     require_compatible(augment, axioms)
-    if probability not in (None, *PROBABILITY_RULES):
-        raise XGradCamError(f"no probability {shown(probability)}: give {', '.join(PROBABILITY_RULES)}")
-    explainer = _Explainer(model, layer, known_methods(methods), progress, axioms)
-    inputs = plain_inputs(inputs)
-    returned, explained = explainer.run(inputs, scores_of)
-    if augment:
-        explained = explainer.averaged(inputs, explained)
-    return _of_classes(explained, logits_of(returned, output), probability)
+    require_rule(probability)
+    explainer = ScoreExplainer(model, layer, known_methods(methods), progress, axioms)
+    return finished(explainer.classes(plain_inputs(inputs), classes, output, augment, probability), classes)
 
 
 def require_compatible(augment: bool, axioms: bool) -> None:
@@ -115,44 +111,6 @@ def require_compatible(augment: bool, axioms: bool) -> None:
             "the axioms are about one input, not about an average over augmentations: "
             "leave out augment or axioms"
         )
-
-
-def top_classes(count: int) -> Callable[[Tensor], Sequence[Tensor]]:
-    """The `count` classes with the highest scores, best first, for `explain_classes`."""
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise XGradCamError(f"the top {shown(count)} classes: give an integer, 1 or more")
-    return lambda logits: logits.topk(min(count, logits.shape[1]), dim=1).indices.unbind(dim=1)
-
-
-def explain_layers(
-    model: nn.Module,
-    inputs: Tensor,
-    layers: Sequence[str],
-    classes: Sequence[Targets] | Callable[[Tensor], Sequence[Targets]],
-    *,
-    output: str | int | None = None,
-    guided: bool = False,
-    **options: Any,
-) -> list[tuple[ClassExplanation, ...]]:
-    """Explain the same classes at several layers: for each layer an explanation for each class.
-
-    guided: add guided backpropagation to the explanations, the same at every layer. The other arguments and
-    `options` are those of `explain_classes`. Each layer takes a forward.
-    """
-    first = explain_classes(model, inputs, layers[0], classes, output=output, **options)
-    # A function chooses the classes once, at the first layer.
-    targets = [one.targets for one in first]
-    others = [
-        explain_classes(model, inputs, layer, lambda _logits: targets, output=output, **options)
-        for layer in layers[1:]
-    ]
-    if not guided:
-        return [first, *others]
-    gradients = [guided_backpropagation(model, inputs, target, output) for target in targets]
-    return [
-        tuple(replace(one, guided=gradient) for one, gradient in zip(explained, gradients, strict=True))
-        for explained in (first, *others)
-    ]
 
 
 def explain_score(
@@ -169,12 +127,15 @@ def explain_score(
     as `Contrast`, `RegionMean` and `Similarity`. The other arguments are those of `explain`.
     Raises XGradCamError for a wrong layer, method or model, and for a score that is not finite.
     """
-    explainer = _Explainer(model, layer, known_methods(methods), progress)
+    explainer = ScoreExplainer(model, layer, known_methods(methods), progress)
     inputs = plain_inputs(inputs)
     _, explained = explainer.run(inputs, lambda _output: [score])
-    require_finite(explained[0].score)
-    (notes,) = _notes(explained)
-    return Explanation(explained[0].maps, explained[0].score, notes, sensitivity=explained[0].sensitivity)
+    (one,) = explained
+    numbers = numbers_of(one.score, [one.facts], [one.maps])
+    right, (notes,) = notes_of(numbers, [one.maps], one.channels)
+    if not right:
+        require_finite(one.score)
+    return Explanation(one.maps, one.score, notes, sensitivity=one.sensitivity)
 
 
 def evidence_of(
@@ -218,32 +179,8 @@ class _Explained(Generic[AnyScore]):
     channels: int
 
 
-def _notes(explained: Sequence[_Explained[Any]]) -> list[tuple[tuple[str, ...], ...]]:
-    """The notes for each score and each of its samples."""
-    if not explained:
-        return []
-    return notes_on([one.facts for one in explained], [one.maps for one in explained], explained[0].channels)
-
-
-def _of_classes(
-    explained: Sequence[_Explained[ClassScore]], scores: Tensor, probability: str | None
-) -> tuple[ClassExplanation, ...]:
-    logits = _at_least_single(scores.detach())
-    # The first time that a device is waited for.
-    require_finite(logits)
-    rule, reason = (probability, "") if probability else probability_rule(scores)
-    line = () if probability else probability_note(rule, reason, logits.shape[1])
-    return tuple(
-        ClassExplanation(
-            one.maps, one.score, tuple((*lines, *line) for lines in notes), logits, one.score_of.targets,
-            sensitivity=one.sensitivity, probability_rule=rule,
-        )
-        for one, notes in zip(explained, _notes(explained), strict=True)
-    )  # fmt: skip
-
-
 @dataclass(frozen=True)
-class _Explainer:
+class ScoreExplainer:
     """Explains scores of any inputs by the same model, layer and methods."""
 
     model: nn.Module
@@ -285,6 +222,44 @@ class _Explainer:
             without = ", ".join(name for name, method in METHODS.items() if not method.needs_gradient)
             raise NoGradientError(f"{error}; methods that need no gradient: {without}") from error
 
+    def classes(
+        self,
+        inputs: Tensor,
+        classes: Classes,
+        output: str | int | None,
+        augment: bool,
+        probability: str | None,
+        late: bool = False,
+    ) -> ClassMaps:
+        """The maps of the classes, for `finished`; the arguments are those of `explain_classes`.
+
+        late: leave it to `finished` to check all targets, as it does for those on a device.
+        """
+        in_range: list[Tensor] = []
+
+        def scores_of(returned: Any) -> list[ClassScore]:
+            logits = logits_of(returned, output)
+            chosen = classes(logits.detach()) if callable(classes) else classes
+            require_list(chosen)
+            return [ClassScore(_targets(logits, one, late, in_range), output) for one in chosen]
+
+        returned, explained = self.run(inputs, scores_of)
+        if augment:
+            explained = self.averaged(inputs, explained)
+        scores = logits_of(returned, output)
+        logits = _at_least_single(scores.detach())
+        return ClassMaps(
+            logits,
+            (probability, "") if probability else probability_rule(scores),
+            not probability,
+            numbers_of(logits, [one.facts for one in explained], [one.maps for one in explained], in_range),
+            [one.score for one in explained],
+            [one.score_of.targets for one in explained],
+            [dict(one.maps) for one in explained],
+            [dict(one.sensitivity) for one in explained],
+            explained[0].channels if explained else 0,
+        )
+
     def _explained(self, score_of: AnyScore, evidence: Evidence) -> _Explained[AnyScore]:
         probe = probe_of(evidence)
         maps: dict[str, Tensor] = {}
@@ -298,7 +273,9 @@ class _Explainer:
                 drops = score[:, None] - probe.without_channels
                 sensitivity[method] = sensitivity_error(channel_sums, drops)
         channels = evidence.activation.shape[1]
-        return _Explained(score_of, score, maps, sensitivity, evidence_facts(evidence), channels)
+        return _Explained(
+            score_of, score, maps, sensitivity, evidence_facts(evidence, self.methods), channels
+        )
 
     def averaged(
         self, inputs: Tensor, explained: Sequence[_Explained[AnyScore]]
@@ -331,6 +308,19 @@ def _layout(model: nn.Module, layer: str | nn.Module, activation: Tensor, inputs
     except XGradCamError as error:
         name, _ = find_layer(model, layer)
         raise XGradCamError(f"layer {name!r}: {error}; --list-layers shows the shapes of all") from None
+
+
+def _targets(logits: Tensor, targets: Targets, late: bool, in_range: list[Tensor]) -> Tensor:
+    """The targets as in `choose_targets`, or else other classes, and False at the end of `in_range`."""
+    chosen = parse_targets(targets, len(logits))
+    if chosen is None or (chosen.device.type == "cpu" and not late):
+        return choose_targets(logits, chosen)
+    if isinstance(targets, int):
+        chosen = torch.full_like(chosen, targets, device=logits.device)  # without waiting for a copy
+    chosen = chosen.to(logits.device, non_blocking=True)
+    safe = chosen.clamp(0, logits.shape[1] - 1)
+    in_range.append((safe == chosen).all())
+    return safe
 
 
 def _evidence(probe: Probe, gradient: Tensor) -> Evidence:

@@ -51,7 +51,7 @@ class ClassExplanation(Explanation):
     logits: (N, classes), as the model returned them. targets: the class explained, (N,).
     probability_rule: from the logits to probabilities: `softmax`, `sigmoid`, `exp` of logarithms of
     probabilities, or `none`, if the model returns probabilities; None: as their values tell.
-    guided: the gradient of guided backpropagation, of the inputs' shape, if asked of `explain_layers`.
+    guided: the gradient of guided backpropagation, of the inputs' shape, if asked for.
     """
 
     logits: Tensor

@@ -1,6 +1,6 @@
 """Notes: one line each on what a reader of a map must know."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,31 +12,48 @@ from xgradcam.cam.explanation import FLAT
 TWO_MAPS, CLOSE = ("grad-cam", "xgrad-cam"), 1e-3
 
 
-def evidence_facts(evidence: Evidence) -> Tensor:
-    """Facts that notes need beside the maps, for each sample: (N, 2).
+def evidence_facts(evidence: Evidence, methods: Collection[str]) -> Tensor:
+    """Facts that the notes on maps of these methods need beside the maps, for each sample: (N, 2).
 
     First 1 if the gradient is constant over space, else 0; then the number of channels with negative values.
+    Both are 0 if no note needs them.
     """
-    gradient, activation = evidence.gradient, evidence.activation
+    flat, negative = evidence.gradient.new_zeros(2, len(evidence.gradient))
+    if set(TWO_MAPS) <= set(methods):
+        flat = _is_flat(evidence.gradient).to(flat)
+    if "xgrad-cam" in methods:
+        negative = (evidence.activation < 0).any(dim=3).any(dim=2).sum(dim=1).to(negative)
+    return torch.stack([flat, negative], dim=1)
+
+
+def _is_flat(gradient: Tensor) -> Tensor:
+    """True for each sample whose gradient is constant over space, and not 0: (N,)."""
     spread = (gradient.amax(dim=(2, 3)) - gradient.amin(dim=(2, 3))).amax(dim=1)
-    flat = spread <= FLAT * gradient.abs().amax(dim=(1, 2, 3))
-    negative = (activation < 0).any(dim=3).any(dim=2).sum(dim=1)
-    return torch.stack([(flat & gradient.flatten(1).any(dim=1)).to(gradient), negative.to(gradient)], dim=1)
+    return (spread <= FLAT * gradient.abs().amax(dim=(1, 2, 3))) & gradient.flatten(1).any(dim=1)
+
+
+def table_of(facts: Sequence[Tensor], maps: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    """All numbers that `notes_on` needs, (scores * N * (2 + 3 methods),), still on the device.
+
+    facts, maps: `evidence_facts` and method -> map (N, h, w), for each score.
+    """
+    rows = [_row_each(*of_score).flatten() for of_score in zip(facts, maps, strict=True)]
+    return torch.cat(rows) if rows else torch.zeros(0)
 
 
 def notes_on(
-    facts: Sequence[Tensor], maps: Sequence[Mapping[str, Tensor]], channels: int
+    table: Sequence[float], scores: int, methods: Sequence[str], channels: int
 ) -> list[tuple[tuple[str, ...], ...]]:
-    """The notes for each score and each of its samples.
+    """The notes for each of so many scores and each of its samples.
 
-    facts, maps: `evidence_facts` and method -> map (N, h, w), for each score. Their numbers are read here all
-    at once, so that a device is waited for once. channels: the layer's.
+    table: the numbers of `table_of`, read all at once, so that a device is waited for once. channels: the
+    layer's.
     """
-    table = torch.stack([_row_each(*of_score) for of_score in zip(facts, maps, strict=True)]).tolist()
-    return [
-        tuple(_lines(row, list(of_score), channels) for row in rows)
-        for rows, of_score in zip(table, maps, strict=True)
-    ]
+    width = 2 + 3 * len(methods)
+    rows = [table[start : start + width] for start in range(0, len(table), width)]
+    samples = len(rows) // max(scores, 1)
+    lines = [_lines(row, methods, channels) for row in rows]
+    return [tuple(lines[score * samples : (score + 1) * samples]) for score in range(scores)]
 
 
 def _row_each(facts: Tensor, maps: Mapping[str, Tensor]) -> Tensor:

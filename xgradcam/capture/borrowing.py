@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.capture.calls import substitute, tensors_of
+from xgradcam.capture.precision import is_coarse
 from xgradcam.errors import is_out_of_memory
 
 # From inputs (N, ...) to what the model returns.
 Run: TypeAlias = Callable[[Tensor], Any]
 
 # For smaller batches, converting the weights to channels last costs more than it saves.
-CHANNELS_LAST_BATCH = 4
-# Relative differences that are still rounding, in single precision and more, and in less.
-ROUNDING, ROUNDING_IN_HALF = 1e-3, 5e-2
+CHANNELS_LAST_BATCH = {"cpu": 4, "cuda": 64}
+# Relative differences that are still rounding, in exact single precision and more, and in less.
+ROUNDING, COARSE_ROUNDING = 1e-3, 5e-2
 
 
 @contextmanager
@@ -76,11 +77,12 @@ _TAKES_CHANNELS_LAST: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 def arranged(model: nn.Module, run: Run, inputs: Tensor) -> Tensor:
     """The inputs (N, ...) in the order in memory to give them to the model, chosen for fast convolutions.
 
-    Batches of `CHANNELS_LAST_BATCH` and more on a CPU are given in channels last, unless the model fails on
-    that, for example in `view`, or returns something else, for example by `as_strided`: two samples are tried
-    once for each model. run: from `borrowed`.
+    Batches of `CHANNELS_LAST_BATCH` and more are given in channels last, unless the model fails on that, for
+    example in `view`, or returns something else, for example by `as_strided`: two samples are tried once for
+    each model. run: from `borrowed`.
     """
-    if inputs.ndim != 4 or len(inputs) < CHANNELS_LAST_BATCH or inputs.device.type != "cpu":
+    smallest = CHANNELS_LAST_BATCH.get(inputs.device.type)
+    if inputs.ndim != 4 or smallest is None or len(inputs) < smallest:
         return inputs
     ordered = inputs.contiguous(memory_format=torch.channels_last)
     if model not in _TAKES_CHANNELS_LAST:
@@ -104,6 +106,6 @@ def is_close(found: Tensor, expected: Tensor, size: Tensor | float = 0.0) -> boo
     """True if two tensors differ by no more than rounding of the largest number or of `size`."""
     if found.shape != expected.shape or not found.numel():
         return found.shape == expected.shape
-    share = ROUNDING if found.dtype in (torch.float32, torch.float64) else ROUNDING_IN_HALF
+    share = COARSE_ROUNDING if is_coarse(found) else ROUNDING
     largest = expected.abs().max() + size
     return bool(((found - expected).abs() <= share * largest).all() | expected.isnan().any())

@@ -124,20 +124,18 @@ def _class_indices(given: Any) -> Tensor | None:
     return chosen.long() if is_integer or chosen.numel() == 0 else None
 
 
-def choose_targets(logits: Tensor, targets: Targets, *, trusted: bool = False) -> Tensor:
+def choose_targets(logits: Tensor, targets: Targets) -> Tensor:
     """One class index for each sample, (N,) int64, from `targets`; the highest score's for None.
 
-    trusted: skip the range check of indices on a GPU, which would wait for it.
     Raises XGradCamError as `parse_targets`, and for an index out of range.
     """
     samples, classes = logits.shape
     chosen = parse_targets(targets, samples)
     if chosen is None:
         return logits.argmax(dim=1)
-    if chosen.device.type == "cpu" or not trusted:
-        outside = chosen[(chosen < 0) | (chosen >= classes)]
-        if outside.numel():
-            require_class(int(outside[0]), classes)
+    outside = chosen[(chosen < 0) | (chosen >= classes)]
+    if outside.numel():
+        require_class(int(outside[0]), classes)
     return chosen.to(logits.device, non_blocking=True)
 
 

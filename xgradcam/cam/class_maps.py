@@ -1,0 +1,106 @@
+"""Maps of several classes that are still on the device, and the explanations made of them."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from xgradcam.cam.explanation import ClassExplanation
+from xgradcam.cam.notes import notes_on, probability_note, table_of
+from xgradcam.capture.probability import PROBABILITY_RULES
+from xgradcam.capture.scores import Targets, choose_targets, require_finite
+from xgradcam.errors import XGradCamError, shown
+
+# Several targets, or a function from the class scores (N, classes) to them.
+Classes: TypeAlias = Sequence[Targets] | Callable[[Tensor], Sequence[Targets]]
+
+
+class ClassMaps(NamedTuple):
+    """The maps of several classes, still on the device; scores, targets, maps, sensitivity: of each class.
+
+    numbers: see `numbers_of`. channels: the layer's. rule: see `probability_rule`; noted: whether the notes
+    tell it.
+    """
+
+    logits: Tensor
+    rule: tuple[str, str]
+    noted: bool
+    numbers: Tensor
+    scores: list[Tensor]
+    targets: list[Tensor]
+    maps: list[dict[str, Tensor]]
+    sensitivity: list[dict[str, Tensor]]
+    channels: int
+
+
+def numbers_of(
+    scores: Tensor,
+    facts: Sequence[Tensor],
+    maps: Sequence[Mapping[str, Tensor]],
+    in_range: Sequence[Tensor] = (),
+) -> Tensor:
+    """1 if the scores are finite and all of `in_range` are True, else 0; then `table_of` facts and maps."""
+    table = table_of(facts, maps)
+    right = torch.stack([torch.isfinite(scores).all(), *in_range]).all()
+    return torch.cat([right[None].to(table), table])
+
+
+def notes_of(
+    numbers: Tensor, maps: Sequence[Mapping[str, Tensor]], channels: int
+) -> tuple[bool, list[tuple[tuple[str, ...], ...]]]:
+    """The first of the numbers, and the notes; a device is waited for here, and only here."""
+    right, *table = _read(numbers)
+    return bool(right), notes_on(table, len(maps), list(maps[0]) if maps else [], channels)
+
+
+def _read(numbers: Tensor) -> list[float]:
+    return [*numbers.tolist()]
+
+
+def finished(found: ClassMaps, classes: Classes) -> tuple[ClassExplanation, ...]:
+    """The explanations of `classes`; XGradCamError for scores that are not finite and for a wrong index."""
+    right, notes = notes_of(found.numbers, found.maps, found.channels)
+    if not right:
+        require_finite(found.logits)
+        for one in classes(found.logits) if callable(classes) else classes:
+            choose_targets(found.logits, one)
+    line = probability_note(*found.rule, found.logits.shape[1]) if found.noted else ()
+    each = zip(found.maps, found.scores, notes, found.targets, found.sensitivity, strict=True)
+    return tuple(
+        ClassExplanation(
+            maps, score, tuple((*own, *line) for own in lines), found.logits, targets,
+            sensitivity=sensitivity, probability_rule=found.rule[0],
+        )
+        for maps, score, lines, targets, sensitivity in each
+    )  # fmt: skip
+
+
+def require_list(classes: object) -> None:
+    """Raise XGradCamError for classes that are no list of targets."""
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise XGradCamError(f"the classes are {shown(classes)}: give a list of targets, such as [0, 4]")
+
+
+def require_rule(probability: str | None) -> None:
+    """Raise XGradCamError for a probability that is neither None nor a key of `PROBABILITY_RULES`."""
+    if probability not in (None, *PROBABILITY_RULES):
+        raise XGradCamError(f"no probability {shown(probability)}: give {', '.join(PROBABILITY_RULES)}")
+
+
+def top_classes(count: int) -> Callable[[Tensor], Sequence[Tensor]]:
+    """The `count` classes with the highest scores, best first, for `explain_classes`."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise XGradCamError(f"the top {shown(count)} classes: give an integer, 1 or more")
+    return _TopClasses(count)
+
+
+@dataclass(frozen=True)
+class _TopClasses:
+    """Two of the same count are equal, so that an `Explainer` knows them again."""
+
+    count: int
+
+    def __call__(self, logits: Tensor) -> Sequence[Tensor]:
+        return logits.topk(min(self.count, logits.shape[1]), dim=1).indices.unbind(dim=1)
