@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from xgradcam.proof.verification import Verification as Verification
     from xgradcam.proof.verify import verify as verify
     from xgradcam.proof.verify import verify_layers as verify_layers
+    from xgradcam.runs.explainer import Explainer as Explainer
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ _HOME = {
     "Contrast": "capture.scores",
     "Contribution": "proof.verification",
     "Evidence": "cam.evidence",
+    "Explainer": "runs.explainer",
     "Explanation": "cam.explanation",
     "METHODS": "cam.methods",
     "Recording": "capture.recording",

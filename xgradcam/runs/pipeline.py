@@ -8,7 +8,6 @@ from collections.abc import Callable, Container, Generator, Iterable, Iterator, 
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import chain, islice
 from threading import Barrier, RLock
 from typing import Any, TypeAlias, TypeVar
@@ -82,7 +81,7 @@ def explain_photographs(
     size = run.explaining.batch_size
     batches = [run.sources[start : start + size] for start in range(0, len(run.sources), size)]
     left = [batch for batch in batches if any(source.path not in done for source in batch)]
-    explain = partial(run.explain, progress=progress)
+    explain = run.explainer(progress)
     alone = RLock()
     with _Pool(READERS, "read") as readers, _Pool(WRITERS, "write") as writers:
         read = _ahead(readers, lambda source: _read(run, source, alone), chain(*left), size + READERS)

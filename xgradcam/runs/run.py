@@ -1,14 +1,15 @@
 """A run as one object: what is read, how it is explained, and where it is written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from xgradcam.cam.class_maps import top_classes
 from xgradcam.cam.evidence import Progress
-from xgradcam.cam.explain import DEFAULT_METHODS, explain_layers, require_compatible, top_classes
+from xgradcam.cam.explain import DEFAULT_METHODS, require_compatible
 from xgradcam.cam.explanation import ClassExplanation
 from xgradcam.capture.precision import FLOAT32, computing_in
 from xgradcam.capture.scores import Targets
@@ -19,6 +20,7 @@ from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.levels import ValueRange
 from xgradcam.pictures.paint import DEFAULT_STYLE, Style
 from xgradcam.pictures.photograph import Photograph, normalise
+from xgradcam.runs.explainer import Explainer, explain_layers, unheard
 from xgradcam.runs.sources import Source
 
 ABLATION_CAM = "ablation-cam"
@@ -121,27 +123,27 @@ class Run:
         needs_all = self.writing.style.full_resolution or self.writing.panel
         return photograph if needs_all else self.framing.scene(photograph)
 
-    def explain(
-        self,
-        inputs: Tensor,
-        progress: Progress = lambda _done, _total: None,
-    ) -> Explained:
+    def explain(self, inputs: Tensor, progress: Progress = unheard) -> Explained:
         """For each layer one explanation for each class of inputs (N, 3, h, w) on the model's device."""
-        how = self.explaining
-        with computing_in(how.precision, inputs.device.type):
-            return explain_layers(
-                self.classifier.module,
-                inputs,
-                self.layers,
-                self._targets,
-                output=self.classifier.output,
-                guided=how.guided,
-                methods=how.methods,
-                augment=how.augment,
-                axioms=how.axioms,
-                probability=how.probability,
-                progress=progress,
+        return self.explainer(progress)(inputs)
+
+    def explainer(self, progress: Progress = unheard) -> Callable[[Tensor], Explained]:
+        """The same for many batches; it keeps what can be kept between them."""
+        how, classifier = self.explaining, self.classifier
+        explainers = [
+            Explainer(
+                classifier.module, layer, how.methods, classifier.output,
+                augment=how.augment, axioms=how.axioms,
+                probability=how.probability, progress=progress,
             )
+            for layer in self.layers
+        ]  # fmt: skip
+
+        def explain(inputs: Tensor) -> Explained:
+            with computing_in(how.precision, inputs.device.type):
+                return explain_layers(explainers, inputs, self._targets, how.guided)
+
+        return explain
 
     def _targets(self, logits: Tensor) -> list[Targets]:
         """The classes to explain, given all scores (N, classes)."""

@@ -1,0 +1,153 @@
+"""Explain many batches by one model, and keep what can be kept between them."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import KW_ONLY, dataclass, field, replace
+
+from torch import Tensor, nn
+
+from xgradcam.cam.class_maps import Classes, ClassMaps, finished, require_list, require_rule
+from xgradcam.cam.evidence import Progress
+from xgradcam.cam.explain import DEFAULT_METHODS, ScoreExplainer, require_compatible
+from xgradcam.cam.explanation import ClassExplanation
+from xgradcam.cam.guided import guided_backpropagation
+from xgradcam.cam.methods import METHODS, known_methods
+from xgradcam.capture.inputs import plain_inputs
+from xgradcam.capture.layers import find_layer
+from xgradcam.capture.precision import FLOAT32, computing_in
+from xgradcam.capture.scores import Targets, parse_targets
+from xgradcam.models.folding import fold_batch_norms
+from xgradcam.runs.graphs import CudaGraphs, Graphs, Repeater, State
+
+
+def unheard(_done: int, _total: int) -> None:
+    """A progress that nobody hears of."""
+
+
+@dataclass(eq=False)
+class Explainer:
+    """Explains batches as `explain` does, by the same model, layer and methods.
+
+    model, layer, methods, output, augment, axioms, probability, progress: as in `explain`.
+    fold: fold batch norms into the convolutions before them, in a copy of the model; the same but for
+    rounding.
+    graphs: None to run the model at every call. Otherwise, after three calls with inputs of one shape on a
+    GPU, a CUDA graph does the work where it computes the same, which is checked. It takes the memory of
+    another forward, and is made anew when anything in the model has changed. It sees neither global variables
+    nor what a module's forward prints or counts elsewhere. `problem` says why there is none.
+    A context manager: at the end, or after `close`, the copy and the graphs are gone. The model is borrowed,
+    as by `explain`. One call at a time. It can be pickled if the model can.
+    """
+
+    model: nn.Module
+    layer: str | nn.Module
+    methods: Sequence[str] = DEFAULT_METHODS
+    output: str | int | None = None
+    _: KW_ONLY
+    augment: bool = False
+    axioms: bool = False
+    probability: str | None = None
+    fold: bool = False
+    progress: Progress = unheard
+    graphs: Graphs | None = field(default_factory=CudaGraphs)
+
+    def __post_init__(self) -> None:
+        require_compatible(self.augment, self.axioms)
+        require_rule(self.probability)
+        self.methods = tuple(known_methods(self.methods))
+        find_layer(self.model, self.layer)
+        self._folded: tuple[nn.Module, str, State] | None = None
+        asks_again = self.axioms or any(METHODS[method].asks_again for method in self.methods)
+        self._repeater = None if self.graphs is None or asks_again else Repeater(self.graphs)
+
+    def __call__(self, inputs: Tensor, targets: Targets = None) -> ClassExplanation:
+        """Explain a class score of each sample, as `explain` does."""
+        return self.explain_classes(inputs, [targets])[0]
+
+    def explain_classes(self, inputs: Tensor, classes: Classes) -> tuple[ClassExplanation, ...]:
+        """Explain several class scores of each sample: one explanation for each of `classes`.
+
+        classes: several `targets` as in `explain`, or a function from the class scores (N, classes) to them;
+        for the same function a graph can be used again.
+        """
+        inputs = plain_inputs(inputs)
+        if self._repeater is None or not inputs.ndim:
+            return finished(self._maps(inputs, classes), classes)
+        if not callable(classes):
+            require_list(classes)
+        parsed = [] if callable(classes) else [parse_targets(one, len(inputs)) for one in classes]
+        given = tuple(one is not None for one in parsed)
+
+        def work(inputs: Tensor, *targets: Tensor) -> ClassMaps:
+            left = iter(targets)
+            own = classes if callable(classes) else [next(left) if one else None for one in given]
+            return self._maps(inputs, own, late=True)
+
+        how = (
+            self.methods,
+            self.augment,
+            self.output,
+            self.probability,
+            self.layer,
+            classes if callable(classes) else given,
+        )
+        tensors = (inputs, *(one for one in parsed if one is not None))
+        return finished(self._repeater.run(how, self.model, work, tensors), classes)
+
+    def _maps(self, inputs: Tensor, classes: Classes, late: bool = False) -> ClassMaps:
+        model, layer = self._network(inputs)
+        explainer = ScoreExplainer(model, layer, self.methods, self.progress, self.axioms)
+        return explainer.classes(inputs, classes, self.output, self.augment, self.probability, late)
+
+    @property
+    def problem(self) -> str:
+        """Why the last kind of call that came often enough is not done by a graph; empty if it is."""
+        return "" if self._repeater is None else self._repeater.problem
+
+    def _network(self, inputs: Tensor) -> tuple[nn.Module, str | nn.Module]:
+        """The model and its layer, or those of the copy with folded norms, of the model as it is now."""
+        if not self.fold:
+            return self.model, self.layer
+        if self._folded is None or not self._folded[2].is_that_of(self.model):
+            name, _ = find_layer(self.model, self.layer)
+            copy = deepcopy(self.model)
+            with computing_in(FLOAT32, inputs.device.type):
+                fold_batch_norms(copy, inputs[:1], [name])
+            self._folded = copy, name, State(self.model)
+        return self._folded[:2]
+
+    def close(self) -> None:
+        """Free the memory that was kept. A later call begins anew."""
+        self._folded = None
+        if self._repeater is not None:
+            self._repeater.close()
+
+    def __enter__(self) -> "Explainer":
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**vars(self), "_folded": None}
+
+
+def explain_layers(
+    explainers: Sequence[Explainer], inputs: Tensor, classes: Classes, guided: bool = False
+) -> list[tuple[ClassExplanation, ...]]:
+    """Explain the same classes at several layers: for each explainer an explanation for each class.
+
+    guided: add guided backpropagation to the explanations, the same at every layer. Each layer takes a
+    forward. A function chooses the classes once, at the first layer.
+    """
+    first = explainers[0].explain_classes(inputs, classes)
+    targets = [one.targets for one in first]
+    layers = [first, *(explainer.explain_classes(inputs, targets) for explainer in explainers[1:])]
+    if not guided:
+        return layers
+    model, output = explainers[0].model, explainers[0].output
+    gradients = [guided_backpropagation(model, inputs, target, output) for target in targets]
+    return [
+        tuple(replace(one, guided=gradient) for one, gradient in zip(explained, gradients, strict=True))
+        for explained in layers
+    ]
