@@ -304,14 +304,15 @@ def milliseconds(work: Callable[[], object], device: str, repeats: int = 1) -> f
 
 def rates(report: Report) -> None:
     """The times of a map of each of a batch, over those of a plain forward."""
-    rows = []
+    title, rows = "A map of each of a batch, a plain forward = 1", []
     sizes = (1,) if report.small else (1, 8, 32, 256)
     for size in sizes:
         for name, layer in _networks(report):
             if time.monotonic() < report.until:
                 rows.append(_rate(report, name, layer, size))
-                print(rows[-1], flush=True)
-    report.table("A map of each of a batch, a plain forward = 1", rows)
+                report.found[title] = rows
+                report.write()
+    report.table(title, rows)
 
 
 def _rate(report: Report, name: str, layer: str, size: int) -> dict[str, Any]:
