@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.modules import module as modules
 
 from tests.support import TinyNet, lived_in
-from xgradcam.cam.explain import evidence_of, explain, explain_classes, explain_layers, explain_score
+from xgradcam.cam.explain import evidence_of, explain, explain_classes, explain_score
 from xgradcam.cam.guided import guided_backpropagation
 from xgradcam.cam.methods import METHODS
 from xgradcam.capture.layers import list_layers
@@ -18,6 +18,7 @@ from xgradcam.capture.recording import record
 from xgradcam.capture.scores import Contrast
 from xgradcam.errors import XGradCamError
 from xgradcam.proof.verify import verify, verify_layers
+from xgradcam.runs.explainer import Explainer, explain_layers
 
 LAYER = "features.3"
 ALL = [name for name in METHODS if name != "cam"]
@@ -27,7 +28,10 @@ CALLS = {
     "axioms": lambda net, inputs, layer: explain(net, inputs, layer, axioms=True),
     "augment": lambda net, inputs, layer: explain(net, inputs, layer, augment=True),
     "explain_classes": lambda net, inputs, layer: explain_classes(net, inputs, layer, [0, 1]),
-    "explain_layers": lambda net, inputs, layer: explain_layers(net, inputs, [layer], [0], guided=True),
+    "explain_layers": lambda net, inputs, layer: explain_layers(
+        [Explainer(net, layer)], inputs, [0], guided=True
+    ),
+    "Explainer": lambda net, inputs, layer: Explainer(net, layer)(inputs, 0),
     "explain_score": lambda net, inputs, layer: explain_score(net, inputs, layer, Contrast(1, (2,))),
     "evidence_of": lambda net, inputs, layer: evidence_of(net, inputs, layer).probe.without_channels,
     "guided": lambda net, inputs, layer: guided_backpropagation(net, inputs),

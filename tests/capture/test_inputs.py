@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision import tv_tensors
 
 from tests.support import TinyNet, assert_same_state, state_of
-from xgradcam.cam.explain import evidence_of, explain, explain_classes, explain_layers, explain_score
+from xgradcam.cam.explain import evidence_of, explain, explain_classes, explain_score
 from xgradcam.cam.guided import guided_backpropagation
 from xgradcam.cam.methods import METHODS
 from xgradcam.capture.layers import list_layers
@@ -19,6 +19,7 @@ from xgradcam.capture.scores import Contrast
 from xgradcam.errors import XGradCamError
 from xgradcam.models.folding import fold_batch_norms
 from xgradcam.proof.verify import verify, verify_layers
+from xgradcam.runs.explainer import Explainer, explain_layers
 
 LAYER = "features.3"
 ALL = [name for name in METHODS if name != "cam"]
@@ -28,7 +29,10 @@ CALLS = {
     "augment": lambda net, inputs: explain(net, inputs, LAYER, 1, augment=True).maps,
     "axioms": lambda net, inputs: explain(net, inputs, LAYER, axioms=True).sensitivity,
     "explain_classes": lambda net, inputs: explain_classes(net, inputs, LAYER, [1, 2])[1].maps,
-    "explain_layers": lambda net, inputs: explain_layers(net, inputs, [LAYER], [1], guided=True)[0][0].maps,
+    "explain_layers": lambda net, inputs: (
+        explain_layers([Explainer(net, LAYER)], inputs, [1], guided=True)[0][0].maps
+    ),
+    "Explainer": lambda net, inputs: Explainer(net, LAYER)(inputs, 1).maps,
     "explain_score": lambda net, inputs: explain_score(net, inputs, LAYER, Contrast(1, (2,)), ALL[:5]).maps,
     "evidence_of": lambda net, inputs: {"": evidence_of(net, inputs, LAYER, 1).gradient},
     "guided": lambda net, inputs: {"": guided_backpropagation(net, inputs, 1)},
