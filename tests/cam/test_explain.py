@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from xgradcam.runs.explainer import explain_layers
 
 from tests.cam.support import head
 from tests.support import TinyNet
@@ -21,6 +20,7 @@ from xgradcam.cam.explain import (
 from xgradcam.cam.explanation import heatmap
 from xgradcam.cam.gradient_methods import EPSILON
 from xgradcam.cam.methods import METHODS
+from xgradcam.runs.explainer import explain_layers
 
 
 def test_maps_are_the_papers_sums(net, batch):
