@@ -151,10 +151,15 @@ def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:
 
 
 def listed(names: Iterable[str], most: int) -> str:
-    """`a, b, c and 7 more`: the names, but at most so many."""
+    """`a, b, c and 7 more`: the names as `short`, but at most so many."""
     names = list(names)
     more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return ", ".join(map(short, names[:most])) + more
+
+
+def short(name: str, most: int = 80) -> str:
+    """A name from a file for a message: as `escaped`, and cut to so many letters."""
+    return shortened(escaped(name[: most + 1]), most)
 
 
 def escaped(text: str) -> str:

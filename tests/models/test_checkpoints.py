@@ -19,6 +19,11 @@ from xgradcam.errors import XGradCamError
 from xgradcam.models.checkpoints import read_state_dicts, split_weights
 
 STATE = OrderedDict(weight=torch.arange(6.0).reshape(2, 3), bias=torch.tensor([7.0, 8.0]))
+OTHER = OrderedDict((key, value + 1) for key, value in STATE.items())
+
+
+class Several(list):
+    pass
 
 
 def assert_same(found, expected):
@@ -175,7 +180,8 @@ def test_damaged_files_are_named(tmp_path, name, damage):
         path.write_bytes(
             {"empty": b"", "text": b"hello, I am no checkpoint", "cut": content[: len(content) // 2]}[damage]
         )
-    with pytest.raises(XGradCamError, match=rf"^cannot read weights .*{name}: ") as caught:
+    problem = "not a regular file:" if damage == "pipe" else "cannot read weights"
+    with pytest.raises(XGradCamError, match=rf"^{problem} \S*{name}\b") as caught:
         read_state_dicts(path)
     assert "\n" not in str(caught.value)
 
@@ -215,12 +221,6 @@ def test_what_is_no_tensor_in_a_state_dict_is_passed_over(tmp_path):
         {"weight": STATE["weight"], "bias": None, 0: STATE["bias"], "sizes": [1, 2]}, tmp_path / "a.pth"
     )
     assert_same(only_state_in(tmp_path / "a.pth"), {"weight": STATE["weight"]})
-
-
-def test_a_web_page_is_no_checkpoint(tmp_path):
-    (tmp_path / "a.pth").write_text("<html>please log in</html>")
-    with pytest.raises(XGradCamError, match="not a checkpoint, or a damaged one"):
-        read_state_dicts(tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize(
@@ -280,6 +280,59 @@ def test_a_name_chooses_one_state_dict(tmp_path):
         with pytest.raises(XGradCamError, match=rf"^no state dict '{name}' in .*; there is: ") as caught:
             read_state_dicts(path, name)
         assert str(caught.value).endswith("; there is: model, both, ema.state_dict, ema.v1.0.b.c")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ({0: STATE, 1: OTHER}, ["0", "1"]),
+        ([STATE, OTHER, 3], ["0", "1"]),
+        ((STATE, OTHER), ["0", "1"]),
+        (deque([STATE, OTHER]), ["0", "1"]),
+        (Several([STATE, OTHER]), ["0", "1"]),
+        ({"models": [STATE, OTHER]}, ["models.0", "models.1"]),
+        ({"epochs": {5: {"net": STATE}, 10: {"net": OTHER}}}, ["epochs.5.net", "epochs.10.net"]),
+        ([STATE], ["0"]),
+    ],
+)
+def test_state_dicts_under_integers_and_in_lists_have_their_index_as_name(tmp_path, content, names, zipped):
+    torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    states = read_state_dicts(tmp_path / "a.pth")
+    assert list(states) == names
+    for name, expected in zip(names, (STATE, OTHER), strict=False):
+        assert_same(states[name], expected)
+        (chosen,) = read_state_dicts(tmp_path / "a.pth", name).values()
+        assert_same(chosen, expected)
+
+
+def test_state_dicts_under_strings_come_before_those_under_integers(tmp_path):
+    weight = nn.Parameter(torch.ones(2))
+    adam = torch.optim.Adam([weight])
+    weight.sum().backward()
+    adam.step()
+    torch.save({"model": STATE, 0: OTHER, "0": 5, "optimizer": adam.state_dict()}, tmp_path / "a.pth")
+    assert list(read_state_dicts(tmp_path / "a.pth")) == ["model"]
+    assert list(read_state_dicts(tmp_path / "a.pth", "model")["model"]) == list(STATE)
+    torch.save({"models": {0: STATE}, "optimizer": adam.state_dict()}, tmp_path / "a.pth")
+    assert list(read_state_dicts(tmp_path / "a.pth")) == ["models.0"]
+    torch.save({"optimizer": adam.state_dict()}, tmp_path / "a.pth")
+    with pytest.raises(XGradCamError, match=r"no state dict in .*; there is: optimizer: save"):
+        read_state_dicts(tmp_path / "a.pth")
+
+
+def test_names_of_a_file_are_shown_without_what_a_terminal_obeys(tmp_path):
+    hostile = "\x1b]0;title\x07\x1b[2J\u202e"
+    torch.save({hostile: 1, "k" * 3000: 2}, tmp_path / "a.pth")
+    with pytest.raises(XGradCamError) as caught:
+        read_state_dicts(tmp_path / "a.pth")
+    message = str(caught.value)
+    assert message.isprintable()
+    assert f"there is: \\x1b]0;title\\x07\\x1b[2J\\u202e, {'k' * 79}…: save" in message
+    torch.save({hostile: STATE}, tmp_path / "a.pth")
+    with pytest.raises(XGradCamError) as caught:
+        read_state_dicts(tmp_path / "a.pth", "none")
+    assert str(caught.value).isprintable()
 
 
 def test_the_name_stands_behind_a_colon(tmp_path):
@@ -353,7 +406,7 @@ def test_a_module_within_itself_is_one_line(tmp_path):
 @pytest.mark.filterwarnings("ignore")
 def test_a_scripted_archive_is_refused_with_the_remedy(tmp_path):
     torch.jit.trace(nn.Linear(2, 3), torch.ones(1, 2)).save(tmp_path / "scripted.pt")
-    with pytest.raises(XGradCamError, match="a TorchScript archive, which holds code; save a state dict"):
+    with pytest.raises(XGradCamError, match="a TorchScript archive, which holds code: save a state dict"):
         read_state_dicts(tmp_path / "scripted.pt")
 
 

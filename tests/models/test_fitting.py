@@ -7,7 +7,7 @@ from torch import nn
 
 from xgradcam.errors import XGradCamError
 from xgradcam.models.checkpoints import read_state_dicts
-from xgradcam.models.fitting import choose_state, fit
+from xgradcam.models.fitting import ChannelsError, choose_state, fit
 from xgradcam.models.load import load_classifier
 from xgradcam.models.rebuilding import Unreadable
 
@@ -90,6 +90,22 @@ def test_what_was_saved_beside_the_model_under_its_own_prefix_is_left_out():
         ({**below("model.", STATE), **below("ema.", AVERAGED)}, "model, ema", "model"),
         ({**STATE, **below("ema.", AVERAGED)}, "the whole, ema", "ema"),
         ({**STATE, "ema": AVERAGED}, "the whole, ema", "ema"),
+        ({"student": STATE, "teacher": AVERAGED}, "student, teacher", "student"),
+        ({"student": below("module.backbone.", STATE), "teacher": below("backbone.", AVERAGED)},
+         "student.module.backbone, teacher.backbone", "student.module.backbone"),
+        ({"module": STATE, "ema_state_dict": below("module.", AVERAGED)},
+         "module, ema_state_dict.module", "module"),
+        ({"model": STATE, "swa": torch.optim.swa_utils.AveragedModel(nn.Linear(3, 2)).state_dict()},
+         "model, swa.module", "model"),
+        ({"state_dict": {**below("model.", STATE), **below("ema_model.module.", AVERAGED)}},
+         "state_dict.model, state_dict.ema_model.module", "state_dict.model"),
+        ({"state_dict": STATE, "callbacks": {"EMA": {"ema_state_dict": AVERAGED}}},
+         "state_dict, callbacks.EMA.ema_state_dict", "state_dict"),
+        ({"model": None, "ema": nn.Linear(3, 2).half(), "best": STATE}, "ema, best", "ema"),
+        ({"state": {"model": below("module.", STATE), "ema_model": AVERAGED}},
+         "state.model.module, state.ema_model", "state.model.module"),
+        ({"generator": STATE, "g_ema": AVERAGED}, "generator, g_ema", "generator"),
+        ({0: STATE, 1: AVERAGED}, "0, 1", "0"),
     ],
 )  # fmt: skip
 def test_several_are_refused_and_one_can_be_chosen(tmp_path, content, names, example):
@@ -103,7 +119,10 @@ def test_several_are_refused_and_one_can_be_chosen(tmp_path, content, names, exa
     for name in names.split(", "):
         if name != "the whole":
             _, state = choose_state(read_state_dicts(tmp_path / "a.pth", name), model, "a.pth")
-            weight = AVERAGED if "ema" in name or name.endswith("teacher") else STATE
+            if "swa" in name or isinstance(content.get("ema"), nn.Module):
+                assert state.keys() == STATE.keys()
+                continue
+            weight = AVERAGED if any(word in name for word in ("ema", "teacher", "1")) else STATE
             assert_same(state, weight)
 
 
@@ -240,12 +259,19 @@ def test_a_classifier_says_which_of_several_it_took(tmp_path):
     lines = []
     loaded = load_classifier("squeezenet1_1", str(tmp_path / "a.pth"), lines.append)
     assert_same(loaded.module.state_dict(), state)
-    assert lines == [f"taking net of {tmp_path / 'a.pth'}, where there is criterion, too"]
+    end = "where there is criterion, too (--weights FILE:NAME chooses)"
+    assert lines == [f"taking net of {tmp_path / 'a.pth'}, {end}"]
+    assert loaded.weights.name == "net"
+    assert [file.path for file in loaded.weights.files] == [tmp_path / "a.pth"]
+    assert load_classifier("squeezenet1_1", "none").weights is None
     for name in ("state_dict", "model"):
         torch.save({name: state, "criterion": {"weight": torch.ones(2)}}, tmp_path / "a.pth")
         load_classifier("squeezenet1_1", str(tmp_path / "a.pth"), lines.append)
-    torch.save({"ema": below("module.", state)}, tmp_path / "a.pth")
-    load_classifier("squeezenet1_1", str(tmp_path / "a.pth"), lines.append)
+        assert lines[1:] == [f"taking {name} of {tmp_path / 'a.pth'}, {end}"]
+        del lines[1:]
+    for content in ({"ema": below("module.", state)}, {**below("module.", state), "n": torch.tensor(3)}):
+        torch.save(content, tmp_path / "a.pth")
+        load_classifier("squeezenet1_1", str(tmp_path / "a.pth"), lines.append)
     assert len(lines) == 1
 
 
@@ -273,3 +299,161 @@ def test_a_classifier_takes_the_weights_that_are_chosen(tmp_path):
         XGradCamError, match=r"no state dict 'raw' in .*; there is: state_dict, ema\.state_dict$"
     ):
         load_classifier("squeezenet1_1", f"{path}:raw")
+
+
+def test_what_is_left_out_of_a_state_dict_is_said(tmp_path):
+    """Averaged weights under names of their own, as mmcv and latent diffusion write them, beside the raw."""
+    own = tmp_path / "own.py"
+    own.write_text("from torch import nn\ndef build(): return nn.Linear(3, 2)\n")
+    flat = {f"ema_{key}": value for key, value in AVERAGED.items()}
+    content = {
+        **below("model.", STATE),
+        **flat,
+        "model_ema.decay": torch.tensor(0.9),
+        "loss.weight": torch.ones(2),
+    }
+    torch.save({"state_dict": content}, tmp_path / "a.pth")
+    lines = []
+    loaded = load_classifier(f"{own}:build", tmp_path / "a.pth", lines.append)
+    assert torch.equal(loaded.module.weight, STATE["weight"])
+    assert lines == [
+        f"taking state_dict of {tmp_path / 'a.pth'}, where there is ema_bias, ema_weight, loss, too "
+        "(--weights FILE:NAME chooses)"
+    ]
+    assert loaded.weights.name == "state_dict"
+
+
+def test_averages_without_names_are_said(tmp_path):
+    """As torch_ema and diffusers save them: a list of tensors in the order of the parameters."""
+    own = tmp_path / "own.py"
+    own.write_text("from torch import nn\ndef build(): return nn.Linear(3, 2)\n")
+    ema = {"decay": 0.9, "shadow_params": list(AVERAGED.values()), "collected_params": []}
+    random = [torch.get_rng_state(), torch.get_rng_state()]
+    torch.save({"model": STATE, "ema": ema, "rng_state_all": random}, tmp_path / "a.pth")
+    lines = []
+    loaded = load_classifier(f"{own}:build", tmp_path / "a.pth", lines.append)
+    assert torch.equal(loaded.module.weight, STATE["weight"])
+    assert [line.partition(" of ")[0] for line in lines] == ["taking model"]
+    assert "where there is ema.shadow_params, too" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("state_dict", "other"), ("model", "criterion"), ("net", "other"), ("0", None)],
+)
+def test_the_state_dict_that_was_taken_can_be_seen(tmp_path, name, other):
+    own = tmp_path / "own.py"
+    own.write_text("from torch import nn\ndef build(): return nn.Linear(3, 2)\n")
+    content = {int(name) if name == "0" else name: STATE}
+    torch.save(content | ({other: {"x": torch.ones(2)}} if other else {}), tmp_path / "a.pth")
+    lines = []
+    weights = load_classifier(f"{own}:build", tmp_path / "a.pth", lines.append).weights
+    assert weights.name == name
+    assert weights.files[0].bytes == (tmp_path / "a.pth").stat().st_size
+    assert weights.files[0].modified == (tmp_path / "a.pth").stat().st_mtime_ns
+    assert len(lines) == bool(other)
+    chosen = load_classifier(f"{own}:build", f"{tmp_path / 'a.pth'}:{name}", lines.append).weights
+    assert chosen.name == name
+    assert len(lines) == bool(other)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.int64,
+     torch.int32, torch.int16, torch.uint16],
+    ids=str,
+)  # fmt: skip
+def test_other_number_types_are_converted(tmp_path, dtype):
+    torch.save({key: value.to(dtype) for key, value in STATE.items()}, tmp_path / "a.pth")
+    model = nn.Linear(3, 2)
+    fit(model, read_state_dicts(tmp_path / "a.pth")[""], "a")
+    assert model.weight.dtype == torch.float32
+    assert model.weight.tolist() == STATE["weight"].tolist()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda: STATE["weight"].to(torch.int8), "of int8, and the model's of float32: convert it"),
+        (lambda: STATE["weight"].to(torch.uint8), "of uint8, and the model's of float32: convert it"),
+        (lambda: STATE["weight"] > 1, "of bool, and the model's of float32: convert it"),
+        (lambda: torch.zeros(2, 3, dtype=torch.uint8).view(torch.bits8), "of bits8, and the model's of"),
+        (lambda: STATE["weight"].to(torch.complex64), "a complex tensor"),
+        (lambda: STATE["weight"].to_sparse(), "a sparse tensor"),
+        (lambda: STATE["weight"].to_sparse_csr(), "a sparse tensor"),
+        (lambda: torch.empty(2, 3, device="meta"), "a tensor without values, of the meta device"),
+        (lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "a nested tensor"),
+        (lambda: torch.quantize_per_tensor(STATE["weight"], 0.1, 0, torch.qint8), "a quantised tensor"),
+        (lambda: torch.quantize_per_channel(STATE["weight"], torch.ones(2), torch.zeros(2), 0, torch.qint8),
+         "a quantised tensor"),
+    ],
+    ids=lambda value: value[:22] if isinstance(value, str) else "",
+)  # fmt: skip
+def test_tensors_that_a_network_cannot_have_are_named_with_their_file(tmp_path, make, reason):
+    torch.save({**STATE, "weight": make()}, tmp_path / "a.pth")
+    state = read_state_dicts(tmp_path / "a.pth")[""]
+    with pytest.raises(XGradCamError) as caught:
+        fit(nn.Linear(3, 2), state, "a.pth")
+    assert str(caught.value).startswith(f"cannot use weights a.pth: weight is {reason}")
+    assert str(caught.value).isprintable()
+
+
+def test_fractions_are_no_indices():
+    class Indexed(nn.Linear):
+        def __init__(self):
+            super().__init__(3, 2)
+            self.register_buffer("index", torch.zeros(2, dtype=torch.int64))
+
+    model = Indexed()
+    fit(model, {**STATE, "index": torch.tensor([1.0, 5.0])}, "a")
+    assert model.index.tolist() == [1, 5]
+    with pytest.raises(XGradCamError, match=r"index is of float32, and the model's of int64"):
+        fit(model, {**STATE, "index": torch.tensor([1.5, 5.0])}, "a")
+
+
+def test_numbers_that_share_memory_get_memory_of_their_own(tmp_path):
+    expanded = torch.tensor([[1.0], [2.0]]).expand(2, 3)
+    assert expanded.stride() == (1, 0)
+    torch.save({**STATE, "weight": expanded}, tmp_path / "a.pth")
+    model = nn.Linear(3, 2)
+    fit(model, read_state_dicts(tmp_path / "a.pth")[""], "a")
+    assert model.weight.tolist() == [[1, 1, 1], [2, 2, 2]]
+    with torch.no_grad():
+        model.weight[0, 0] = 7
+    assert model.weight.tolist() == [[7, 1, 1], [2, 2, 2]]
+
+
+def test_state_that_is_no_tensor_is_the_models_own():
+    class Extra(nn.Linear):
+        def get_extra_state(self):
+            return {"scale": 3}
+
+        def set_extra_state(self, state):
+            raise AssertionError("there is none in the file")
+
+    model = Extra(3, 2)
+    fit(model, choose_state({"": STATE}, model, "a")[1], "a")
+    assert torch.equal(model.weight, STATE["weight"])
+
+
+def test_a_first_convolution_of_other_channels_is_named():
+    def network(channels, classes=2):
+        return nn.Sequential(nn.Conv2d(channels, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(4, classes))
+
+    for has, its, said in ((1, 3, "1 channel and the model's 3"), (4, 3, "4 channels and the model's 3"),
+                           (3, 1, "3 channels and the model's 1")):  # fmt: skip
+        with pytest.raises(ChannelsError) as caught:
+            fit(network(its), network(has).state_dict(), "a")
+        assert caught.value.channels == has
+        assert str(caught.value).endswith(
+            f"its first convolution takes {said}: build the model so, in a file.py:function of your own"
+        )
+    with pytest.raises(
+        ChannelsError, match=r"takes 1 channel .*; are they of 5 classes\? then give --num-cla"
+    ):
+        fit(network(3), network(1, 5).state_dict(), "a")
+    other = network(3)
+    other[1] = nn.Conv2d(5, 4, 3)
+    with pytest.raises(XGradCamError, match=r"1\.weight \(4, 5, 3, 3\), the model's is \(4, 4, 3, 3\)$"):
+        fit(network(3), other.state_dict(), "a")

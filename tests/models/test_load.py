@@ -14,7 +14,7 @@ from torchvision import models as torchvision_models
 
 from xgradcam.capture.layers import default_layer
 from xgradcam.errors import WeightsUnavailableError, XGradCamError
-from xgradcam.models import load as models
+from xgradcam.models import timm_models
 from xgradcam.models import vgg16 as vgg
 from xgradcam.models.checkpoints import read_state_dicts
 from xgradcam.models.load import load_classifier
@@ -160,7 +160,7 @@ def test_a_model_that_was_asked_for_never_falls_back(empty_cache, monkeypatch):
 
 
 def test_timms_weights_that_cannot_be_had(tmp_path, monkeypatch):
-    monkeypatch.setattr(models, "require_reachable", unreachable)
+    monkeypatch.setattr(timm_models, "require_reachable", unreachable)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(WeightsUnavailableError, match="no route"):
         load_classifier("timm/resnet18.a1_in1k")

@@ -20,6 +20,7 @@ def test_right_values_are_kept():
 
 
 SIZE = "give height and width, or one for both"
+COLOURS = "the model takes 3 channels: give one each for red, green and blue"
 MEAN = "the mean has a value outside of 0 to 1: divide those of 0 to 255 by 255"
 STD = "the std has a value that is not above 0 and up to 1: divide those of 0 to 255 by 255"
 
@@ -36,9 +37,9 @@ STD = "the std has a value that is not above 0 and up to 1: divide those of 0 to
         ({"mean": (123, 117, 104)}, MEAN),
         ({"mean": (0, -0.1, 0)}, MEAN),
         ({"mean": (0, float("nan"), 0)}, MEAN),
-        ({"mean": (0.5,)}, "the mean has 1 value: give one each for red, green and blue"),
-        ({"mean": 0.5}, "the mean has 1 value: give one each for red, green and blue"),
-        ({"std": (0.2, 0.2)}, "the std has 2 values: give one each for red, green and blue"),
+        ({"mean": (0.5, 0.5)}, f"the mean has 2 values, and {COLOURS}"),
+        ({"std": (0.2,) * 4}, f"the std has 4 values, and {COLOURS}"),
+        ({"mean": ()}, "the mean is (): give a number from 0 to 1 for each channel"),
         ({"std": (58, 57, 57)}, STD),
         ({"std": (1, 0, 1)}, STD),
         ({"std": (1, float("nan"), 1)}, STD),
@@ -48,7 +49,7 @@ STD = "the std has a value that is not above 0 and up to 1: divide those of 0 to
         ({"num_classes": -3}, "the number of classes is -3: give an integer, 1 or more"),
         ({"num_classes": True}, "the number of classes is True: give an integer, 1 or more"),
         ({"num_classes": "5"}, "the number of classes is '5': give an integer, 1 or more"),
-        ({"mean": "abc"}, "the mean is 'abc': give three numbers from 0 to 1"),
+        ({"mean": "abc"}, "the mean is 'abc': give a number from 0 to 1 for each channel"),
         ({"weights": None}, "the weights are None: give a file, 'default' or 'none'"),
         ({"num_classes": 2.5}, "the number of classes is 2.5: give an integer, 1 or more"),
     ],

@@ -286,6 +286,13 @@ def nested_dictionaries(depth):
     return pickle.dumps(content, protocol=2)[2:-1]
 
 
+def nested_lists(depth, of=list):
+    content = {"depth": 18}
+    for _ in range(depth):
+        content = [content] * 3 if of is list else of(range(3), content)
+    return pickle.dumps(content, protocol=2)[2:-1]
+
+
 def shared_modules(depth):
     """A module of twice the module of twice ...: 2 ** depth tensors by name."""
 
@@ -315,6 +322,9 @@ BOMBS = {
     "hash of nested pairs": b"\x80\x02" + nested_pairs(50) + b".",
     "set of nested pairs": b"\x80\x04\x8f" + nested_pairs(50)[1:-3] + b"\x94\x85\x90.",
     "nested thrice": b"\x80\x02" + nested_dictionaries(14) + b".",
+    "lists nested thrice": b"\x80\x02" + nested_lists(14) + b".",
+    "models under integers nested thrice": b"\x80\x02" + nested_lists(14, dict.fromkeys) + b".",
+    "many models": b"\x80\x02](" + b"}" * 300_000 + b"e.",
     "shared modules": b"\x80\x02" + shared_modules(20) + b".",
     "shared modules without end": b"\x80\x02" + shared_modules(1000) + b".",
     "deep dictionaries": b"\x80\x02}" + (text("state_dict") + b"}") * 50_000 + b"s" * 50_000 + b".",

@@ -119,13 +119,13 @@ import torch
 from torch import nn
 from own_net import Net
 
-class Grey(nn.Module):
+class Wrong(nn.Module):
     def __init__(self):
         super().__init__()
         self.layer = nn.Conv2d(1, 4, 3)
 
     def forward(self, images):
-        return self.layer(images).mean(dim=(2, 3))
+        return self.layer(images, "stride").mean(dim=(2, 3))
 
 def ending():
     raise SystemExit(3)
@@ -147,9 +147,9 @@ def raising():
             r"cannot make library\.py:build: ModuleNotFoundError: .*no_such_library.*line 1\)",
         ),
         (
-            "breaking.py:Grey",
-            r"breaking\.py:Grey does not run on an input 1 x 3 x 224 x 224 \(--input-size gives another\): "
-            r"RuntimeError: .* 1 channels.* \(.*breaking\.py, line 12\)",
+            "breaking.py:Wrong",
+            r"breaking\.py:Wrong does not run on an input 1 x 3 x 224 x 224 \(--input-size gives another\): "
+            r"TypeError: .* \(.*breaking\.py, line 12\)",
         ),
         ("own_net.py:Net", r"input 1 x 3 x 224 x 224 .*: RuntimeError: .*mat1 .* \(.*own_net\.py, line 13\)"),
     ],

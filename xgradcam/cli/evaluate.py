@@ -209,7 +209,7 @@ def _measure(
             raise XGradCamError(f"{path} would be written over a file that is read: choose an --output-dir")
     make_folder(folder)
     settings = {name: getattr(arguments, name) for name in MODEL_SETTINGS}
-    settings["files"] = state_of_files(arguments)
+    settings["files"] = state_of_files(arguments, classifier)
     alone = alone_in(folder, partial(note, PROG), ".evaluation.lock")
     exact = computing_in(FLOAT32, classifier.device().type)
     with alone, exact, tqdm(unit="photo", disable=None) as bar:

@@ -16,6 +16,8 @@ from xgradcam.errors import XGradCamError
 # A value of --target-layer and of --method.
 ALL = "all"
 BATCH_SIZE = 8
+# Options that take as many numbers as the input has channels.
+COLOURS = ("--mean", "--std")
 FLOAT32 = "float32"
 PRECISIONS = (FLOAT32, "tf32", "bf16")
 # How scores become probabilities; `xgradcam.capture.probability` has them too.
@@ -24,9 +26,10 @@ PROBABILITIES = ("softmax", "sigmoid", "exp", "none")
 BOTH = ("grad-cam", "xgrad-cam")
 
 MODEL_HELP = (
-    "a classification model of torchvision (vgg16, resnet50, ...), timm/NAME for one of timm, your own "
-    "file.py:function or package.module:function, or the bundled efficientnet-lite0. Default: VGG-16 as in "
-    "the paper, or the bundled network where VGG-16's weights are neither cached nor reachable"
+    "a classification model of torchvision (vgg16, resnet50, ...), timm/NAME for one of timm (also "
+    "timm/hf-hub:OWNER/NAME and timm/local-dir:FOLDER), your own file.py:function or "
+    "package.module:function, or the bundled efficientnet-lite0. Default: VGG-16 as in the paper, or the "
+    "bundled network where VGG-16's weights are neither cached nor reachable"
 )
 LAYER_HELP = (
     "the layer to explain by, or several, or a pattern in quotes, for a map of each and one of all; default: "
@@ -56,7 +59,7 @@ class Parser(argparse.ArgumentParser):
         self._given = arguments
         namespace = argparse.Namespace() if namespace is None else namespace
         namespace.argument_files = files
-        return super().parse_known_args(arguments, namespace)
+        return super().parse_known_args(_colours_last(arguments), namespace)
 
     def error(self, message: str) -> NoReturn:
         """Report a wrong command line and end with the exit code for 'could not run'."""
@@ -73,6 +76,28 @@ def _dash_advice(arguments: Sequence[str], options: Container[str]) -> str:
         if argument.startswith("-") and is_name and argument not in options:
             return f"; for the file {argument} write ./{argument}"
     return ""
+
+
+def _colours_last(arguments: Sequence[str]) -> list[str]:
+    """The arguments with --mean, --std and their numbers at the end: what follows them may be a folder."""
+    rest: list[str] = []
+    last: list[str] = []
+    group = rest
+    for argument in arguments:
+        if argument in COLOURS:
+            group = last
+        elif group is last and not _is_number(argument):
+            group = rest
+        group.append(argument)
+    return [*rest, *last] if "--" not in rest else list(arguments)
+
+
+def _is_number(argument: str) -> bool:
+    try:
+        float(argument)
+    except ValueError:
+        return False
+    return True
 
 
 def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
@@ -159,8 +184,9 @@ def add_model_arguments(parser: Parser, layer_help: str, many: dict[str, Any]) -
     model.add_argument("--model", metavar="NAME", help=MODEL_HELP)
     model.add_argument(
         "--weights", metavar="FILE|default|none", default="default",
-        help="a checkpoint (.pth, .safetensors), the model's ImageNet weights (default), or none (random); "
-        "FILE:NAME takes one of several state dicts in a file (w.pth:ema, or w.pth:ema.state_dict)",
+        help="a checkpoint (.pth, .safetensors, an index of shards), the model's ImageNet weights (default), "
+        "others of torchvision's (IMAGENET1K_V1), or none (random); FILE:NAME takes one of several state "
+        "dicts in a file (w.pth:ema, or w.pth:ema.state_dict)",
     )  # fmt: skip
     model.add_argument("--target-layer", metavar="NAME", **many, help=layer_help)
     model.add_argument("--list-layers", action="store_true", help="show the model's layers and end")
@@ -175,13 +201,13 @@ def add_model_arguments(parser: Parser, layer_help: str, many: dict[str, Any]) -
     own.add_argument(
         "--input-size", metavar="PIXELS", type=int, nargs="+", help="input height and width, or one for both"
     )
-    for name in ("mean", "std"):
+    for name in COLOURS:
         own.add_argument(
-            f"--{name}",
-            metavar=("R", "G", "B"),
+            name,
+            metavar="VALUE",
             type=float,
-            nargs=3,
-            help=f"{name} of the normalisation, in [0, 1]",
+            nargs="+",
+            help=f"{name[2:]} of the normalisation, in [0, 1]: red, green and blue, or one for all channels",
         )
     own.add_argument("--output", metavar="NAME", help="where the scores are in what the model returns")
 

@@ -105,7 +105,8 @@ def open_classifier(
     if own or size is not None:
         height, width = classifier.size
         hint = "" if size else " (--input-size gives another)"
-        with users_code(f"{classifier.name} does not run on an input 1 x 3 x {height} x {width}{hint}"):
+        shape = f"1 x {len(classifier.mean)} x {height} x {width}"
+        with users_code(f"{classifier.name} does not run on an input {shape}{hint}"):
             classifier.layers()
     if not quietly and arguments.weights == NO_WEIGHTS and not own:
         note(prog, "random weights: what follows says nothing about the photograph")
@@ -306,11 +307,9 @@ def _has_original_names(
 
 def layers_of(asked: Sequence[str] | None, classifier: "Classifier") -> list[str]:
     """The layers that --target-layer means, each once."""
-    import numpy as np
-
     if not asked:
         return [classifier.default_layer()]
-    blank = classifier.inputs(np.zeros((1, 1, 3), np.uint8))
+    blank = classifier.blank()
     names = [
         layers_matching(classifier, blank, layer, maps_only=True) if is_pattern(layer) else [layer]
         for layer in asked
@@ -329,7 +328,7 @@ def _settings(
         "methods": methods,
         "photographs": arguments.image_path,
         "classes": arguments.target_index,
-        "files": state_of_files(arguments),
+        "files": state_of_files(arguments, classifier),
         "size": list(classifier.size),
         "mean": list(classifier.mean),
         "std": list(classifier.std),
@@ -337,8 +336,14 @@ def _settings(
     }
 
 
-def state_of_files(arguments: argparse.Namespace) -> list[dict[str, int]]:
-    """The state of the files that decide what the model says, beside what torchvision and timm publish."""
+def state_of_files(arguments: argparse.Namespace, classifier: "Classifier") -> list[dict[str, int]]:
+    """The state of the files that decide what the model says, beside what torchvision and timm publish.
+
+    Weights are in the state in which they were read: a file may have changed since.
+    """
     from xgradcam.runs.sources import state_of
 
-    return [state_of(file) for file in _files_of_model(arguments)]
+    files = [state_of(file) for file in _files_of_model(arguments)]
+    if classifier.weights is not None:
+        files[1:2] = [{"bytes": file.bytes, "modified": file.modified} for file in classifier.weights.files]
+    return files

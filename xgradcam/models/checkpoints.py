@@ -1,34 +1,45 @@
 """Checkpoints: the state dicts in a file, read without running code that the file may hold."""
 
 import os
-import stat
-import tarfile
-import zipfile
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from xgradcam.errors import XGradCamError, listed
+from xgradcam.models.formats import SAVE
+from xgradcam.models.reading import FileState, read_weights
 from xgradcam.models.rebuilding import Unreadable, tensor_of
-from xgradcam.models.unpickling import Inert, pickle_module
+from xgradcam.models.unpickling import Inert
 
-REMEDY = "save a state dict: torch.save(model.state_dict(), ...)"
 # Where training scripts put the state dict of the model, by habit.
 USUAL_NAMES = ("state_dict", "model_state_dict", "model")
-ZIP = b"PK\x03\x04"
 # Maximum levels of dictionaries in which to look for state dicts, and letters of a name there.
 DEEPEST, LONGEST = 16, 200
+# Maximum elements of a list, and entries under integers, in which to look.
+MOST_INDEXED = 1000
 # Maximum levels of modules in a pickled model, and letters of all its names. Where modules are shared, a
 # small file can stand for more names than fit into memory.
 DEEPEST_MODULE, LETTERS = 100, 4_000_000
-FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 State = Mapping[str, Tensor | Unreadable]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state dicts of a file by name.
+
+    files: those read; several for an index of shards. lists: names of lists of weights, as some averages are
+    saved; the weights in them have no names, and cannot be given to a network.
+    """
+
+    states: dict[str, State]
+    files: tuple[FileState, ...]
+    lists: tuple[str, ...] = ()
 
 
 def split_weights(weights: str) -> tuple[Path, str | None]:
@@ -44,29 +55,37 @@ def split_weights(weights: str) -> tuple[Path, str | None]:
     return Path(weights), None
 
 
-def read_state_dicts(path: Path, name: str | None = None) -> dict[str, State]:
-    """The state dicts in a checkpoint (`.pth`, `.safetensors`, ...), by name.
+def read_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
+    """The state dicts in a checkpoint (`.pth`, `.safetensors`, an index of shards, ...), by name.
 
     A state dict is a dictionary from strings to tensors, or a pickled module. Its name says where it is:
     `ema.state_dict` for the entry `state_dict` of the entry `ema`, and '' for the content of the file itself.
+    Those under integers or in lists (`0`, `models.1`) are found where there are no others, or by their name.
     name: read only this one. It may also be a prefix of tensors' names, without the dot at its end.
-    No code in the file is run. Tensors are mapped into memory where possible. Raises XGradCamError if the
-    file is no checkpoint, or has no state dict, or none of this name.
+    No code in the file is run, and what it has is read into memory. Raises XGradCamError if the file is no
+    checkpoint, or has no state dict, or none of this name.
     """
-    loaded = _read(path)
+    content = read_weights(path)
+    loaded = content.value
     budget = _Budget()
+    lists: list[str] = []
     try:
-        found = _state_dicts_in(loaded, budget)
+        found = _state_dicts_in(loaded, budget, lists)
         chosen = found if name is None else {name: _state_dict_at(loaded, name, budget)}
     except _MalformedError:
-        raise XGradCamError(f"no state dict in {path}, but a malformed object: {REMEDY}") from None
+        raise XGradCamError(f"no state dict in {path}, but a malformed object: {SAVE}") from None
     if any(chosen.values()):
-        return chosen
+        return Checkpoint(chosen, content.files, tuple(lists) if name is None else ())
     if name is not None and found:
         there = listed((other or "the whole" for other in found), 8)
         raise XGradCamError(f"no state dict {name!r} in {path}; there is: {there}")
     names = listed(_entries_of(loaded) or (), 8)
-    raise XGradCamError(f"no state dict in {path}{names and f'; there is: {names}'}: {REMEDY}")
+    raise XGradCamError(f"no state dict in {path}{names and f'; there is: {names}'}: {SAVE}")
+
+
+def read_state_dicts(path: Path, name: str | None = None) -> dict[str, State]:
+    """The state dicts of `read_checkpoint`."""
+    return read_checkpoint(path, name).states
 
 
 class _MalformedError(Exception):
@@ -85,8 +104,19 @@ class _Budget:
             raise _MalformedError
 
 
-def _state_dicts_in(loaded: Any, budget: _Budget) -> dict[str, State]:
-    """All state dicts, outer ones first. A dictionary that has only single numbers is none."""
+def _state_dicts_in(loaded: Any, budget: _Budget, lists: list[str]) -> dict[str, State]:
+    """All state dicts, outer ones first. A dictionary that has only single numbers is none.
+
+    Names of lists of weights are added to `lists`.
+    """
+    # An optimiser keeps a dictionary of tensors under an integer for each parameter.
+    return _walked(loaded, budget, _entries_of, lists) or _walked(loaded, budget, _parts_of, [])
+
+
+def _walked(
+    loaded: Any, budget: _Budget, parts_of: Callable[[Any], Mapping[str, Any] | None], lists: list[str]
+) -> dict[str, State]:
+    """The state dicts in what `parts_of` gives again and again."""
     found: dict[str, State] = {}
     seen: set[int] = set()
     waiting: deque[tuple[tuple[str, ...], Any]] = deque([((), loaded)])
@@ -98,21 +128,32 @@ def _state_dicts_in(loaded: Any, budget: _Budget) -> dict[str, State]:
         state = _state_dict_of(value, budget)
         if any(isinstance(tensor, Unreadable) or tensor.ndim > 0 for tensor in state.values()):
             found.setdefault(".".join(keys), state)
+        elif _is_list_of_weights(value):
+            lists.append(".".join(keys))
         if len(keys) < DEEPEST and not _is_module(value):
-            entries = (_entries_of(value) or {}).items()
-            waiting.extend(((*keys, key), inner) for key, inner in entries if len(key) <= LONGEST)
+            parts = (parts_of(value) or {}).items()
+            waiting.extend(((*keys, key), inner) for key, inner in parts if len(key) <= LONGEST)
     return found
+
+
+def _is_list_of_weights(value: Any) -> bool:
+    """True for a list with a tensor of two dimensions or more; the states of random generators have one."""
+    elements = value.elements if isinstance(value, Inert) else value
+    if not isinstance(elements, (list, tuple)):
+        return False
+    tensors = map(tensor_of, elements[:MOST_INDEXED])
+    return any(isinstance(tensor, Tensor) and tensor.ndim > 1 for tensor in tensors)
 
 
 def _state_dict_at(loaded: Any, name: str, budget: _Budget) -> State:
     """The state dict of this name, or the tensors whose names begin with it; empty for none."""
-    entries = _entries_of(loaded) or {}
-    if name in entries:
-        return _state_dict_of(entries[name], budget)
+    parts = _parts_of(loaded) or {}
+    if name in parts:
+        return _state_dict_of(parts[name], budget)
     # Names may have dots of their own.
     for end in range(len(name) - 1, 0, -1):
-        if name[end] == "." and name[:end] in entries:
-            inner = _state_dict_at(entries[name[:end]], name[end + 1 :], budget)
+        if name[end] == "." and name[:end] in parts:
+            inner = _state_dict_at(parts[name[:end]], name[end + 1 :], budget)
             if inner:
                 return inner
     begin = f"{name}."
@@ -121,10 +162,26 @@ def _state_dict_at(loaded: Any, name: str, budget: _Budget) -> State:
 
 
 def _entries_of(value: Any) -> Mapping[str, Any] | None:
-    """The entries of a dictionary of any class; None for anything else."""
-    if isinstance(value, Inert):
-        return value.entries
-    return value if isinstance(value, dict) else None
+    """The entries of a dictionary of any class that have strings as keys; None for anything else."""
+    entries = value.entries if isinstance(value, Inert) else value
+    if not isinstance(entries, dict):
+        return None
+    return {key: inner for key, inner in entries.items() if isinstance(key, str)}
+
+
+def _parts_of(value: Any) -> Mapping[str, Any] | None:
+    """The same with those that have integers as keys, and the elements of a list, by their index."""
+    entries = _entries_of(value)
+    elements = value.elements if isinstance(value, Inert) else value
+    if isinstance(elements, (list, tuple)):
+        return {str(index): element for index, element in enumerate(elements[:MOST_INDEXED])}
+    if entries is None:
+        return None
+    if "param_groups" in entries:
+        return {key: entry for key, entry in entries.items() if key != "state"}  # an optimiser's
+    everything: dict[Any, Any] = (value.entries if isinstance(value, Inert) else value) or {}
+    numbered = (key for key in everything if isinstance(key, int))
+    return {**{str(key): everything[key] for key in islice(numbered, MOST_INDEXED)}, **entries}
 
 
 def _is_module(value: Any) -> bool:
@@ -185,78 +242,3 @@ def _strings_in(record: Any) -> set[str]:
         case _:
             values = record.elements or []
     return {value for value in values if isinstance(value, str)}
-
-
-def _read(path: Path) -> Any:
-    """The content of the file: dictionaries of tensors, or of records of a pickle's tensors."""
-    try:
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise XGradCamError(f"cannot read weights {path}: not a regular file")
-        with path.open("rb") as file:
-            zipped = file.read(len(ZIP)) == ZIP
-    except OSError as error:
-        raise XGradCamError(f"cannot read weights {path}: {error.strerror}") from None
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        return _read_zip(path) if zipped else _read_legacy(path)
-    except XGradCamError:
-        raise
-    except RuntimeError as error:
-        reason = f"damaged? ({(str(error) or type(error).__name__).splitlines()[0]})"
-        if "magic number" in reason:
-            reason = f"not written by torch.save, or damaged; {REMEDY}"
-    # A damaged file makes the unpickler and torch raise many kinds of error.
-    except Exception:
-        reason = f"not a checkpoint, or a damaged one; {REMEDY}"
-    if os.environ.get(FORCED, "0").lower() in ("1", "y", "yes", "true"):
-        reason = f"{FORCED} is set: unset it, no code is run here either; or give a .safetensors file"
-    raise XGradCamError(f"cannot read weights {path}: {reason}")
-
-
-def _read_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise XGradCamError(f"cannot read weights {path}: {error}") from None
-
-
-class _ToCpu(dict[str, str]):
-    """A map of every device to the CPU.
-
-    Not the string "cpu": with that, torch.load would run a TorchScript archive; with a dictionary, it raises.
-    """
-
-    def get(self, _device: object, _default: object = None) -> str:
-        return "cpu"
-
-
-def _load(path: Path, sizes: Mapping[str, int] | None, mapped: bool) -> Any:
-    whole = path.stat().st_size
-    module = pickle_module(lambda key: whole if sizes is None else sizes.get(key, 0))
-    return torch.load(path, map_location=_ToCpu(), pickle_module=module, weights_only=False, mmap=mapped)
-
-
-def _read_zip(path: Path) -> Any:
-    with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
-    if any(member.filename.endswith("/constants.pkl") for member in members):
-        raise XGradCamError(f"refused to read {path}: a TorchScript archive, which holds code; {REMEDY}")
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-        raise XGradCamError(
-            f"cannot read weights {path}: a compressed archive, as torch.save makes none; {REMEDY}"
-        )
-    data = members[0].filename.partition("/")[0] + "/data/"
-    sizes = {member.filename.removeprefix(data): member.file_size for member in members}
-    return _load(path, sizes, mapped=True)
-
-
-def _read_legacy(path: Path) -> Any:
-    """The content of a file as torch wrote it before 2020: several pickles, then their storages."""
-    if tarfile.is_tarfile(path):
-        raise XGradCamError(f"refused to read {path}: a tar archive, as torch wrote it before 2018; {REMEDY}")
-    return _load(path, None, mapped=False)

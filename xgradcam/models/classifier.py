@@ -11,20 +11,35 @@ from xgradcam.capture.borrowing import borrowed
 from xgradcam.capture.layers import Layer, default_layer, list_layers
 from xgradcam.capture.scores import logits_of
 from xgradcam.errors import XGradCamError
+from xgradcam.models.preprocessing import CHANNELS
+from xgradcam.models.reading import FileState
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.photograph import Photograph, normalise
+
+
+@dataclass(frozen=True)
+class LoadedWeights:
+    """Weights from files of the user's.
+
+    name: of the state dict that was taken, '' for a file's content itself. files: those that were read, with
+    their size and time of change then.
+    """
+
+    name: str
+    files: tuple[FileState, ...]
 
 
 @dataclass(frozen=True)
 class Classifier:
     """A model, its preprocessing and the names of its classes.
 
-    size: input height and width. mean, std: of the normalisation, on a scale of [0, 1].
+    size: input height and width. mean, std: of the normalisation, on a scale of [0, 1], a value for each
+    channel of the input.
     labels: class names in the order of the outputs; None if unknown.
     layer: the last feature map before pooling or flattening; None if it has to be searched for.
     output: key of the class scores, if the model returns a dictionary, a tuple or an object.
     resize: length of the shorter side before the centre crop that the weights expect; None if unknown.
-    interpolation: how it is resized.
+    interpolation: how it is resized. weights: the user's files that were read, if any.
     """
 
     name: str
@@ -37,6 +52,7 @@ class Classifier:
     output: str | int | None = None
     resize: int | None = None
     interpolation: str = "bilinear"
+    weights: LoadedWeights | None = None
 
     def device(self) -> torch.device:
         """The device of the model's parameters; the CPU if it has none."""
@@ -56,13 +72,19 @@ class Classifier:
 
     def layers(self) -> list[Layer]:
         """The model's layers, as `list_layers` finds them on a blank photograph."""
-        return list_layers(self.module, self.inputs(np.zeros((1, 1, 3), np.uint8)))
+        return list_layers(self.module, self.blank())
+
+    def blank(self) -> Tensor:
+        """An input of a black photograph, as far as photographs have the channels of the model's inputs."""
+        if len(self.mean) in (1, CHANNELS):
+            return self.inputs(np.zeros((1, 1, CHANNELS), np.uint8))
+        return self.like_weights(torch.zeros(1, len(self.mean), *self.size, device="cpu")).to(self.device())
 
     def class_count(self) -> int | None:
         """The number of scores for a blank photograph; None if the model gives none for one."""
         try:
             with borrowed(self.module) as run:
-                scores = logits_of(run(self.inputs(np.zeros((1, 1, 3), np.uint8))), self.output)
+                scores = logits_of(run(self.blank()), self.output)
         except Exception:
             return None
         return scores.shape[1]
@@ -82,7 +104,10 @@ class Classifier:
         return Framing(self.size, self.resize, self.interpolation)
 
     def inputs(self, photograph: Photograph, crop: bool = False) -> Tensor:
-        """The network's input for a photograph (H, W, 3): (1, 3, h, w) on the model's device."""
+        """The network's input for a photograph (H, W, 3): (1, channels, h, w) on the model's device.
+
+        For one channel the photograph becomes grey; XGradCamError for other numbers than one and three.
+        """
         inputs = normalise(self.framing(crop).pixels(photograph), self.mean, self.std)
         return self.like_weights(inputs).to(self.device())
 

@@ -8,7 +8,7 @@ from itertools import islice
 import torch
 from torch import Tensor, nn
 
-from xgradcam.errors import XGradCamError, listed
+from xgradcam.errors import XGradCamError, listed, short
 from xgradcam.models.checkpoints import USUAL_NAMES, State
 from xgradcam.models.rebuilding import Unreadable
 
@@ -30,7 +30,7 @@ def choose_state(states: Mapping[str, State], model: nn.Module, source: str) -> 
     none has and no one is the usual.
     """
     states = {name: _with_todays_names(state) for name, state in states.items()}
-    wanted = [key for key in model.state_dict() if not key.endswith(COUNTER)]
+    wanted = [key for key in _tensors_of(model) if not key.endswith(COUNTER)]
     found = [
         (name, prefix, part)
         for name, state in states.items()
@@ -49,20 +49,54 @@ def choose_state(states: Mapping[str, State], model: nn.Module, source: str) -> 
     return likely, _without_shared_prefix(states[likely], wanted)
 
 
+class ChannelsError(XGradCamError):
+    """A checkpoint whose first convolution takes another number of channels than the model's."""
+
+    def __init__(self, message: str, channels: int) -> None:
+        super().__init__(message)
+        self.channels = channels
+
+
 def fit(model: nn.Module, state: State, source: str) -> None:
     """Give the tensors of a state dict to the model, without a copy where the number type is the model's.
 
-    Raises XGradCamError that names the keys which are missing, unknown, or of another shape.
+    Raises XGradCamError that names the keys which are missing, unknown, of another shape, or have numbers
+    that the model cannot have; ChannelsError if the first convolution takes other channels.
     """
-    wanted = model.state_dict()
+    wanted = _tensors_of(model)
     state = _with_todays_names(state)
-    tensors = {}
     for key, tensor in state.items():
         kind = _unusable(tensor, wanted.get(key))
-        if kind or isinstance(tensor, Unreadable):
-            raise XGradCamError(f"cannot use weights {source}: {key} is {kind}")
-        tensors[key] = tensor
+        if kind:
+            raise XGradCamError(f"cannot use weights {source}: {short(key)} is {kind}")
+    tensors = {key: tensor for key, tensor in state.items() if isinstance(tensor, Tensor)}
     counters = {key for key in wanted if key.endswith(COUNTER)}
+    _require_fitting(tensors, wanted, counters, f"weights of {source} do not fit this {type(model).__name__}")
+    fitted = OrderedDict()
+    for key, tensor in tensors.items():
+        converted = _converted(tensor, wanted[key].dtype)
+        if converted is None:
+            types = f"{_name_of(tensor.dtype)}, and the model's of {_name_of(wanted[key].dtype)}"
+            raise XGradCamError(
+                f"cannot use weights {source}: {short(key)} is of {types}: convert it (quantised?)"
+            )
+        fitted[key] = converted
+    for key in counters:
+        fitted.setdefault(key, torch.tensor(0, device="cpu"))
+    fitted._metadata = getattr(state, "_metadata", None) or getattr(model.state_dict(), "_metadata", None)  # type: ignore[attr-defined]
+    # All keys are compared above, but for state that is no tensor.
+    model.load_state_dict(fitted, assign=True, strict=False)
+
+
+def _tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state dict, without what is no tensor: some modules add other state."""
+    return {key: value for key, value in model.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _require_fitting(
+    tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor], counters: set[str], problem: str
+) -> None:
+    """Raise XGradCamError with the keys that are missing, unknown or of another shape."""
     shapes = {
         key: (tuple(tensors[key].shape), tuple(tensor.shape))
         for key, tensor in wanted.items()
@@ -70,22 +104,28 @@ def fit(model: nn.Module, state: State, source: str) -> None:
     }
     missing = [key for key in wanted if key not in tensors and key not in counters]
     unknown = [key for key in tensors if key not in wanted]
+    differing = (f"{key} {has}, the model's is {its}" for key, (has, its) in shapes.items())
     problems = [
         *_named("missing", missing),
         *_named("unknown", unknown),
-        *_named(
-            "of another shape", (f"{key} {has}, the model's is {its}" for key, (has, its) in shapes.items())
-        ),
+        *_named("of another shape", differing),
     ]
-    if problems:
-        remedy = () if missing or unknown else _other_head(shapes)
-        reason = "; ".join([*problems, *remedy])
-        raise XGradCamError(f"weights of {source} do not fit this {type(model).__name__}: {reason}")
-    fitted = OrderedDict((key, tensor.to(wanted[key].dtype)) for key, tensor in tensors.items())
-    for key in counters:
-        fitted.setdefault(key, torch.tensor(0, device="cpu"))
-    fitted._metadata = getattr(state, "_metadata", None) or getattr(wanted, "_metadata", None)  # type: ignore[attr-defined]
-    model.load_state_dict(fitted, assign=True)
+    if missing or unknown or not shapes:
+        if problems:
+            raise XGradCamError(f"{problem}: {'; '.join(problems)}")
+        return
+    first = next((key for key, tensor in wanted.items() if tensor.ndim > 3), "")
+    has, its = shapes.pop(first, ((), ()))
+    channels = bool(has) and len(has) == len(its) and (has[0], *has[2:]) == (its[0], *its[2:])
+    if channels:
+        problems.append(
+            f"its first convolution takes {has[1]} channel{'s' * (has[1] != 1)} and the model's {its[1]}: "
+            "build the model so, in a file.py:function of your own"
+        )
+    elif has:
+        shapes[first] = (has, its)
+    reason = f"{problem}: {'; '.join([*problems, *_other_head(shapes)])}"
+    raise ChannelsError(reason, has[1]) if channels else XGradCamError(reason)
 
 
 def _unusable(tensor: Tensor | Unreadable, wanted: Tensor | None) -> str:
@@ -95,6 +135,29 @@ def _unusable(tensor: Tensor | Unreadable, wanted: Tensor | None) -> str:
     if wanted is not None and tensor.is_quantized != wanted.is_quantized:
         return "a quantised tensor" if tensor.is_quantized else "not quantised, as the model's is"
     return "a complex tensor" if wanted is not None and tensor.is_complex() > wanted.is_complex() else ""
+
+
+def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """The tensor in the number type of the model, each number in memory of its own; None if it cannot be.
+
+    Tables of bytes for weights are quantised ones without their scale, and fractions are no indices.
+    """
+    whole = not (tensor.is_floating_point() or tensor.is_complex())
+    if whole and tensor.itemsize == 1 and dtype.is_floating_point and tensor.ndim > 1:
+        return None
+    try:
+        converted = tensor.to(dtype)
+        if not whole and not dtype.is_floating_point and not dtype.is_complex:
+            return converted if torch.equal(converted.to(tensor.dtype), tensor) else None
+    # Types that torch stores but does not compute with.
+    except (NotImplementedError, RuntimeError, TypeError):
+        return None
+    shared = converted.untyped_storage().nbytes() < converted.numel() * converted.itemsize
+    return converted.contiguous() if shared else converted
+
+
+def _name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _parts_with(wanted: list[str], state: State) -> Iterator[tuple[str, State]]:

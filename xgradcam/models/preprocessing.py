@@ -9,13 +9,15 @@ from xgradcam.errors import XGradCamError, shown
 
 # Colours of a photograph: red, green and blue.
 CHANNELS = 3
+# Shares of the colours in a grey of the same brightness: ITU-R BT.601, as Pillow converts.
+LUMA = (0.299, 0.587, 0.114)
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """Values that replace a model's own preprocessing; None keeps the model's.
 
-    size: input height and width. mean, std: of the three colours, on a scale of [0, 1].
+    size: input height and width. mean, std: of each channel or of all, on a scale of [0, 1].
     resize: length of the shorter side before a centre crop.
     """
 
@@ -63,15 +65,43 @@ def _sides_of(size: int | Sequence[int]) -> tuple[int, int]:
 
 def _colours_of(what: str, values: Sequence[float]) -> tuple[float, ...]:
     given = [values] if not isinstance(values, Iterable) else list(values)
-    if len(given) != CHANNELS:
-        count = f"{len(given)} value{'s' * (len(given) != 1)}"
-        raise XGradCamError(f"the {what} has {count}: give one each for red, green and blue")
-    if not all(isinstance(value, Real) for value in given):
-        raise XGradCamError(f"the {what} is {shown(values)}: give three numbers from 0 to 1")
+    if not given or not all(isinstance(value, Real) for value in given):
+        raise XGradCamError(f"the {what} is {shown(values)}: give a number from 0 to 1 for each channel")
     problem = "outside of 0 to 1" if what == "mean" else "that is not above 0 and up to 1"
     if not all(0 <= value <= 1 for value in given) or (what == "std" and 0 in given):
         raise XGradCamError(f"the {what} has a value {problem}: divide those of 0 to 255 by 255")
     return tuple(map(float, given))
+
+
+def for_channels(what: str, values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    """A value for each channel, where a single one stands for all; XGradCamError for another number."""
+    if len(values) == 1:
+        return values * channels
+    if len(values) != channels:
+        words = {1: "one", CHANNELS: "one each for red, green and blue"}
+        has = f"the model takes {channels} channel{'s' * (channels != 1)}"
+        give = words.get(channels, f"{channels}, or one for all")
+        raise XGradCamError(f"the {what} has {len(values)} values, and {has}: give {give}")
+    return values
+
+
+def default_colours(
+    channels: int, mean: Sequence[float], std: Sequence[float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """A model's mean and deviation for inputs of this many channels, from those of its colours.
+
+    For grey, that of the three colours by their share in it; for more than colours, the same for all.
+    """
+    if channels in (len(mean), CHANNELS) and len(mean) == len(std):
+        return tuple(mean), tuple(std)
+    grey = (
+        round(sum(share * value for share, value in zip(LUMA, values, strict=True)), 3)
+        if len(values) == CHANNELS
+        else values[0]
+        for values in (mean, std)
+    )
+    of_mean, of_std = grey
+    return (of_mean,) * channels, (of_std,) * channels
 
 
 def _count_of(value: object) -> int | None:

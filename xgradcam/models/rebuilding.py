@@ -61,7 +61,7 @@ def tensor_of(record: Any) -> Tensor | Unreadable | None:
                     return None
         else:
             return _rebuilt(name, arguments) if name.startswith("torch._utils._rebuild_") else None
-    return record if isinstance(record, Tensor) else None
+    return record if isinstance(record, (Tensor, Unreadable)) else None
 
 
 def _rebuilt(name: str, arguments: tuple[Any, ...]) -> Tensor | Unreadable | None:
@@ -83,7 +83,7 @@ def _rebuilt(name: str, arguments: tuple[Any, ...]) -> Tensor | Unreadable | Non
         return BEYOND
     if function == QUANTISED:
         return _quantised(storage, offset, size, stride, arguments[4] if len(arguments) > 4 else None)
-    return torch.empty(0, dtype=dtype).set_(storage._untyped_storage, offset, size, stride)
+    return torch.empty(0, dtype=dtype, device="cpu").set_(storage._untyped_storage, offset, size, stride)
 
 
 def _numbers(size: Any) -> Any:

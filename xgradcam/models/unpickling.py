@@ -4,7 +4,7 @@ import pickle
 from collections.abc import Callable, Iterable
 from struct import unpack
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 
@@ -12,6 +12,10 @@ import torch
 UNTYPED = ("torch.storage.UntypedStorage", "torch.UntypedStorage")
 ORDERED = "collections.OrderedDict"
 MALFORMED = "a malformed pickle"
+# Above the largest integer that is kept as a key. Larger ones may be chosen to have the same hash.
+MOST_INDEX = 2**20
+
+Key: TypeAlias = str | int
 
 
 class Inert:
@@ -28,19 +32,20 @@ class Inert:
         self.name = name
         self.arguments = arguments
         self.state: Any = None
-        self.entries: dict[str, Any] | None = None
+        self.entries: dict[Key, Any] | None = None
         self.elements: list[Any] | None = None
 
 
-def pickle_module(bytes_of: Callable[[str], int]) -> Any:
+def pickle_module(bytes_of: Callable[[str], int], whole: int) -> Any:
     """Stand-in for the `pickle` module, for `torch.load`; what it loads holds an `Inert` for every object.
 
     Only tensors' storages are real; torch reads them. bytes_of: the number of bytes that the file has for
-    the storage of this key, or 0.
+    the storage of this key, or 0. whole: the most bytes that all storages together can have.
     """
 
     class Reader(InertUnpickler):
         stored = staticmethod(bytes_of)
+        left = whole
 
     def load(file: Any, **options: Any) -> Any:
         content = Reader(file, **options).load()
@@ -60,10 +65,12 @@ class InertUnpickler(pickle._Unpickler):
     """Unpickler that calls nothing: in place of each object it makes an `Inert` record.
 
     It changes the pickle machine's instructions that call, build, or hash; the others move plain values
-    around. Dictionaries keep only the entries whose keys are strings, as state dicts have them.
+    around. Dictionaries keep only the entries whose keys are strings, as state dicts have them, or small
+    integers, as of several models.
     """
 
     stored: Callable[[str], int]
+    left: int
     # Of Python's own machine in Python: it reads, and it keeps a stack.
     read: Callable[[int], bytes]
     readline: Callable[[], bytes]
@@ -75,7 +82,8 @@ class InertUnpickler(pickle._Unpickler):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         # The list is kept, as its identity is the key.
-        self.from_pairs: dict[int, tuple[list[Any], dict[str, Any]]] = {}
+        self.from_pairs: dict[int, tuple[list[Any], dict[Key, Any]]] = {}
+        self.storages: set[str] = set()
 
     def find_class(self, module: str, name: str) -> Any:
         """The record of this class or function; nothing is imported."""
@@ -88,10 +96,10 @@ class InertUnpickler(pickle._Unpickler):
             case ([*_] as pairs,) if made.name == ORDERED:
                 made.entries = self._from_pairs(pairs)
 
-    def _from_pairs(self, pairs: list[Any]) -> dict[str, Any]:
+    def _from_pairs(self, pairs: list[Any]) -> dict[Key, Any]:
         """The entries of an ordered dictionary of Python 2, made once however often it is called for."""
         if id(pairs) not in self.from_pairs:
-            entries: dict[str, Any] = {}
+            entries: dict[Key, Any] = {}
             for pair in pairs:
                 if isinstance(pair, (list, tuple)) and len(pair) == 2:
                     _put(entries, [*pair])
@@ -165,7 +173,11 @@ class InertUnpickler(pickle._Unpickler):
                 untyped = isinstance(kind, Inert) and kind.name in UNTYPED
                 dtype = torch.uint8 if untyped else getattr(kind, "dtype", None)
                 if isinstance(dtype, torch.dtype) and length >= 0 and all(map(_is_view, views)):
-                    if length * dtype.itemsize > self.stored(key):
+                    size = length * dtype.itemsize
+                    if key not in self.storages:
+                        self.storages.add(key)
+                        self.left -= size
+                    if size > self.stored(key) or self.left < 0:
                         raise RuntimeError(f"fewer than the {length} numbers of storage {key}")
                     kind = torch.UntypedStorage if untyped else kind
                     return self.persistent_load(("storage", kind, key, location, length, *views))
@@ -220,7 +232,7 @@ def _put(holder: Any, items: list[Any]) -> None:
     if not isinstance(holder, dict):
         raise pickle.UnpicklingError(MALFORMED)
     for key, value in zip(items[::2], items[1::2], strict=True):
-        if isinstance(key, str):
+        if isinstance(key, str) or (type(key) is int and 0 <= key < MOST_INDEX):
             holder[key] = value
 
 

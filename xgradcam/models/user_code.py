@@ -12,10 +12,21 @@ from torch import nn
 
 from xgradcam.errors import XGradCamError
 
+TIMM = "timm/"
+# Places from which timm takes models, before a colon.
+HUB, LOCAL = "hf-hub", "local-dir"
+
+
+def source_of(name: str) -> tuple[str, str]:
+    """The place from which timm takes a model of this name, and the name there; '' for timm itself."""
+    source, _, place = name.partition(":")
+    source = source.lower().replace("_", "-")
+    return (source, place) if source in (HUB, LOCAL) and place else ("", name)
+
 
 def is_own(name: str) -> bool:
     """True for a model's name that points into the user's code."""
-    return ":" in name
+    return ":" in name and not (name.startswith(TIMM) and source_of(name.removeprefix(TIMM))[0])
 
 
 def build_own(name: str, num_classes: int | None) -> nn.Module:
@@ -25,6 +36,8 @@ def build_own(name: str, num_classes: int | None) -> nn.Module:
     caught. Raises XGradCamError if there is no such file, module or name, if the result is no nn.Module, or
     if `num_classes` is given and the code does not take it.
     """
+    if source_of(name)[0]:
+        raise XGradCamError(f"no model {name!r}: one of timm's is {TIMM}{name}")
     source, _, attribute = name.rpartition(":")
     module = _module_of(source)
     found = getattr(module, attribute, None)

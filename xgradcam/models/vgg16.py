@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 # As torchvision publishes them: VGG16_Weights.IMAGENET1K_V1.
+WEIGHTS_NAME = "IMAGENET1K_V1"
 WEIGHTS_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 WEIGHTS_SIZE = "528 MB"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

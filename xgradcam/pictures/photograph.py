@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from xgradcam.errors import XGradCamError, checked_size, shown
 from xgradcam.files import open_regular
@@ -118,8 +119,21 @@ def stretch(photograph: Photograph, size: tuple[int, int]) -> Photograph:
 
 
 def normalise(pixels: Photograph, mean: tuple[float, ...], std: tuple[float, ...]) -> "torch.Tensor":
-    """Pixels (h, w, 3) scaled to [0, 1], less the mean, over the deviation: (1, 3, h, w) float32."""
+    """Pixels (h, w, 3) scaled to [0, 1], less the mean, over the deviation: (1, 3, h, w) float32.
+
+    A mean and deviation of one value are those of grey (ITU-R BT.601): (1, 1, h, w). XGradCamError for
+    another number of channels.
+    """
     import torch
+
+    channels = max(len(mean), len(std))
+    if channels == 1:
+        pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+    elif channels != pixels.shape[2]:
+        raise XGradCamError(
+            f"mean and deviation are of {channels} channels, and a photograph has 3: from Python, give "
+            "explain inputs of your own"
+        )
 
     normalised = (pixels.astype(np.float32) / 255 - np.asarray(mean, np.float32)) / np.asarray(
         std, np.float32
@@ -144,7 +158,9 @@ def to_input(
             right = False
         if not right:
             raise XGradCamError(f"the {what} is {shown(values)}: give three numbers, such as (0.5, 0.5, 0.5)")
-    return normalise(pixels, mean, std)
+    # One number is that of all three colours.
+    of_mean, of_std = (np.broadcast_to(np.asarray(values, np.float32), 3) for values in (mean, std))
+    return normalise(pixels, tuple(of_mean.tolist()), tuple(of_std.tolist()))
 
 
 def encode_jpeg(picture: Photograph) -> bytes:
