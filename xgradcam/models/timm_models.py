@@ -177,14 +177,7 @@ def _require_weights(name: str, report: Report) -> None:
 
 
 def _labels_of(module: Any, source: str, place: str) -> tuple[str, ...] | None:
-    """The names in a configuration; ImageNet's for 1000 classes of timm's own models."""
-    config = module.pretrained_cfg
-    names, known = config.get("label_names"), imagenet_labels()
-    if names and len(names) == module.num_classes:
-        words = config.get("label_descriptions") or {}
-        return tuple(
-            " ".join(dict.fromkeys((str(name), str(words[name])))) if name in words else str(name)
-            for name in names
-        )
+    """ImageNet's names for 1000 classes of timm's own models; `with_names` looks into a configuration."""
     of_timm = not source or (source == HUB and place.startswith("timm/"))
+    known = imagenet_labels()
     return known if of_timm and module.num_classes == len(known) else None
