@@ -6,7 +6,7 @@ from torchvision import models
 from torchvision.models.vision_transformer import VisionTransformer
 
 from xgradcam.cam.explain import explain
-from xgradcam.capture.layers import Layout, default_layer, find_layer, layout_of, list_layers
+from xgradcam.capture.layers import Layout, default_layer, find_layer, list_layers
 from xgradcam.errors import XGradCamError
 
 LAST_MAPS = {
@@ -128,42 +128,77 @@ def test_the_default_layer_of_a_vision_transformer_is_the_last_that_patches_reac
     assert not explain(model, images, "encoder.layers.encoder_layer_1").maps["grad-cam"].any()
 
 
-SQUARE, WIDE = (224, 224), (192, 320)
+class ClassAttention(nn.Module):
+    """A block of tokens, and one in which the class token alone reads the others: the patches end there."""
+
+    def __init__(self, after=2, zeros=False):
+        super().__init__()
+        self.patches, self.token = nn.Conv2d(3, 6, 4, stride=4), nn.Parameter(torch.randn(1, 1, 6))
+        self.block, self.read = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.after = nn.Sequential(*[nn.LayerNorm(6) for _ in range(after)])
+        self.head = nn.Linear(6, 3)
+        if zeros:
+            nn.init.zeros_(self.head.weight)
+
+    def forward(self, images):
+        tokens = self.block(self.patches(images).flatten(2).mT).tanh()
+        tokens = torch.cat([self.token.expand(len(images), -1, -1), tokens], dim=1)
+        shares = (self.read(tokens)[:, :1] @ tokens.mT).softmax(dim=2)
+        return self.head(self.after(torch.cat([shares @ tokens, tokens[:, 1:]], dim=1))[:, 0])
 
 
-@pytest.mark.parametrize(
-    ("shape", "image", "expected"),
-    [
-        ((1, 512, 7, 7), SQUARE, Layout("maps", 7, 7)),
-        ((1, 64, 12, 20), WIDE, Layout("maps", 12, 20)),
-        ((1, 7, 7, 7), SQUARE, Layout("maps", 7, 7)),
-        ((1, 2, 299, 299), SQUARE, Layout("maps", 299, 299)),
-        ((1, 8, 5, 3), SQUARE, Layout("maps", 5, 3)),
-        ((1, 7, 7, 768), SQUARE, Layout("channels last", 7, 7)),
-        ((1, 12, 20, 768), WIDE, Layout("channels last", 12, 20)),
-        ((1, 197, 768), SQUARE, Layout("tokens", 14, 14, 1)),
-        ((1, 196, 768), SQUARE, Layout("tokens", 14, 14)),
-        ((1, 198, 192), SQUARE, Layout("tokens", 14, 14, 2)),
-        ((1, 1374, 384), (518, 518), Layout("tokens", 37, 37, 5)),
-        ((1, 241, 768), WIDE, Layout("tokens", 12, 20, 1)),
-    ],
-)
-def test_layouts_of_networks(shape, image, expected):
-    assert layout_of(shape, image) == expected
+@pytest.mark.parametrize("after", [1, 2])
+def test_the_default_layer_is_the_last_whose_places_reach_the_scores(after):
+    torch.manual_seed(0)
+    model, images = ClassAttention(after).eval(), torch.randn(2, 3, 16, 16)
+    layers = list_layers(model, images)
+    assert default_layer(layers) == "block"
+    assert [layer.name for layer in layers if layer.is_map and layer.reaches()] == [
+        "patches",
+        "block",
+    ]
+    assert explain(model, images, "block").maps["grad-cam"].any()
+    dead = explain(model, images, "after.0", methods=["grad-cam", "xgrad-cam", "ablation-cam"])
+    assert not any(signed.any() for signed in dead.maps.values())
+    for lines in dead.notes:
+        assert [line.split(":")[0] for line in lines if "signed" not in line] == ["no gradient"]
 
 
-@pytest.mark.parametrize("shape", [(1, 1000), (5,), (1, 2, 3, 4, 5), (1, 190, 768)])
-def test_other_shapes_are_refused(shape):
-    with pytest.raises(XGradCamError, match="neither feature maps"):
-        layout_of(shape, SQUARE)
+def test_a_head_of_zeros_and_a_model_without_a_gradient_keep_the_last_layer():
+    torch.manual_seed(0)
+    images = torch.randn(1, 3, 16, 16)
+    assert default_layer(list_layers(ClassAttention(zeros=True).eval(), images)) == "after.1"
+    model = ClassAttention().eval()
+    model.head.register_forward_hook(lambda _module, _inputs, output: output.detach())
+    assert default_layer(list_layers(model, images)) == "after.1"
 
 
-def test_maps_of_tokens_and_of_channels_last_are_those_of_the_same_numbers():
-    maps = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
-    tokens = torch.cat([torch.full((2, 2, 3), -1.0), maps.flatten(2).transpose(1, 2)], dim=1)
-    assert torch.equal(Layout("tokens", 4, 5, 2).to_maps(tokens), maps)
-    assert torch.equal(Layout("channels last", 4, 5).to_maps(maps.movedim(1, -1)), maps)
-    assert Layout("maps", 4, 5).to_maps(maps) is maps
+def test_a_branch_behind_the_classifier_is_passed_over():
+    """The last maps of a network need not be those that its scores come from."""
+
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.trunk, self.head, self.mask = nn.Conv2d(3, 4, 3), nn.Linear(4, 2), nn.Conv2d(4, 1, 1)
+
+        def forward(self, images):
+            maps = self.trunk(images).relu()
+            return {"logits": self.head(maps.mean(dim=(2, 3))), "mask": self.mask(maps)}
+
+    torch.manual_seed(0)
+    assert default_layer(list_layers(Branches().eval(), torch.rand(1, 3, 8, 8))) == "trunk"
+
+
+def test_the_default_layer_of_a_network_of_class_attention():
+    """XCiT hands the class token on alone after its last block of patches."""
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "xcit_nano_12_p16_224", depth=2, embed_dim=32, num_heads=2, num_classes=3
+    ).eval()
+    images = torch.randn(1, 3, 64, 64)
+    layer = default_layer(list_layers(model, images))
+    assert layer == "blocks.1"
+    assert explain(model, images, layer).maps["grad-cam"].any()
 
 
 @pytest.mark.parametrize("kind", ["tokens", "channels last"])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xgradcam.capture.borrowing import arranged, borrowed, is_close
-from xgradcam.capture.layers import Layout
+from xgradcam.capture.layouts import Layout
 from xgradcam.capture.recording import Recording, record, replay
 from xgradcam.capture.scores import ClassScore, Score, logits_of, of_sample
 from xgradcam.errors import NotApplicableError, XGradCamError, is_out_of_memory

@@ -1,7 +1,7 @@
 """The public entry: from a model, a batch and a layer to an explanation."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Generic, TypeVar
 
@@ -21,10 +21,11 @@ from xgradcam.cam.evidence import Evidence, Probe, Progress, probe_of
 from xgradcam.cam.explanation import ClassExplanation, Explanation, sensitivity_error, weighted_map
 from xgradcam.cam.methods import METHODS, known_methods
 from xgradcam.cam.notes import evidence_facts
+from xgradcam.capture.finding import find_layer
 from xgradcam.capture.inputs import plain_inputs
-from xgradcam.capture.layers import Layout, find_layer, layout_of
+from xgradcam.capture.layouts import Layout, Said
 from xgradcam.capture.probability import probability_rule
-from xgradcam.capture.recording import Recording, record
+from xgradcam.capture.recording import Recording
 from xgradcam.capture.scores import (
     ClassScore,
     Score,
@@ -36,6 +37,7 @@ from xgradcam.capture.scores import (
     require_finite,
     values_of,
 )
+from xgradcam.capture.watching import recorded
 from xgradcam.errors import NoGradientError, XGradCamError
 
 DEFAULT_METHODS = ("grad-cam", "xgrad-cam")
@@ -55,6 +57,7 @@ def explain(
     axioms: bool = False,
     probability: str | None = None,
     progress: Progress = lambda _done, _total: None,
+    layout: Said | None = None,
 ) -> ClassExplanation:
     """Explain a class score of each sample by the activation of one layer.
 
@@ -62,7 +65,7 @@ def explain(
     object at `output`; it is left as it was found.
     inputs: (N, ...).
     layer: a module of the model or its name. It must return maps (N, C, h, w), maps with channels last, or
-    tokens with the image's aspect; class and register tokens are left out.
+    tokens of a grid of patches; class, register and detection tokens are left out.
     targets: None (each sample's highest score), one class index, or N of them.
     methods: keys of `METHODS`. They share one forward and one backward behind the layer; some ask the network
     again.
@@ -71,11 +74,14 @@ def explain(
     probability: how scores become probabilities, `softmax`, `sigmoid`, `exp` or `none`; None: as the model's
     last operation tells, with a note where it is not the softmax of logits. The maps do not depend on it.
     progress: told of each evaluation that a method or an axiom asks for.
-    Raises XGradCamError for a wrong layer, class, method or model.
+    layout: of the layer's output, where it is not certain: "channels-first", "channels-last", a grid with the
+    number of tokens before it ("14x14+1"), or a function from the output to (N, C, h, w) that chooses and
+    orders its entries.
+    Raises XGradCamError for a wrong layer, class, method or model, and for a layout that is not certain.
     """
     return explain_classes(
         model, inputs, layer, [targets], methods, output,
-        augment=augment, axioms=axioms, probability=probability, progress=progress,
+        augment=augment, axioms=axioms, probability=probability, progress=progress, layout=layout,
     )[0]  # fmt: skip
 
 
@@ -91,6 +97,7 @@ def explain_classes(
     axioms: bool = False,
     probability: str | None = None,
     progress: Progress = lambda _done, _total: None,
+    layout: Said | None = None,
 ) -> tuple[ClassExplanation, ...]:
     """Explain several class scores of each sample: one explanation for each of `classes`.
 
@@ -100,7 +107,7 @@ def explain_classes(
     """
     require_compatible(augment, axioms)
     require_rule(probability)
-    explainer = ScoreExplainer(model, layer, known_methods(methods), progress, axioms)
+    explainer = ScoreExplainer(model, layer, known_methods(methods), progress, axioms, layout)
     return finished(explainer.classes(plain_inputs(inputs), classes, output, augment, probability), classes)
 
 
@@ -120,6 +127,7 @@ def explain_score(
     score: Score,
     methods: Sequence[str] = DEFAULT_METHODS,
     progress: Progress = lambda _done, _total: None,
+    layout: Said | None = None,
 ) -> Explanation:
     """Explain any number computed from the model's output by the activation of one layer.
 
@@ -127,7 +135,7 @@ def explain_score(
     as `Contrast`, `RegionMean` and `Similarity`. The other arguments are those of `explain`.
     Raises XGradCamError for a wrong layer, method or model, and for a score that is not finite.
     """
-    explainer = ScoreExplainer(model, layer, known_methods(methods), progress)
+    explainer = ScoreExplainer(model, layer, known_methods(methods), progress, layout=layout)
     inputs = plain_inputs(inputs)
     _, explained = explainer.run(inputs, lambda _output: [score])
     (one,) = explained
@@ -145,6 +153,7 @@ def evidence_of(
     targets: Targets = None,
     output: str | int | None = None,
     progress: Progress = lambda _done, _total: None,
+    layout: Said | None = None,
 ) -> Evidence:
     """The evidence for a class score: activation, gradient, and a probe that asks the network again.
 
@@ -152,12 +161,11 @@ def evidence_of(
     """
     inputs = plain_inputs(inputs)
     with torch.inference_mode(False):
-        recording = record(model, inputs, layer)
-        layout = _layout(model, layer, recording.activation, inputs)
+        recording, laid_out = recorded(model, inputs, layer, layout)
         logits = finite_logits_of(recording.output, output)
         score_of = ClassScore(choose_targets(logits, targets), output)
         score = score_of(recording.output)
-        probe = Probe(recording, inputs, layer, layout, score_of, score, progress)
+        probe = Probe(recording, inputs, layer, laid_out, score_of, score, progress)
         return _evidence(probe, recording.gradient(score))
 
 
@@ -181,21 +189,29 @@ class _Explained(Generic[AnyScore]):
 
 @dataclass(frozen=True)
 class ScoreExplainer:
-    """Explains scores of any inputs by the same model, layer and methods."""
+    """Explains scores of any inputs by the same model, layer and methods.
+
+    found: layouts of the layer's output, by the layer and the shape of a sample; callers with many batches
+    keep them.
+    """
 
     model: nn.Module
     layer: str | nn.Module
     methods: Sequence[str]
     progress: Progress
     axioms: bool = False
+    layout: Said | None = None
+    found: dict[tuple[nn.Module, torch.Size], Layout] = field(default_factory=dict)
 
     def run(
         self, inputs: Tensor, scores_of: Callable[[Any], Sequence[AnyScore]]
     ) -> tuple[Any, list[_Explained[AnyScore]]]:
         """Run the model and explain the scores that `scores_of` chooses; the model's output comes first."""
         with torch.inference_mode(False):
-            recording = record(self.model, inputs, self.layer)
-            layout = _layout(self.model, self.layer, recording.activation, inputs)
+            key = (find_layer(self.model, self.layer)[1], inputs.shape[1:])
+            said = self.found.get(key, self.layout)
+            recording, layout = recorded(self.model, inputs, self.layer, said)
+            self.found[key] = layout
             chosen = scores_of(recording.output)
             scores = [values_of(score_of, recording.output, len(inputs)) for score_of in chosen]
             if self.axioms or any(METHODS[method].asks_again for method in self.methods):
@@ -292,22 +308,6 @@ class ScoreExplainer:
                     total[method] = total[method] + (signed.flip(2) if flipped else signed)
         means = [{method: total / len(AUGMENTATIONS) for method, total in maps.items()} for maps in sums]
         return [replace(one, maps=maps) for one, maps in zip(explained, means, strict=True)]
-
-
-def _layout(model: nn.Module, layer: str | nn.Module, activation: Tensor, inputs: Tensor) -> Layout:
-    shape = tuple(activation.shape)
-    if len(activation) != len(inputs):
-        name, _ = find_layer(model, layer)
-        raise XGradCamError(
-            f"layer {name!r} gives shape {shape} for {len(inputs)} samples: take a layer that contains it"
-        )
-    if inputs.ndim != 4 and activation.ndim == 4:
-        return Layout("maps", shape[2], shape[3])
-    try:
-        return layout_of(shape, (inputs.shape[-2], inputs.shape[-1]))
-    except XGradCamError as error:
-        name, _ = find_layer(model, layer)
-        raise XGradCamError(f"layer {name!r}: {error}; --list-layers shows the shapes of all") from None
 
 
 def _targets(logits: Tensor, targets: Targets, late: bool, in_range: list[Tensor]) -> Tensor:

@@ -13,17 +13,18 @@ TWO_MAPS, CLOSE = ("grad-cam", "xgrad-cam"), 1e-3
 
 
 def evidence_facts(evidence: Evidence, methods: Collection[str]) -> Tensor:
-    """Facts that the notes on maps of these methods need beside the maps, for each sample: (N, 2).
+    """Facts that the notes on maps of these methods need beside the maps, for each sample: (N, 3).
 
-    First 1 if the gradient is constant over space, else 0; then the number of channels with negative values.
-    Both are 0 if no note needs them.
+    First 1 if the gradient is constant over space, else 0; then the number of channels with negative values,
+    both 0 if no note needs them; then 1 if the gradient is not 0 everywhere, else 0.
     """
     flat, negative = evidence.gradient.new_zeros(2, len(evidence.gradient))
     if set(TWO_MAPS) <= set(methods):
         flat = _is_flat(evidence.gradient).to(flat)
     if "xgrad-cam" in methods:
         negative = (evidence.activation < 0).any(dim=3).any(dim=2).sum(dim=1).to(negative)
-    return torch.stack([flat, negative], dim=1)
+    some = evidence.gradient.flatten(1).any(dim=1)
+    return torch.stack([flat, negative, some.to(flat)], dim=1)
 
 
 def _is_flat(gradient: Tensor) -> Tensor:
@@ -33,7 +34,7 @@ def _is_flat(gradient: Tensor) -> Tensor:
 
 
 def table_of(facts: Sequence[Tensor], maps: Sequence[Mapping[str, Tensor]]) -> Tensor:
-    """All numbers that `notes_on` needs, (scores * N * (2 + 3 methods),), still on the device.
+    """All numbers that `notes_on` needs, (scores * N * (3 + 3 methods),), still on the device.
 
     facts, maps: `evidence_facts` and method -> map (N, h, w), for each score.
     """
@@ -49,7 +50,7 @@ def notes_on(
     table: the numbers of `table_of`, read all at once, so that a device is waited for once. channels: the
     layer's.
     """
-    width = 2 + 3 * len(methods)
+    width = 3 + 3 * len(methods)
     rows = [table[start : start + width] for start in range(0, len(table), width)]
     samples = len(rows) // max(scores, 1)
     lines = [_lines(row, methods, channels) for row in rows]
@@ -57,7 +58,7 @@ def notes_on(
 
 
 def _row_each(facts: Tensor, maps: Mapping[str, Tensor]) -> Tensor:
-    """All numbers that the notes on a score need, a row for each sample: (N, 2 + 3 methods)."""
+    """All numbers that the notes on a score need, a row for each sample: (N, 3 + 3 methods)."""
     return torch.cat([_coincide(facts, maps), facts[:, 1:], *map(_range_of, maps.values())], dim=1)
 
 
@@ -93,8 +94,13 @@ def probability_note(rule: str, reason: str, classes: int) -> tuple[str, ...]:
 
 
 def _lines(row: Sequence[float], methods: Sequence[str], channels: int) -> tuple[str, ...]:
-    coincide, negative, *ranges = row
+    coincide, negative, reached, *ranges = row
     lines = []
+    if not reached:
+        lines.append(
+            "no gradient: the score does not depend on any place of this layer, to first order; maps by the "
+            "gradient are blank here; take an earlier layer"
+        )
     if coincide:
         lines.append(
             "the two maps coincide here: the gradient is constant over space, as where global average "
@@ -105,8 +111,12 @@ def _lines(row: Sequence[float], methods: Sequence[str], channels: int) -> tuple
             f"signed activations: {negative:.0f} of {channels} channels have negative values, where an "
             "XGrad-CAM weight is no weighted mean of the gradient and its denominator can vanish"
         )
-    blanks = [_blank(method, *ranges[3 * index : 3 * index + 3]) for index, method in enumerate(methods)]
-    return (*lines, *filter(None, blanks))
+    for index, method in enumerate(methods):
+        finite, low, high = ranges[3 * index : 3 * index + 3]
+        # A map of zeros where there is no gradient has its note already.
+        if reached or low or high:
+            lines.append(_blank(method, finite, low, high))
+    return tuple(filter(None, lines))
 
 
 def _blank(method: str, finite: float, low: float, high: float) -> str:

@@ -1,22 +1,24 @@
-"""The layers of a model: find one by name, tell its layout, list them all, choose one by default."""
+"""The layers of a model: list them all, and choose one by default."""
 
-import math
 import re
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from xgradcam.capture.borrowing import borrowed, wrapped
-from xgradcam.capture.calls import refuse_exported
+from xgradcam.capture.borrowing import borrowed
+from xgradcam.capture.calls import float_tensors_of, refuse_exported
+from xgradcam.capture.finding import find_layer as find_layer
 from xgradcam.capture.inputs import advice_on, plain_inputs
-from xgradcam.errors import XGradCamError, did_you_mean, shown
+from xgradcam.capture.layouts import Layout as Layout
+from xgradcam.capture.recording import record
+from xgradcam.capture.watching import Watch, watched
+from xgradcam.errors import XGradCamError
 
-# Class, distillation and register tokens: no network puts more of them before its patch tokens.
-MAX_PREFIX_TOKENS = 16
 # Modules that pool a map or pass it on: the layer before them gives the map itself.
 _POOL_OR_PASS = (
     nn.AdaptiveAvgPool2d,
@@ -29,94 +31,12 @@ _POOL_OR_PASS = (
 _ATTENTION = re.compile("attention|attn", re.IGNORECASE)
 
 
-def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
-    """The name and the module of `layer`, which is a module of the model or its name."""
-    if not isinstance(model, nn.Module):
-        raise XGradCamError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
-    modules = dict(model.named_modules(remove_duplicate=False))
-    if isinstance(layer, nn.Module):
-        for name, module in modules.items():
-            if module is layer:
-                return name, module
-        raise XGradCamError(
-            f"the layer, a {type(layer).__name__}, is not a module of this {type(model).__name__}"
-        )
-    if not isinstance(layer, str):
-        call = ", as default_layer(model, inputs) returns one" if callable(layer) else ""
-        raise XGradCamError(f"the layer is {shown(layer)}: give a module of the model, or its name{call}")
-    if layer in modules:
-        return layer, modules[layer]
-    if (inner := wrapped(model)) is not None:
-        return find_layer(inner, layer)
-    raise XGradCamError(
-        f"no layer {shown(layer)} in this {type(model).__name__}{did_you_mean(layer, modules)} "
-        f"(--list-layers, or model.named_modules(), shows all)"
-    )
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The position of the feature maps in a layer's output.
-
-    kind: 'maps' (N, C, h, w), 'channels last' (N, h, w, C), or 'tokens' (N, prefix + h w, C), row by row.
-    """
-
-    kind: str
-    height: int
-    width: int
-    prefix: int = 0
-
-    def to_maps(self, output: Tensor) -> Tensor:
-        """Turn an output, or a gradient of its shape, into maps (N, C, h, w) without the prefix tokens."""
-        if self.kind == "maps":
-            return output
-        if self.kind == "channels last":
-            return output.movedim(-1, 1)
-        return output[:, self.prefix :].transpose(1, 2).reshape(len(output), -1, self.height, self.width)
-
-    def with_maps(self, output: Tensor, maps: Tensor) -> Tensor:
-        """Put maps (M, C, h, w) into an output (1, ...): (M, ...). The prefix tokens are repeated."""
-        if self.kind == "maps":
-            return maps
-        if self.kind == "channels last":
-            return maps.movedim(1, -1)
-        tokens = maps.flatten(2).transpose(1, 2)
-        return torch.cat([output[:, : self.prefix].expand(len(maps), -1, -1), tokens], dim=1)
-
-
-def layout_of(shape: tuple[int, ...], image: tuple[int, int]) -> Layout:
-    """The layout of a layer's output of this shape, for an image of (H, W) pixels.
-
-    Four axes are maps, unless only the middle two have the image's aspect ratio (Swin). Three axes are
-    tokens, if a grid of the image's aspect ratio fits after at most `MAX_PREFIX_TOKENS` prefix tokens.
-    Raises XGradCamError for any other shape.
-    """
-    if len(shape) == 4:
-        _, a, b, c = shape
-        if _same_aspect(a, b, image) and not _same_aspect(b, c, image):
-            return Layout("channels last", a, b)
-        return Layout("maps", b, c)
-    if len(shape) == 3:
-        for prefix in range(min(MAX_PREFIX_TOKENS + 1, shape[1])):
-            height = math.isqrt((shape[1] - prefix) * image[0] // image[1])
-            width = (shape[1] - prefix) // max(height, 1)
-            if height * width == shape[1] - prefix and _same_aspect(height, width, image):
-                return Layout("tokens", height, width, prefix)
-    raise XGradCamError(f"shape {shape} is neither feature maps (N, C, h, w) nor tokens (N, tokens, C)")
-
-
-def _same_aspect(height: int, width: int, image: tuple[int, int]) -> bool:
-    """True if scaling the image down gives the grid, rounded by less than one cell."""
-    scale = image[0] / height
-    return abs(image[1] / scale - width) < 1 and height <= image[0]
-
-
 @dataclass(frozen=True)
 class Layer:
     """A module, and its output in one forward pass.
 
     shape: of the output, None if it is not one tensor. layout: of the output, None if it holds no maps.
-    runs: how often the module ran.
+    runs: how often the module ran. reaches: True if the scores have a gradient at one of its places.
     """
 
     name: str
@@ -124,6 +44,7 @@ class Layer:
     shape: tuple[int, ...] | None
     layout: Layout | None
     runs: int
+    reaches: Callable[[], bool] = field(default=lambda: True, repr=False, compare=False)
 
     @property
     def is_map(self) -> bool:
@@ -136,21 +57,37 @@ def list_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
     refuse_exported(model)
     inputs = plain_inputs(inputs)
     names = {module: name for name, module in model.named_modules()}
-    shapes: dict[nn.Module, tuple[int, ...] | None] = {}
-    runs: dict[nn.Module, int] = {}
-
-    def note(module: nn.Module, _inputs: Any, output: Any) -> None:
-        shapes.setdefault(module, tuple(output.shape) if isinstance(output, Tensor) else None)
-        runs[module] = runs.get(module, 0) + 1
-
-    with advice_on(model, inputs), ExitStack() as hooks, borrowed(model) as run:
-        for module in names:
-            hooks.enter_context(module.register_forward_hook(note))
+    with advice_on(model, inputs), watched(model, inputs, hooked=True) as watch, borrowed(model) as run:
         run(inputs)
-    return [
-        Layer(names[module], module, shape, _layout_or_none(shape, inputs), runs[module])
-        for module, shape in shapes.items()
-    ]
+    runs = Counter(made.module for made in watch.made)
+    shapes = {made.module: made.shape for made in reversed(watch.made)}
+    layers = []
+    for module, times in runs.items():
+        layout = None
+        with suppress(XGradCamError):
+            layout = watch.layout(module) if inputs.ndim == 4 else None
+        reaches = partial(_reaches, watch, module, layout)
+        layers.append(Layer(names[module], module, shapes[module], layout, times, reaches))
+    return layers
+
+
+def _reaches(watch: Watch, module: nn.Module, layout: Layout | None) -> bool:
+    """True if the scores have a gradient at a place of the layer, or cannot be asked."""
+    if watch.inputs.is_meta or layout is None:
+        return True
+    try:
+        recording = record(watch.model, watch.inputs, module)
+        outputs = float_tensors_of(recording.output)
+        # Class scores, if they are there, and not the features that a model may return beside them.
+        outputs = [one for one in outputs if one.ndim == 2] or outputs
+        # Weights, since the sum of all scores may be constant, as that of probabilities is.
+        sums = [(one.flatten(1) * torch.arange(one[0].numel()).to(one).cos()).sum() for one in outputs]
+        return not sums or bool(layout.to_maps(recording.gradient(torch.stack(sums))).any())
+    except XGradCamError:
+        return False
+    # A model that has no gradient cannot be asked.
+    except RuntimeError:
+        return True
 
 
 def default_layer(layers: Sequence[Layer]) -> str:
@@ -175,24 +112,24 @@ def default_layer(layers: Sequence[Layer]) -> str:
     spatial = [layer for layer in maps if layer.layout is not None and layer.layout.kind != "tokens"]
     tokens = maps[maps.index(spatial[-1]) + 1 :] if spatial else maps
     if not tokens:
-        return spatial[-1].name
+        return _last_reaching(maps, spatial[-1])
     blocks = {layer.name: layer for layer in tokens}
     last = [attention for attention in attentions if attention.name.rpartition(".")[0] in blocks]
     if not last:
-        return tokens[-1].name
+        return _last_reaching(maps, tokens[-1])
     start = next(index for index, layer in enumerate(layers) if _is_within(layer, last[-1]))
     before = [layer for layer in maps if layers.index(layer) < start]
-    return (before or tokens)[-1].name
+    return _last_reaching(maps, (before or tokens)[-1])
+
+
+def _last_reaching(maps: Sequence[Layer], chosen: Layer) -> str:
+    """The name of the last layer, from the chosen one back, whose places reach the scores."""
+    earlier = [layer for layer in maps[: maps.index(chosen)] if not _ATTENTION.search(layer.name)]
+    # Where not even the first reaches them, the question tells nothing: a head may be all zeros.
+    if chosen.reaches() or not earlier or not earlier[0].reaches():
+        return chosen.name
+    return next(layer.name for layer in reversed(earlier) if layer.reaches())
 
 
 def _is_within(layer: Layer, outer: Layer) -> bool:
     return layer.name == outer.name or layer.name.startswith(outer.name + ".")
-
-
-def _layout_or_none(shape: tuple[int, ...] | None, inputs: Tensor) -> Layout | None:
-    if shape is None or inputs.ndim != 4 or shape[:1] != inputs.shape[:1]:
-        return None
-    try:
-        return layout_of(shape, (inputs.shape[2], inputs.shape[3]))
-    except XGradCamError:
-        return None

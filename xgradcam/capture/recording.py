@@ -20,8 +20,8 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from xgradcam.capture.borrowing import arranged, borrowed
 from xgradcam.capture.calls import custom_functions, refuse_exported, refuse_scripted, tensors_of
+from xgradcam.capture.finding import find_layer
 from xgradcam.capture.inputs import advice_on, plain_inputs
-from xgradcam.capture.layers import find_layer
 from xgradcam.errors import NoGradientError, XGradCamError
 
 # Limit on the gradient entries computed in one batch: 64 MB in float32.

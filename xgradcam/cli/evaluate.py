@@ -133,6 +133,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         probability=arguments.probability,
         value_range=range_of(arguments),
+        layout=arguments.layout,
     )
     classifier = open_classifier(PROG, arguments, many=True).to(choose_device(PROG, arguments))
     classifier.framing(arguments.crop)  # an error, before any work, if the crop is not known

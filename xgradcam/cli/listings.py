@@ -9,7 +9,7 @@ from xgradcam.errors import XGradCamError
 
 
 def print_layers(prog: str, arguments: argparse.Namespace, out: TextIO) -> None:
-    """Print name, type and output shape of every layer, in the order of execution, and mark the default."""
+    """Print name, type, output shape and layout of all layers as they run; mark the default."""
     from xgradcam.models.load import DEFAULT_WEIGHTS, NO_WEIGHTS
 
     if arguments.model is not None and arguments.weights == DEFAULT_WEIGHTS:
@@ -25,10 +25,11 @@ def print_layers(prog: str, arguments: argparse.Namespace, out: TextIO) -> None:
     kind = max(len(type(layer.module).__name__) for layer in layers)
     for layer in layers:
         shape = "not a tensor" if layer.shape is None else " x ".join(map(str, layer.shape))
+        layout = f"  {layer.layout}" if layer.is_map else ""
         runs = f"  runs {layer.runs} times" if layer.runs > 1 else ""
         mark = "  <- default" if layer.name and layer.name == default else ""
-        line = f"{layer.name or '(model)':{width}}  {type(layer.module).__name__:{kind}}  {shape}{runs}{mark}"
-        say(line, out)
+        name = layer.name or "(model)"
+        say(f"{name:{width}}  {type(layer.module).__name__:{kind}}  {shape}{layout}{runs}{mark}", out)
     if problem:
         note(prog, f"no default layer: {problem}")
 

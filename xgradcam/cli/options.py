@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from xgradcam import __version__
+from xgradcam.capture.layouts import HOW_TO_SAY, parse_layout
 from xgradcam.cli.argument_files import expanded
 from xgradcam.cli.terminal import COULD_NOT_RUN, shown
 from xgradcam.errors import XGradCamError
@@ -189,6 +190,12 @@ def add_model_arguments(parser: Parser, layer_help: str, many: dict[str, Any]) -
         "dicts in a file (w.pth:ema, or w.pth:ema.state_dict)",
     )  # fmt: skip
     model.add_argument("--target-layer", metavar="NAME", **many, help=layer_help)
+    if many:
+        model.add_argument(
+            "--layout", metavar="LAYOUT", type=_layout_text,
+            help=f"how the layer's output lies over the photograph, where that is not certain: {HOW_TO_SAY} "
+            "(14 x 14 tokens after a class token)",
+        )  # fmt: skip
     model.add_argument("--list-layers", action="store_true", help="show the model's layers and end")
     own = parser.add_argument_group("your own model")
     own.add_argument("--num-classes", metavar="INT", type=int, help="classes of the model, if not ImageNet's")
@@ -230,6 +237,15 @@ def add_range_argument(group: argparse._ActionsContainer) -> None:
         "floating-point values (0 4095 for 12 bits); default: 0 and 65535 for 16 bits, else "
         "what fits the values, with a note",
     )  # fmt: skip
+
+
+def _layout_text(text: str) -> str:
+    """The text, if it means a layout."""
+    try:
+        parse_layout(text)
+    except XGradCamError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def add_device_arguments(parser: Parser) -> None:

@@ -228,6 +228,7 @@ def explaining_of(arguments: argparse.Namespace) -> "Explaining":
         precision=arguments.precision,
         probability=arguments.probability,
         batch_size=arguments.batch_size,
+        layout=arguments.layout,
     )
 
 
@@ -288,7 +289,7 @@ def _applicable(
     from xgradcam.runs.preparation import without_cam
     from xgradcam.runs.run import ABLATION_CAM
 
-    methods, reason = without_cam(classifier, layers, explaining.methods)
+    methods, reason = without_cam(classifier, layers, explaining.methods, explaining.layout)
     if reason:
         say(f"left out: {reason}")
     if ABLATION_CAM not in methods:
@@ -333,6 +334,8 @@ def _settings(
         "mean": list(classifier.mean),
         "std": list(classifier.std),
         **{name: getattr(arguments, name) for name in KEPT},
+        # Not there unless it is said, so that runs recorded before it was an option go on.
+        **({} if arguments.layout is None else {"layout": arguments.layout}),
     }
 
 

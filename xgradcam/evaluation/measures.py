@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xgradcam.cam.evidence import Evidence, probe_of
+from xgradcam.cam.evidence import Evidence, Progress, probe_of
 from xgradcam.cam.explain import evidence_of
 from xgradcam.cam.explanation import conservation_error, heatmap, sensitivity_error, weighted_map
 from xgradcam.cam.methods import METHODS
@@ -54,7 +54,7 @@ class Question:
 
     inputs: (1, C, H, W). target: index of the class. output: place of the scores in what the model returns,
     as in `explain`. region: True where an object of the class is, (H, W) bool; None if not known.
-    steps, removed: see `metrics`. probability: as in `explain`.
+    steps, removed: see `metrics`. probability, layout: as in `explain`.
     """
 
     model: nn.Module
@@ -65,6 +65,7 @@ class Question:
     steps: int = 28
     removed: Sequence[float] = metrics.REMOVED
     probability: str | None = None
+    layout: str | None = None
 
 
 @dataclass
@@ -85,7 +86,7 @@ def measure(question: Question, layer: str, methods: Sequence[str]) -> dict[str,
     """
     count = _EvaluationCount()
     started = time.perf_counter()
-    evidence = evidence_of(question.model, question.inputs, layer, question.target, question.output, count)
+    evidence = _evidence(question, question.model, layer, count)
     shared = time.perf_counter() - started
     weights: dict[str, Tensor] = {}
     costs: dict[str, dict[str, float]] = {}
@@ -206,9 +207,16 @@ def likeness_when_randomised(
     }
 
 
+def _evidence(
+    question: Question, model: nn.Module, layer: str, progress: Progress = lambda _done, _total: None
+) -> Evidence:
+    about = question.target, question.output, progress
+    return evidence_of(model, question.inputs, layer, *about, layout=question.layout)
+
+
 def _heatmaps(question: Question, model: nn.Module, layer: str, methods: Sequence[str]) -> dict[str, Tensor]:
     """Method -> heatmap (H, W), without the methods that do not apply."""
-    evidence = evidence_of(model, question.inputs, layer, question.target, question.output)
+    evidence = _evidence(question, model, layer)
     weights = {method: _weights(method, evidence) for method in methods}
     return {
         method: _heatmap(question, weighted_map(found, evidence.activation))

@@ -36,7 +36,7 @@ class Evaluation:
     methods: their names. layers: their names; none for the model's default layer. crop: resize and crop the
     photographs as the weights expect it. boxes: file or folder of the objects' boxes. steps: of the curves.
     removed: shares of pixels for ROAD. randomise: photographs for the randomisation check. seed: of the
-    random weights and the bootstrap. probability: as in `explain`. value_range: as in `read_image`.
+    random weights and the bootstrap. probability, layout: as in `explain`. value_range: as in `read_image`.
     Raises XGradCamError for an unknown method and a value out of its range.
     """
 
@@ -50,6 +50,7 @@ class Evaluation:
     seed: int
     probability: str | None = None
     value_range: ValueRange | None = None
+    layout: str | None = None
 
     def __post_init__(self) -> None:
         known_methods(self.methods)
@@ -70,8 +71,9 @@ class Evaluation:
             "randomise": self.randomise,
             "seed": self.seed,
             **({"probability": self.probability} if self.probability else {}),
-            # A log of an earlier version has no such setting.
+            # A log of an earlier version has no such settings.
             **({"value_range": list(self.value_range)} if self.value_range is not None else {}),
+            **({} if self.layout is None else {"layout": self.layout}),
         }
 
 
@@ -211,6 +213,7 @@ class _Run:
             evaluation.steps,
             evaluation.removed,
             evaluation.probability,
+            evaluation.layout,
         )
         return _Subject(photograph.path, label_of(classifier.labels, target), state, question)
 

@@ -13,8 +13,8 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from xgradcam.capture.borrowing import Run, borrowed
 from xgradcam.capture.calls import tensors_of
+from xgradcam.capture.finding import find_layer
 from xgradcam.capture.inputs import plain_inputs
-from xgradcam.capture.layers import find_layer
 
 # Largest difference that is still rounding, as a share of the largest number in an output.
 ROUNDING = 1e-4

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
 from xgradcam.capture.calls import Call, custom_functions, float_tensors_of, substitute, tensors_of
-from xgradcam.capture.layers import find_layer
+from xgradcam.capture.finding import find_layer
 from xgradcam.capture.recording import REENTRANT
 from xgradcam.errors import XGradCamError
 from xgradcam.proof.constants import Intercept, Kind, intercept, is_linear

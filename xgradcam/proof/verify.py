@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.capture.calls import refuse_scripted
+from xgradcam.capture.finding import find_layer
 from xgradcam.capture.inputs import advice_on, plain_inputs
-from xgradcam.capture.layers import find_layer
 from xgradcam.capture.precision import FLOAT32, computing_in
 from xgradcam.capture.recording import record
 from xgradcam.capture.scores import Targets, choose_targets, logits_of, parse_targets, require_finite

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field, replace
 
+import torch
 from torch import Tensor, nn
 
 from xgradcam.cam.class_maps import Classes, ClassMaps, finished, require_list, require_rule
@@ -12,8 +13,9 @@ from xgradcam.cam.explain import DEFAULT_METHODS, ScoreExplainer, require_compat
 from xgradcam.cam.explanation import ClassExplanation
 from xgradcam.cam.guided import guided_backpropagation
 from xgradcam.cam.methods import METHODS, known_methods
+from xgradcam.capture.finding import find_layer
 from xgradcam.capture.inputs import plain_inputs
-from xgradcam.capture.layers import find_layer
+from xgradcam.capture.layouts import Layout, Said
 from xgradcam.capture.precision import FLOAT32, computing_in
 from xgradcam.capture.scores import Targets, parse_targets
 from xgradcam.models.folding import fold_batch_norms
@@ -28,7 +30,7 @@ def unheard(_done: int, _total: int) -> None:
 class Explainer:
     """Explains batches as `explain` does, by the same model, layer and methods.
 
-    model, layer, methods, output, augment, axioms, probability, progress: as in `explain`.
+    model, layer, methods, output, augment, axioms, probability, layout, progress: as in `explain`.
     fold: fold batch norms into the convolutions before them, in a copy of the model; the same but for
     rounding.
     graphs: None to run the model at every call. Otherwise, after three calls with inputs of one shape on a
@@ -47,6 +49,7 @@ class Explainer:
     augment: bool = False
     axioms: bool = False
     probability: str | None = None
+    layout: Said | None = None
     fold: bool = False
     progress: Progress = unheard
     graphs: Graphs | None = field(default_factory=CudaGraphs)
@@ -57,6 +60,7 @@ class Explainer:
         self.methods = tuple(known_methods(self.methods))
         find_layer(self.model, self.layer)
         self._folded: tuple[nn.Module, str, State] | None = None
+        self._found: dict[tuple[nn.Module, torch.Size], Layout] = {}
         asks_again = self.axioms or any(METHODS[method].asks_again for method in self.methods)
         self._repeater = None if self.graphs is None or asks_again else Repeater(self.graphs)
 
@@ -89,6 +93,7 @@ class Explainer:
             self.output,
             self.probability,
             self.layer,
+            id(self.layout),
             classes if callable(classes) else given,
         )
         tensors = (inputs, *(one for one in parsed if one is not None))
@@ -96,7 +101,9 @@ class Explainer:
 
     def _maps(self, inputs: Tensor, classes: Classes, late: bool = False) -> ClassMaps:
         model, layer = self._network(inputs)
-        explainer = ScoreExplainer(model, layer, self.methods, self.progress, self.axioms)
+        explainer = ScoreExplainer(
+            model, layer, self.methods, self.progress, self.axioms, self.layout, self._found
+        )
         return explainer.classes(inputs, classes, self.output, self.augment, self.probability, late)
 
     @property
@@ -119,6 +126,7 @@ class Explainer:
     def close(self) -> None:
         """Free the memory that was kept. A later call begins anew."""
         self._folded = None
+        self._found.clear()
         if self._repeater is not None:
             self._repeater.close()
 
@@ -129,7 +137,7 @@ class Explainer:
         self.close()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_folded": None}
+        return {**vars(self), "_folded": None, "_found": {}}
 
 
 def explain_layers(

@@ -23,7 +23,7 @@ BYTES = 2**30
 
 
 def without_cam(
-    classifier: Classifier, layers: Sequence[str], methods: Sequence[str]
+    classifier: Classifier, layers: Sequence[str], methods: Sequence[str], layout: str | None = None
 ) -> tuple[list[str], str]:
     """The methods without CAM, and the reason, where CAM does not apply at these layers; else all, and ''.
 
@@ -33,7 +33,9 @@ def without_cam(
     try:
         with computing_in(FLOAT32, blank.device.type):
             for layer in layers:
-                explain(classifier.module, blank, layer, methods=[CAM], output=classifier.output)
+                explain(
+                    classifier.module, blank, layer, methods=[CAM], output=classifier.output, layout=layout
+                )
     except NotApplicableError as error:
         return [method for method in methods if method != CAM], str(error)
     return list(methods), ""

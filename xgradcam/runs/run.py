@@ -50,7 +50,7 @@ class Explaining:
 
     methods: keys of `METHODS`. augment, axioms: see `explain`. guided: guided backpropagation too.
     precision: of the network's arithmetic, see `computing_in`. batch_size: photographs at a time.
-    probability: see `explain`.
+    probability, layout: see `explain`.
     Raises XGradCamError for a batch of none and for what makes no sense together.
     """
 
@@ -61,6 +61,7 @@ class Explaining:
     precision: str = FLOAT32
     batch_size: int = 8
     probability: str | None = None
+    layout: str | None = None
 
     def __post_init__(self) -> None:
         require_compatible(self.augment, self.axioms)
@@ -134,7 +135,7 @@ class Run:
             Explainer(
                 classifier.module, layer, how.methods, classifier.output,
                 augment=how.augment, axioms=how.axioms,
-                probability=how.probability, progress=progress,
+                probability=how.probability, layout=how.layout, progress=progress,
             )
             for layer in self.layers
         ]  # fmt: skip

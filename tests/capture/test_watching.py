@@ -1,0 +1,350 @@
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import pad
+from torchvision.models.convnext import CNBlock
+from torchvision.models.swin_transformer import SwinTransformer
+
+from xgradcam.cam.explain import evidence_of, explain
+from xgradcam.capture.layers import list_layers
+from xgradcam.capture.layouts import Layout
+from xgradcam.errors import XGradCamError
+
+CHANNELS = 7
+
+
+def layout_at(model, images, name):
+    """The layout of a layer as it is listed, which must be the one that its maps are made by."""
+    listed = next(layer.layout for layer in list_layers(model, images) if layer.name == name)
+    assert evidence_of(model, images, name, 0).probe.layout == listed
+    return listed
+
+
+class Patches(nn.Module):
+    """A network of patches, with tokens before and after theirs; rest: of the image, cut off or padded."""
+
+    def __init__(
+        self, patch, before=0, after=0, rest="cut", embed="conv", order=lambda maps: maps.flatten(2).mT
+    ):
+        super().__init__()
+        self.patch, self.rest, self.order = patch, rest, order
+        self.conv = nn.Conv2d(3, CHANNELS, patch, stride=patch) if embed == "conv" else None
+        self.linear = nn.Linear(3 * patch**2, CHANNELS) if embed == "linear" else None
+        self.before = nn.Parameter(torch.randn(1, before, CHANNELS))
+        self.after = nn.Parameter(torch.randn(1, after, CHANNELS))
+        self.norm, self.mix, self.head = (
+            nn.LayerNorm(CHANNELS),
+            nn.Linear(CHANNELS, CHANNELS),
+            nn.Linear(CHANNELS, 2),
+        )
+
+    def forward(self, images):
+        if self.rest == "padded":
+            images = pad(images, (0, -images.shape[3] % self.patch, 0, -images.shape[2] % self.patch))
+        if self.conv is not None:
+            tokens = self.order(self.conv(images))
+        else:
+            p = self.patch
+            cut = images.unfold(2, p, p).unfold(3, p, p).permute(0, 2, 3, 1, 4, 5)
+            tokens = self.linear(cut.flatten(3).flatten(1, 2))
+        count = len(images)
+        tokens = torch.cat(
+            [self.before.expand(count, -1, -1), tokens, self.after.expand(count, -1, -1)], dim=1
+        )
+        tokens = self.norm(tokens)
+        # All tokens are mixed, as by attention.
+        return self.head(self.mix(tokens + tokens.mean(dim=1, keepdim=True)).tanh().mean(dim=1))
+
+
+def grid_of(height, width, patch, rest):
+    return (height // patch, width // patch) if rest == "cut" else (-(-height // patch), -(-width // patch))
+
+
+@pytest.mark.parametrize("rest", ["cut", "padded"])
+@pytest.mark.parametrize("embed", ["conv", "linear"])
+@pytest.mark.parametrize("patch", [8, 14, 16, 32])
+def test_every_grid_of_patches_is_read_right(patch, embed, rest):
+    """Divisible and indivisible, of several aspects, with the tokens that networks put around."""
+    torch.manual_seed(patch)
+    grids, left = [(2, 2), (3, 4), (5, 2), (4, 4)], [(0, 0), (1, 0), (patch // 2, 3), (patch - 1, patch - 1)]
+    for (rows, columns), (down, right) in itertools.product(grids, left):
+        height, width = rows * patch + down, columns * patch + right
+        images = torch.randn(1, 3, height, width)
+        grid = grid_of(height, width, patch, rest)
+        for before, after in [(0, 0), (1, 0), (2, 0), (5, 0), (1, 3)]:
+            if embed == "linear" and after:
+                continue
+            model = Patches(patch, before, after, rest, embed).eval()
+            layers = {layer.name: layer.layout for layer in list_layers(model, images)}
+            assert layers["norm"] == layers["mix"] == Layout("tokens", *grid, before)
+
+
+def test_a_recording_reads_grids_as_the_list_does():
+    torch.manual_seed(0)
+    for before, after in [(0, 0), (1, 0), (2, 4)]:
+        layout = layout_at(Patches(8, before, after).eval(), torch.randn(2, 3, 33, 50), "norm")
+        assert layout == Layout("tokens", 4, 6, before)
+
+
+def test_detection_tokens_are_no_patches():
+    """Their number is that of class and register tokens, but they come last."""
+    torch.manual_seed(0)
+    model, images = Patches(8, 1, 4).eval(), torch.randn(1, 3, 32, 40)
+    evidence = evidence_of(model, images, "norm", 0)
+    with torch.no_grad():
+        expected = model.norm(model.conv(images).flatten(2).mT).mT.unflatten(2, (4, 5))
+    torch.testing.assert_close(evidence.activation, expected)
+
+
+def middle(maps):
+    tokens = maps.flatten(2).mT
+    return torch.cat([tokens[:, :7], tokens[:, :1] * 0, tokens[:, 7:]], dim=1)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        lambda maps: maps.mT.flatten(2).mT,
+        lambda maps: maps.flip(3).flatten(2).mT,
+        lambda maps: maps.unflatten(2, (2, 2)).unflatten(4, (2, 3)).transpose(3, 4).flatten(2).mT,
+        middle,
+    ],
+    ids=["column by column", "mirrored", "window by window", "class token in the middle"],
+)
+def test_tokens_in_another_order_are_refused(order):
+    torch.manual_seed(0)
+    model, images = Patches(8, order=order).eval(), torch.randn(1, 3, 32, 48)
+    with pytest.raises(
+        XGradCamError, match=r"layer 'norm': the layout of shape .* is not certain: say it by layout="
+    ):
+        explain(model, images, "norm")
+    assert next(layer for layer in list_layers(model, images) if layer.name == "norm").layout is None
+
+
+def test_a_layout_may_be_said_for_tokens_in_another_order():
+    torch.manual_seed(0)
+    images = torch.randn(2, 3, 32, 48, dtype=torch.float64)
+    model = Patches(8, 1, order=lambda maps: maps.mT.flatten(2).mT).double().eval()
+    plain = Patches(8, 1).double().eval()
+    plain.load_state_dict(model.state_dict())
+    methods = ["xgrad-cam", "layer-cam", "ablation-cam", "hires-cam", "shapley-cam"]
+
+    def read(tokens):
+        return tokens[:, 1:].mT.unflatten(2, (6, 4)).mT
+
+    found, expected = (
+        explain(net, images, "norm", 1, methods, layout=layout).maps
+        for net, layout in [(model, read), (plain, "4x6+1")]
+    )
+    for method in methods:
+        torch.testing.assert_close(found[method], expected[method])
+
+
+class Stages(nn.Module):
+    """A patch embedding, and a stage that merges four tokens by slices, as Swin does, padded if needed."""
+
+    def __init__(self, scrambled=False):
+        super().__init__()
+        self.patch, self.merge, self.head = nn.Conv2d(3, 4, 4, stride=4), nn.Linear(16, 6), nn.Linear(6, 2)
+        self.norm, self.scrambled = nn.LayerNorm(4), scrambled
+
+    def forward(self, images):
+        maps = self.patch(images)
+        rows, columns = maps.shape[2:]
+        tokens = maps.flatten(2).mT
+        tokens = self.norm(tokens[:, torch.arange(rows * columns - 1, -1, -1)] if self.scrambled else tokens)
+        maps = tokens.mT.unflatten(2, (rows, columns))
+        maps = pad(maps, (0, columns % 2, 0, rows % 2))
+        cut = [maps[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)]
+        tokens = self.merge(torch.cat(cut, dim=1).flatten(2).mT)
+        return self.head((tokens + tokens.mean(dim=1, keepdim=True)).tanh().mean(dim=1))
+
+
+@pytest.mark.parametrize(("image", "grid"), [((32, 32), (4, 4)), ((36, 60), (5, 8)), ((44, 28), (6, 4))])
+def test_later_stages_have_the_halved_grid(image, grid):
+    torch.manual_seed(0)
+    assert layout_at(Stages().eval(), torch.randn(1, 3, *image), "merge") == Layout("tokens", *grid)
+
+
+def test_a_stage_after_tokens_in_another_order_is_refused():
+    torch.manual_seed(0)
+    with pytest.raises(XGradCamError, match="not certain"):
+        explain(Stages(scrambled=True).eval(), torch.randn(1, 3, 32, 32), "merge")
+
+
+class Around(nn.Module):
+    """A network around a layer `inner`: what it gets, and what becomes of its output."""
+
+    def __init__(self, inner, before=lambda images: images, width=1):
+        super().__init__()
+        self.inner, self.before, self.head = inner, before, nn.LazyLinear(2)
+
+    def forward(self, images):
+        return self.head(self.inner(self.before(images)).tanh().flatten(1))
+
+
+FIRST_TYPES = {
+    "conv": nn.Conv2d(3, 4, 3, stride=(1, 4)),
+    "transposed conv": nn.ConvTranspose2d(3, 4, 2, stride=(1, 2)),
+    "batch norm": nn.BatchNorm2d(3),
+    "instance norm": nn.InstanceNorm2d(3),
+    "group norm": nn.GroupNorm(1, 3),
+    "pooling": nn.MaxPool2d((1, 3)),
+    "adaptive pooling": nn.AdaptiveAvgPool2d((2, 7)),
+    "upsampling": nn.Upsample(scale_factor=(1.0, 2.0)),
+    "pixel shuffle": nn.Sequential(nn.Conv2d(3, 4, 1), nn.PixelShuffle(2)),
+    "padding": nn.ReflectionPad2d((3, 0, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("name", FIRST_TYPES)
+@pytest.mark.parametrize("image", [(3, 12), (12, 12), (8, 60)])
+def test_the_type_of_a_module_decides(name, image):
+    """Whatever the aspect: rows of 3 channels and 12 columns look like maps of 3 x 3 with 12 channels."""
+    model, images = Around(FIRST_TYPES[name]).eval(), torch.randn(1, 3, *image)
+    if image[0] == 3 and name == "padding":
+        images = torch.randn(1, 3, 4, 12)
+    output = model.inner(images)
+    model(images)
+    assert layout_at(model, images, "inner") == Layout("maps", *output.shape[2:])
+
+
+class Residual(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.one, self.two = nn.Conv2d(channels, channels, 3, padding=1), nn.Conv2d(channels, channels, 1)
+
+    def forward(self, maps):
+        return maps + self.two(self.one(maps).relu())
+
+
+def test_a_spectrogram_network_is_channels_first_all_through():
+    """Its strides in time make grids of another aspect than the image's; (1, 8, 16, 4) looks like 8 x 16."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3, stride=(1, 8), padding=1), nn.ReLU(), Residual(8), nn.Flatten(), nn.LazyLinear(2)
+    ).eval()
+    images = torch.randn(1, 1, 16, 32)
+    model(images)
+    for name in ("0", "1", "2", "2.one"):
+        assert layout_at(model, images, name) == Layout("maps", 16, 4)
+
+
+@pytest.mark.parametrize(
+    ("image", "channels"), [((64, 64), 16), ((64, 128), 32), ((64, 128), 64), ((60, 100), 16)]
+)
+def test_swin_as_wide_as_it_has_channels_is_read_with_channels_last(image, channels):
+    torch.manual_seed(0)
+    model = SwinTransformer([4, 4], channels, [1, 1], [2, 2], [4, 4], num_classes=4).eval()
+    images = torch.randn(1, 3, *image)
+    grid = image[0] // 4, image[1] // 4
+    for name in ("features.0.2", "features.1", "features.1.0", "features.1.0.norm1"):
+        assert layout_at(model, images, name) == Layout("channels last", *grid)
+    assert layout_at(model, images, "features.0.0") == Layout("maps", *grid)
+
+
+@pytest.mark.parametrize("side", [12, 16])
+def test_a_convnext_block_as_wide_as_it_has_channels_is_read_with_channels_first(side):
+    """Its convolution and its norm make the same shape of channels first, and last."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, side, 2, stride=2), CNBlock(side, 1.0, 0.0), nn.AdaptiveAvgPool2d(1))
+    model.append(nn.Flatten()).append(nn.Linear(side, 2)).eval()
+    assert layout_at(model, torch.randn(1, 3, 2 * side, 2 * side), "1") == Layout("maps", side, side)
+
+
+class Cube(nn.Module):
+    """As many channels as rows and columns, channels last behind a permutation that no module makes."""
+
+    def __init__(self, fixed):
+        super().__init__()
+        self.conv, self.same, self.head, self.fixed = nn.Conv2d(3, 4, 1), nn.Tanh(), nn.Linear(4, 2), fixed
+
+    def forward(self, images):
+        if self.fixed and images.shape[2:] != (4, 4):
+            raise RuntimeError("takes 4 x 4")
+        return self.head(self.same(self.conv(images).permute(0, 2, 3, 1)).mean(dim=(1, 2)))
+
+
+def test_a_cube_is_told_by_a_larger_image_or_refused_with_the_choices():
+    torch.manual_seed(0)
+    images = torch.randn(1, 3, 4, 4)
+    assert layout_at(Cube(False).eval(), images, "same") == Layout("channels last", 4, 4)
+    with pytest.raises(XGradCamError, match=r"layer 'same': .* channels-first or channels-last"):
+        explain(Cube(True).eval(), images, "same")
+    model = Cube(False).eval()
+    found = explain(model, images, "same").maps["grad-cam"]
+    model.fixed = True
+    assert torch.equal(found, explain(model, images, "same", layout="channels-last").maps["grad-cam"])
+
+
+def test_a_pooled_vector_is_no_grid():
+    model = Around(nn.AdaptiveAvgPool1d(1), before=lambda images: images.reshape(len(images), 64, -1)).eval()
+    images = torch.randn(1, 3, 32, 32)
+    model(images)
+    assert next(layer for layer in list_layers(model, images) if layer.name == "inner").layout is None
+    with pytest.raises(XGradCamError, match=r"layer 'inner': shape \(1, 64, 1\) is neither"):
+        explain(model, images, "inner")
+
+
+def test_signals_are_no_tokens_and_may_be_said_to_be_one_row():
+    torch.manual_seed(0)
+    model, signals = Around(nn.Conv1d(2, 16, 3, padding=1)).eval(), torch.randn(2, 2, 50)
+    model(signals)
+    with pytest.raises(
+        XGradCamError, match=r"layer 'inner': the layout of shape \(2, 16, 50\) is not certain"
+    ):
+        explain(model, signals, "inner")
+    explained = explain(model, signals, "inner", 1, ["hires-cam"], layout=lambda output: output[:, :, None])
+    output = model.inner(signals).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.head(output.tanh().flatten(1))[:, 1].sum(), output)
+    torch.testing.assert_close(explained.maps["hires-cam"], (gradient * output.detach()).sum(1)[:, None])
+
+
+def test_tokens_of_a_video_are_refused_with_the_way_to_say_it():
+    """4 frames of 3 x 3 places are no 6 x 6 square."""
+    torch.manual_seed(0)
+    embed = nn.Conv3d(3, 5, (1, 4, 4), stride=(1, 4, 4))
+    model = Around(nn.LayerNorm(5), before=lambda video: embed(video).flatten(2).mT).eval()
+    video = torch.randn(1, 3, 4, 12, 12)
+    model(video)
+    with pytest.raises(XGradCamError, match=r"layer 'inner': .* not certain: say it by layout="):
+        explain(model, video, "inner")
+    second = explain(model, video, "inner", layout=lambda y: y[:, 9:18].mT.unflatten(2, (3, 3)))
+    assert second.maps["grad-cam"].shape == (1, 3, 3)
+
+
+def test_latents_are_no_patches():
+    """Their number fits a grid of the image, but not one that the network made."""
+    torch.manual_seed(0)
+    patches = nn.Conv2d(3, 5, 4, stride=4)
+    latents = torch.randn(1, 49, 64)
+    model = Around(nn.LayerNorm(5), before=lambda images: latents @ patches(images).flatten(2).mT).eval()
+    model.patches = patches
+    images = torch.randn(1, 3, 32, 32)
+    model(images)
+    with pytest.raises(XGradCamError, match="not certain"):
+        explain(model, images, "inner")
+
+
+def test_what_a_mixer_makes_across_its_tokens_is_refused():
+    torch.manual_seed(0)
+    patches = nn.Conv2d(3, 16, 4, stride=4)
+    model = Around(nn.Linear(16, 16), before=lambda images: patches(images).flatten(2)).eval()
+    model.patches = patches
+    images = torch.randn(1, 3, 16, 16)
+    model(images)
+    with pytest.raises(XGradCamError, match="not certain"):
+        explain(model, images, "inner")
+
+
+def test_reading_a_layout_leaves_the_model_and_the_inputs_as_they_were():
+    torch.manual_seed(0)
+    model, images = Patches(8, 1).train(), torch.randn(2, 3, 32, 32)
+    kept, state = images.clone(), torch.get_rng_state()
+    explain(model, images, "norm")
+    assert torch.equal(images, kept)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in model.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())

@@ -1,0 +1,31 @@
+"""Find a layer of a model by its name."""
+
+from torch import nn
+
+from xgradcam.capture.borrowing import wrapped
+from xgradcam.errors import XGradCamError, did_you_mean, shown
+
+
+def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
+    """The name and the module of `layer`, which is a module of the model or its name."""
+    if not isinstance(model, nn.Module):
+        raise XGradCamError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
+    modules = dict(model.named_modules(remove_duplicate=False))
+    if isinstance(layer, nn.Module):
+        for name, module in modules.items():
+            if module is layer:
+                return name, module
+        raise XGradCamError(
+            f"the layer, a {type(layer).__name__}, is not a module of this {type(model).__name__}"
+        )
+    if not isinstance(layer, str):
+        call = ", as default_layer(model, inputs) returns one" if callable(layer) else ""
+        raise XGradCamError(f"the layer is {shown(layer)}: give a module of the model, or its name{call}")
+    if layer in modules:
+        return layer, modules[layer]
+    if (inner := wrapped(model)) is not None:
+        return find_layer(inner, layer)
+    raise XGradCamError(
+        f"no layer {shown(layer)} in this {type(model).__name__}{did_you_mean(layer, modules)} "
+        f"(--list-layers, or model.named_modules(), shows all)"
+    )

@@ -1,0 +1,133 @@
+"""The position of the feature maps in a layer's output; imports no torch, for the command line parses it."""
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from xgradcam.errors import XGradCamError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Numbers of class, distillation and register tokens that networks put before those of the patches.
+PREFIXES = (0, 1, 2, 3, 4, 5, 8, 9)
+HOW_TO_SAY = "channels-first, channels-last, or a grid and the tokens before it, such as 14x14+1"
+_GRID = re.compile(r"([1-9]\d{0,4})[x,]([1-9]\d{0,4})(?:[+,](\d{1,4}))?")
+_WORDS = {"maps": "channels-first", "channels last": "channels-last"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The position of the feature maps in a layer's output.
+
+    kind: 'maps' (N, C, h, w); 'channels last' (N, h, w, C); 'tokens' (N, tokens, C), of which those after the
+    first `prefix` are the places, row by row, and those that follow are none; or 'chosen', by `index`.
+    index: (C, h, w), the place of each entry of the maps in a sample's output, flattened.
+    """
+
+    kind: str
+    height: int
+    width: int
+    prefix: int = 0
+    index: "Tensor | None" = None
+
+    def __str__(self) -> str:
+        """The layout as `parse_layout` reads it."""
+        grid = f"{self.height}x{self.width}" + (f"+{self.prefix}" if self.prefix else "")
+        return grid if self.kind == "tokens" else _WORDS.get(self.kind, self.kind)
+
+    def to_maps(self, output: "Tensor") -> "Tensor":
+        """Turn an output, or a gradient of its shape, into maps (N, C, h, w)."""
+        if self.index is not None:
+            return output.flatten(1)[:, self.index]
+        if self.kind == "maps":
+            return output
+        if self.kind == "channels last":
+            return output.movedim(-1, 1)
+        places = output.narrow(1, self.prefix, self.height * self.width)
+        return places.transpose(1, 2).reshape(len(output), -1, self.height, self.width)
+
+    def with_maps(self, output: "Tensor", maps: "Tensor") -> "Tensor":
+        """Put maps (M, C, h, w) into an output (1, ...): (M, ...). What is no map is repeated."""
+        if self.kind == "maps":
+            return maps
+        if self.kind == "channels last":
+            return maps.movedim(1, -1)
+        filled = output.expand(len(maps), *output.shape[1:]).clone().contiguous()
+        if self.index is not None:
+            filled.flatten(1)[:, self.index.flatten()] = maps.flatten(1)
+        else:
+            filled.narrow(1, self.prefix, self.height * self.width).copy_(maps.flatten(2).transpose(1, 2))
+        return filled
+
+
+# A layout as a user says it: see `explain`.
+Said: TypeAlias = str | tuple[int, ...] | Layout | Callable[["Tensor"], "Tensor"]
+
+
+def parse_layout(said: Any) -> Layout:
+    """The layout that a text or (h, w, prefix) means; 0 x 0 for maps, whose size the output tells."""
+    words = re.sub(r"[()\s]", "", str(said)).lower()
+    if grid := _GRID.fullmatch(words):
+        return Layout("tokens", int(grid[1]), int(grid[2]), int(grid[3] or 0))
+    for kind, word in _WORDS.items():
+        if word == words:
+            return Layout(kind, 0, 0)
+    raise XGradCamError(f"no layout {said!r}: take {HOW_TO_SAY}")
+
+
+def said_layout(said: Said, output: "Tensor") -> Layout:
+    """The layout of this output (N, ...) that a user said; XGradCamError where it does not fit."""
+    if callable(said):
+        return _chosen(said, output)
+    layout, shape = said if isinstance(said, Layout) else parse_layout(said), tuple(output.shape)
+    if layout.index is not None and layout.index.numel() <= output[0].numel():
+        return layout
+    if len(shape) == 4 and layout.kind in _WORDS:
+        height, width = shape[2:] if layout.kind == "maps" else shape[1:3]
+        return replace(layout, height=height, width=width)
+    end = layout.prefix + layout.height * layout.width
+    if layout.kind != "tokens" or len(shape) != 3 or end > shape[1]:
+        raise XGradCamError(f"the layout {layout} does not fit its output, {shape}")
+    return layout
+
+
+def _chosen(function: "Callable[[Tensor], Tensor]", output: "Tensor") -> Layout:
+    """The layout that a function means, if it takes entries of each sample's output, none of them twice."""
+    import torch
+
+    numbers = torch.arange(output.numel(), dtype=torch.float64).reshape(output.shape)
+    # Of both signs: what clips or squares the entries is no choice of them.
+    noise = torch.rand(output.shape, generator=torch.Generator().manual_seed(0)) - 0.5
+    try:
+        index, chosen = function(numbers).long(), function(noise)
+        choice = index.ndim == 4 and torch.equal(noise.flatten()[index.clamp(0, noise.numel() - 1)], chosen)
+        each = index - numbers[:, None].flatten(1)[:, :1, None, None].long()
+    except Exception as error:
+        raise XGradCamError(f"the layout function fails on its output: {error}") from error
+    if not choice or not (each == each[0]).all() or each[0].numel() != len(set(each[0].flatten().tolist())):
+        raise XGradCamError(
+            f"the layout function makes {tuple(index.shape)} of {tuple(output.shape)}: it must make maps "
+            "(N, C, h, w) by choosing and ordering the output's entries, each at most once"
+        )
+    return Layout("chosen", index.shape[2], index.shape[3], index=each[0].to(output.device))
+
+
+def image_grids(image: tuple[int, int]) -> dict[tuple[int, int], set[int]]:
+    """Grids of square patches of an image (H, W), its rest cut off or padded, each with its patches."""
+    grids: dict[tuple[int, int], set[int]] = {}
+    for patch in range(1, max(image) + 1):
+        for more in (0, patch - 1):
+            grid = (image[0] + more) // patch, (image[1] + more) // patch
+            if grid[0] * grid[1] > 1:
+                grids.setdefault(grid, set()).add(patch)
+    return grids
+
+
+def token_layouts(
+    tokens: int, grids: Collection[tuple[int, int]], prefixes: tuple[int, ...] = PREFIXES
+) -> list[Layout]:
+    """The layouts of this many tokens by one of these grids after one of these prefixes."""
+    each = [Layout("tokens", *grid, prefix) for prefix in prefixes for grid in sorted(grids)]
+    return [one for one in each if one.height * one.width + one.prefix == tokens]
