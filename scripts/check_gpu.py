@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from xgradcam import METHODS, ClassExplanation, Explainer, explain, load_classifier, read_image, verify
-from xgradcam.capture.precision import BF16, FLOAT32, TF32, computing_in
+from xgradcam.lending.precision import BF16, FLOAT32, TF32, computing_in
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PHOTOGRAPHS = ("cat.jpg", "coffee.jpg", "cat-and-coffee.jpg")

@@ -29,6 +29,7 @@ def test_every_error_is_caught_as_the_one():
     ]
     assert sorted(kind.__name__ for kind in kinds) == [
         "CannotWriteError",
+        "NoGradientError",
         "NotApplicableError",
         "NotFiniteError",
         "WeightsUnavailableError",

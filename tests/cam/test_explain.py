@@ -177,7 +177,7 @@ def test_a_device_is_waited_for_only_when_all_of_a_batch_is_under_way(monkeypatc
     read = []
     monkeypatch.setattr(class_maps, "_read", lambda given: read.append(len(given)) or [1.0] * len(given))
     explained = task()
-    assert read == [1 + len(explained[0]) * 3 * (2 + 3 * len(WITHOUT_NUMBERS))] * 2
+    assert read == [1 + len(explained[0]) * 3 * (3 + 3 * len(WITHOUT_NUMBERS))] * 2
     assert all(of_class.maps["xgrad-cam"].is_meta for of_layer in explained for of_class in of_layer)
     explain_classes(model, inputs, "features.4", classes, WITHOUT_NUMBERS)
     assert read[2:] == read[1:2]

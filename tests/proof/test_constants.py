@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xgradcam.capture.calls import Call
 from xgradcam.errors import XGradCamError
+from xgradcam.lending.calls import Call
 from xgradcam.proof.constants import Intercept, intercept, is_linear, tangent_intercept
 
 # Both sides of, and exactly at, every kink of the operations below.

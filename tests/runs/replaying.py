@@ -3,7 +3,7 @@
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from xgradcam.capture.calls import tensors_of
+from xgradcam.lending.calls import tensors_of
 
 
 class RecordedGraphs:

@@ -11,8 +11,8 @@ from xgradcam import METHODS, Explainer, XGradCamError, explain
 from xgradcam.cam.class_maps import top_classes
 from xgradcam.cam.explain import explain_classes
 from xgradcam.cam.guided import guided_backpropagation
-from xgradcam.capture.precision import BF16, computing_in
 from xgradcam.errors import NotFiniteError
+from xgradcam.lending.precision import BF16, computing_in
 from xgradcam.runs.explainer import explain_layers
 
 LAYER = "features.4"

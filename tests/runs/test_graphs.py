@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.runs.replaying import RecordedGraphs
 from tests.support import TinyNet
-from xgradcam.capture.precision import FLOAT32, TF32, computing_in
+from xgradcam.lending.precision import FLOAT32, TF32, computing_in
 from xgradcam.runs.graphs import CALLS, CALLS_WITHOUT, CHANGES, KEPT, CudaGraphs, Repeater, State
 
 

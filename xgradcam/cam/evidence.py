@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from xgradcam.capture.borrowing import arranged, borrowed, is_close
-from xgradcam.capture.layouts import Layout
 from xgradcam.capture.recording import Recording, record, replay
 from xgradcam.capture.scores import ClassScore, Score, logits_of, of_sample
 from xgradcam.errors import NotApplicableError, XGradCamError, is_out_of_memory
+from xgradcam.layouts.layout import Layout
+from xgradcam.lending.borrowing import arranged, borrowed, is_close
 
 # Called after each evaluation of the network: how many are done for a batch, and how many there will be.
 Progress: TypeAlias = Callable[[int, int], None]

@@ -21,9 +21,7 @@ from xgradcam.cam.evidence import Evidence, Probe, Progress, probe_of
 from xgradcam.cam.explanation import ClassExplanation, Explanation, sensitivity_error, weighted_map
 from xgradcam.cam.methods import METHODS, known_methods
 from xgradcam.cam.notes import evidence_facts
-from xgradcam.capture.finding import find_layer
-from xgradcam.capture.inputs import plain_inputs
-from xgradcam.capture.layouts import Layout, Said
+from xgradcam.capture.layers import recorded
 from xgradcam.capture.probability import probability_rule
 from xgradcam.capture.recording import Recording
 from xgradcam.capture.scores import (
@@ -37,8 +35,10 @@ from xgradcam.capture.scores import (
     require_finite,
     values_of,
 )
-from xgradcam.capture.watching import recorded
 from xgradcam.errors import NoGradientError, XGradCamError
+from xgradcam.layouts.layout import Layout, Said
+from xgradcam.lending.finding import find_layer
+from xgradcam.lending.inputs import plain_inputs
 
 DEFAULT_METHODS = ("grad-cam", "xgrad-cam")
 # Mirrored or not, and a factor for the contrast about the mean colour; the first changes nothing.

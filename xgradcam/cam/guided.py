@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from xgradcam.capture.calls import Call, refuse_scripted
-from xgradcam.capture.inputs import plain_inputs
 from xgradcam.capture.recording import record
 from xgradcam.capture.scores import Targets, choose_targets, finite_logits_of
 from xgradcam.errors import XGradCamError, shown
+from xgradcam.lending.calls import Call, refuse_scripted
+from xgradcam.lending.inputs import plain_inputs
 
 if TYPE_CHECKING:
     from xgradcam.pictures.photograph import Photograph

@@ -3,21 +3,22 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from xgradcam.capture.borrowing import borrowed
-from xgradcam.capture.calls import float_tensors_of, refuse_exported
-from xgradcam.capture.finding import find_layer as find_layer
-from xgradcam.capture.inputs import advice_on, plain_inputs
-from xgradcam.capture.layouts import Layout as Layout
-from xgradcam.capture.recording import record
-from xgradcam.capture.watching import Watch, watched
+from xgradcam.capture.recording import Recording, record
 from xgradcam.errors import XGradCamError
+from xgradcam.layouts.layout import Layout as Layout
+from xgradcam.layouts.layout import Said, said_layout
+from xgradcam.layouts.watching import Watch, watched
+from xgradcam.lending.borrowing import borrowed
+from xgradcam.lending.calls import float_tensors_of, refuse_exported
+from xgradcam.lending.finding import find_layer as find_layer
+from xgradcam.lending.inputs import advice_on, plain_inputs
 
 # Modules that pool a map or pass it on: the layer before them gives the map itself.
 _POOL_OR_PASS = (
@@ -133,3 +134,21 @@ def _last_reaching(maps: Sequence[Layer], chosen: Layer) -> str:
 
 def _is_within(layer: Layer, outer: Layer) -> bool:
     return layer.name == outer.name or layer.name.startswith(outer.name + ".")
+
+
+def recorded(
+    model: nn.Module, inputs: Tensor, layer: str | nn.Module, said: Said | None
+) -> tuple[Recording, Layout]:
+    """A recording at the layer, and the layout of its output: the one said, or the one that is certain."""
+    with watched(model, inputs) if said is None else nullcontext() as watch:
+        recording = record(model, inputs, layer)
+    (name, module), shape = find_layer(model, layer), tuple(recording.activation.shape)
+    if len(recording.activation) != len(inputs):
+        raise XGradCamError(
+            f"layer {name!r} gives shape {shape} for {len(inputs)} samples: take a layer that contains it"
+        )
+    try:
+        found = watch.layout(module, shape) if watch else said_layout(said or "", recording.activation)
+        return recording, found
+    except XGradCamError as error:
+        raise XGradCamError(f"layer {name!r}: {error}; --list-layers shows the shapes of all") from None

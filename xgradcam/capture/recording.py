@@ -18,11 +18,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.module import _global_forward_hooks, register_module_forward_hook
 from torch.utils.checkpoint import CheckpointFunction
 
-from xgradcam.capture.borrowing import arranged, borrowed
-from xgradcam.capture.calls import custom_functions, refuse_exported, refuse_scripted, tensors_of
-from xgradcam.capture.finding import find_layer
-from xgradcam.capture.inputs import advice_on, plain_inputs
 from xgradcam.errors import NoGradientError, XGradCamError
+from xgradcam.lending.borrowing import arranged, borrowed
+from xgradcam.lending.calls import custom_functions, refuse_scripted, tensors_of
+from xgradcam.lending.finding import find_layer
+from xgradcam.lending.inputs import advice_on, plain_inputs
 
 # Limit on the gradient entries computed in one batch: 64 MB in float32.
 MAX_ENTRIES = 2**24
@@ -152,7 +152,6 @@ def record(
     Not thread-safe: one call at a time for each model.
     Raises XGradCamError for a layer of another model, or one that does not return one tensor exactly once.
     """
-    refuse_exported(model)
     name, module = find_layer(model, layer)
     inputs = plain_inputs(inputs)
     start = _Start(name, module, downstream)

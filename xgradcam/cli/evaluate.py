@@ -20,13 +20,12 @@ from xgradcam.cli.options import (
     add_probability_argument,
     add_range_argument,
 )
+from xgradcam.cli.record import kept_files, state_of_files
 from xgradcam.cli.setup import (
     choose_device,
-    kept_files,
     layers_of,
     open_classifier,
     range_of,
-    state_of_files,
 )
 from xgradcam.cli.terminal import DONE, FAILED, note, run, say
 from xgradcam.errors import XGradCamError
@@ -198,9 +197,9 @@ def _measure(
     """Measure, print the table and write the files."""
     from tqdm import tqdm
 
-    from xgradcam.capture.precision import FLOAT32, computing_in
     from xgradcam.evaluation.run import evaluate
     from xgradcam.files import make_folder
+    from xgradcam.lending.precision import FLOAT32, computing_in
     from xgradcam.runs.ledger import alone_in
 
     folder = arguments.output_dir

@@ -1,24 +1,19 @@
 """Every option of both commands. Nothing here imports torch, so that --help is quick."""
 
 import argparse
-import os
-import re
-import sys
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from xgradcam import __version__
-from xgradcam.capture.layouts import HOW_TO_SAY, parse_layout
-from xgradcam.cli.argument_files import expanded
-from xgradcam.cli.terminal import COULD_NOT_RUN, shown
+from xgradcam.cli.parsing import COLOURS
+from xgradcam.cli.parsing import Parser as Parser
 from xgradcam.errors import XGradCamError
+from xgradcam.layouts.layout import HOW_TO_SAY, parse_layout
 
 # A value of --target-layer and of --method.
 ALL = "all"
 BATCH_SIZE = 8
-# Options that take as many numbers as the input has channels.
-COLOURS = ("--mean", "--std")
 FLOAT32 = "float32"
 PRECISIONS = (FLOAT32, "tf32", "bf16")
 # How scores become probabilities; `xgradcam.capture.probability` has them too.
@@ -41,64 +36,6 @@ PROOF_LAYER_HELP = (
     "pattern in quotes, such as 'features.*'. Default: the last feature map before pooling or flattening; "
     f"with --plot, {ALL}"
 )
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that reports errors in one line and reads @FILEs as a shell reads a line."""
-
-    def parse_known_args(  # type: ignore[override]
-        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
-    ) -> tuple[argparse.Namespace, list[str]]:
-        """Parse the arguments and those of their @FILEs, whose names are `argument_files` of the result."""
-        given = sys.argv[1:] if args is None else list(args)
-        try:
-            arguments, files = expanded(given)
-        except XGradCamError as error:
-            self.error(str(error))
-        if any("\0" in argument for argument in arguments):
-            self.error("an argument holds a NUL character, which no name can")
-        self._given = arguments
-        namespace = argparse.Namespace() if namespace is None else namespace
-        namespace.argument_files = files
-        return super().parse_known_args(_colours_last(arguments), namespace)
-
-    def error(self, message: str) -> NoReturn:
-        """Report a wrong command line and end with the exit code for 'could not run'."""
-        message += _dash_advice(getattr(self, "_given", ()), self._option_string_actions)
-        self.exit(
-            COULD_NOT_RUN, f"{self.prog}: error: {shown(message)} ({self.prog} --help shows the options)\n"
-        )
-
-
-def _dash_advice(arguments: Sequence[str], options: Container[str]) -> str:
-    """How to write the name of a file that begins with a dash, if an argument looks like one."""
-    for argument in arguments:
-        is_name = re.fullmatch(r"-[^-].*\.[A-Za-z]\w{1,4}", argument) or os.path.isfile(argument)
-        if argument.startswith("-") and is_name and argument not in options:
-            return f"; for the file {argument} write ./{argument}"
-    return ""
-
-
-def _colours_last(arguments: Sequence[str]) -> list[str]:
-    """The arguments with --mean, --std and their numbers at the end: what follows them may be a folder."""
-    rest: list[str] = []
-    last: list[str] = []
-    group = rest
-    for argument in arguments:
-        if argument in COLOURS:
-            group = last
-        elif group is last and not _is_number(argument):
-            group = rest
-        group.append(argument)
-    return [*rest, *last] if "--" not in rest else list(arguments)
-
-
-def _is_number(argument: str) -> bool:
-    try:
-        float(argument)
-    except ValueError:
-        return False
-    return True
 
 
 def parse(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:

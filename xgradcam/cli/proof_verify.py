@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, TextIO
 from xgradcam.cli.listings import print_layers
 from xgradcam.cli.options import ALL, parse, proof_verify_parser
 from xgradcam.cli.proof_report import Row, dtype_of, report
+from xgradcam.cli.record import kept_files
 from xgradcam.cli.setup import (
     TOP,
     choose_device,
     class_index,
     device_line,
     is_pattern,
-    kept_files,
     layers_matching,
     open_classifier,
     range_of,
@@ -118,9 +118,9 @@ def _is_plot(path: Path) -> bool:
 
 def _target(classifier: "Classifier", inputs: "Tensor", index: int | None) -> int:
     """The class of interest; for None the one of the highest score."""
-    from xgradcam.capture.borrowing import borrowed
-    from xgradcam.capture.precision import FLOAT32, computing_in
     from xgradcam.capture.scores import choose_targets, finite_logits_of
+    from xgradcam.lending.borrowing import borrowed
+    from xgradcam.lending.precision import FLOAT32, computing_in
 
     with borrowed(classifier.module) as run, computing_in(FLOAT32, inputs.device.type):
         logits = finite_logits_of(run(inputs), classifier.output)

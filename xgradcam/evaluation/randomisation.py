@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
-from xgradcam.capture.borrowing import borrowed
+from xgradcam.lending.borrowing import borrowed
 
 
 def randomised(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from xgradcam.cam.methods import known_methods
-from xgradcam.capture.borrowing import borrowed
 from xgradcam.capture.scores import finite_logits_of
 from xgradcam.errors import XGradCamError, listed
 from xgradcam.evaluation.boxes import read_annotations, region_of
@@ -18,6 +17,7 @@ from xgradcam.evaluation.measures import Question, likeness_when_randomised, mea
 from xgradcam.evaluation.photographs import LabelledPhotograph, by_folder
 from xgradcam.evaluation.report import Report, report_on
 from xgradcam.files import make_folder
+from xgradcam.lending.borrowing import borrowed
 from xgradcam.models.classifier import Classifier
 from xgradcam.models.labels import label_of
 from xgradcam.pictures.levels import ValueRange

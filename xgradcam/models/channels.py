@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from xgradcam.capture.borrowing import borrowed
+from xgradcam.lending.borrowing import borrowed
 from xgradcam.models.preprocessing import CHANNELS
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xgradcam.capture.borrowing import borrowed
 from xgradcam.capture.layers import Layer, default_layer, list_layers
 from xgradcam.capture.scores import logits_of
 from xgradcam.errors import XGradCamError
+from xgradcam.lending.borrowing import borrowed
 from xgradcam.models.preprocessing import CHANNELS
 from xgradcam.models.reading import FileState
 from xgradcam.pictures.framing import Framing

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
-from xgradcam.capture.borrowing import Run, borrowed
-from xgradcam.capture.calls import tensors_of
-from xgradcam.capture.finding import find_layer
-from xgradcam.capture.inputs import plain_inputs
+from xgradcam.lending.borrowing import Run, borrowed
+from xgradcam.lending.calls import tensors_of
+from xgradcam.lending.finding import find_layer
+from xgradcam.lending.inputs import plain_inputs
 
 # Largest difference that is still rounding, as a share of the largest number in an output.
 ROUNDING = 1e-4

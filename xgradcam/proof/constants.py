@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from xgradcam.capture.calls import Call, depends, float_tensors_of, tensors_of
 from xgradcam.errors import XGradCamError
+from xgradcam.lending.calls import Call, depends, float_tensors_of, tensors_of
 
 Kind: TypeAlias = Literal["bias", "bypass", "curvature"]
 

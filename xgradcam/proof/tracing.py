@@ -12,10 +12,10 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import CheckpointFunction
 
-from xgradcam.capture.calls import Call, custom_functions, float_tensors_of, substitute, tensors_of
-from xgradcam.capture.finding import find_layer
 from xgradcam.capture.recording import REENTRANT
 from xgradcam.errors import XGradCamError
+from xgradcam.lending.calls import Call, custom_functions, float_tensors_of, substitute, tensors_of
+from xgradcam.lending.finding import find_layer
 from xgradcam.proof.constants import Intercept, Kind, intercept, is_linear
 
 

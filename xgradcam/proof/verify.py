@@ -18,13 +18,13 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from xgradcam.capture.calls import refuse_scripted
-from xgradcam.capture.finding import find_layer
-from xgradcam.capture.inputs import advice_on, plain_inputs
-from xgradcam.capture.precision import FLOAT32, computing_in
 from xgradcam.capture.recording import record
 from xgradcam.capture.scores import Targets, choose_targets, logits_of, parse_targets, require_finite
 from xgradcam.errors import XGradCamError
+from xgradcam.lending.calls import refuse_scripted
+from xgradcam.lending.finding import find_layer
+from xgradcam.lending.inputs import advice_on, plain_inputs
+from xgradcam.lending.precision import FLOAT32, computing_in
 from xgradcam.proof.constants import Kind
 from xgradcam.proof.tracing import (
     TracedIntercept,

@@ -13,11 +13,11 @@ from xgradcam.cam.explain import DEFAULT_METHODS, ScoreExplainer, require_compat
 from xgradcam.cam.explanation import ClassExplanation
 from xgradcam.cam.guided import guided_backpropagation
 from xgradcam.cam.methods import METHODS, known_methods
-from xgradcam.capture.finding import find_layer
-from xgradcam.capture.inputs import plain_inputs
-from xgradcam.capture.layouts import Layout, Said
-from xgradcam.capture.precision import FLOAT32, computing_in
 from xgradcam.capture.scores import Targets, parse_targets
+from xgradcam.layouts.layout import Layout, Said
+from xgradcam.lending.finding import find_layer
+from xgradcam.lending.inputs import plain_inputs
+from xgradcam.lending.precision import FLOAT32, computing_in
 from xgradcam.models.folding import fold_batch_norms
 from xgradcam.runs.graphs import CudaGraphs, Graphs, Repeater, State
 

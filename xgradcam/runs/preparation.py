@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from xgradcam.cam.explain import explain
-from xgradcam.capture.precision import FLOAT32, computing_in
 from xgradcam.errors import NotApplicableError
+from xgradcam.lending.precision import FLOAT32, computing_in
 from xgradcam.models.classifier import Classifier
 from xgradcam.models.folding import fold_batch_norms
 from xgradcam.runs.run import Run

@@ -11,10 +11,10 @@ from xgradcam.cam.class_maps import top_classes
 from xgradcam.cam.evidence import Progress
 from xgradcam.cam.explain import DEFAULT_METHODS, require_compatible
 from xgradcam.cam.explanation import ClassExplanation
-from xgradcam.capture.precision import FLOAT32, computing_in
 from xgradcam.capture.scores import Targets
 from xgradcam.errors import XGradCamError
 from xgradcam.files import KeptFiles
+from xgradcam.lending.precision import FLOAT32, computing_in
 from xgradcam.models.classifier import Classifier
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.levels import ValueRange

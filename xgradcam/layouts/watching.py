@@ -14,19 +14,15 @@ from torch import Tensor, nn
 from torch.nn.modules import activation, batchnorm, conv, padding, pooling
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from xgradcam.capture.borrowing import borrowed
-from xgradcam.capture.finding import find_layer
-from xgradcam.capture.layouts import (
+from xgradcam.errors import XGradCamError
+from xgradcam.layouts.layout import (
     HOW_TO_SAY,
     PREFIXES,
     Layout,
-    Said,
     image_grids,
-    said_layout,
     token_layouts,
 )
-from xgradcam.capture.recording import Recording, record
-from xgradcam.errors import XGradCamError
+from xgradcam.lending.borrowing import borrowed
 
 # Axes of the channels, and modules whose channels come first.
 FIRST, LAST = 1, -1
@@ -243,24 +239,6 @@ def watched(model: nn.Module, inputs: Tensor, *, hooked: bool = False) -> Iterat
         if not hooked:
             hooks.enter_context(register_module_forward_hook(watch.see))
         yield watch
-
-
-def recorded(
-    model: nn.Module, inputs: Tensor, layer: str | nn.Module, said: Said | None
-) -> tuple[Recording, Layout]:
-    """A recording at the layer, and the layout of its output: the one said, or the one that is certain."""
-    with watched(model, inputs) if said is None else nullcontext() as watch:
-        recording = record(model, inputs, layer)
-    (name, module), shape = find_layer(model, layer), tuple(recording.activation.shape)
-    if len(recording.activation) != len(inputs):
-        raise XGradCamError(
-            f"layer {name!r} gives shape {shape} for {len(inputs)} samples: take a layer that contains it"
-        )
-    try:
-        found = watch.layout(module, shape) if watch else said_layout(said or "", recording.activation)
-        return recording, found
-    except XGradCamError as error:
-        raise XGradCamError(f"layer {name!r}: {error}; --list-layers shows the shapes of all") from None
 
 
 def _axis_by_type(module: nn.Module, shape: tuple[int, ...]) -> int | None:

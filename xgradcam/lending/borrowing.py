@@ -9,9 +9,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from xgradcam.capture.calls import substitute, tensors_of
-from xgradcam.capture.precision import is_coarse
 from xgradcam.errors import is_out_of_memory
+from xgradcam.lending.calls import substitute, tensors_of
+from xgradcam.lending.precision import is_coarse
 
 # From inputs (N, ...) to what the model returns.
 Run: TypeAlias = Callable[[Tensor], Any]

@@ -2,12 +2,14 @@
 
 from torch import nn
 
-from xgradcam.capture.borrowing import wrapped
 from xgradcam.errors import XGradCamError, did_you_mean, shown
+from xgradcam.lending.borrowing import wrapped
+from xgradcam.lending.calls import refuse_exported
 
 
 def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
     """The name and the module of `layer`, which is a module of the model or its name."""
+    refuse_exported(model)
     if not isinstance(model, nn.Module):
         raise XGradCamError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
     modules = dict(model.named_modules(remove_duplicate=False))

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from xgradcam.capture.layouts import PREFIXES, Layout, image_grids, parse_layout, said_layout, token_layouts
 from xgradcam.errors import XGradCamError
+from xgradcam.layouts.layout import PREFIXES, Layout, image_grids, parse_layout, said_layout, token_layouts
 
 MAPS = torch.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
 OTHERS = torch.full((2, 2, 3), -1.0)

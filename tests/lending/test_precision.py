@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from xgradcam.capture.precision import BF16, FLOAT32, TF32, computing_in, is_coarse, tf32_switches
+from xgradcam.lending.precision import BF16, FLOAT32, TF32, computing_in, is_coarse, tf32_switches
 
 
 def values():

@@ -9,8 +9,8 @@ from torchvision.models.swin_transformer import SwinTransformer
 
 from xgradcam.cam.explain import evidence_of, explain
 from xgradcam.capture.layers import list_layers
-from xgradcam.capture.layouts import Layout
 from xgradcam.errors import XGradCamError
+from xgradcam.layouts.layout import Layout
 
 CHANNELS = 7
 
