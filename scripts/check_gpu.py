@@ -12,6 +12,7 @@ that fails is named, and the others go on; parts that come after the time given 
 
 import argparse
 import contextlib
+import gc
 import json
 import statistics
 import sys
@@ -316,6 +317,10 @@ def rates(report: Report) -> None:
 
 
 def _rate(report: Report, name: str, layer: str, size: int) -> dict[str, Any]:
+    if not report.small:
+        # What earlier rows held in pieces is too little for a large batch.
+        gc.collect()
+        torch.cuda.empty_cache()
     device, inputs, peers = report.device, batch(size, report.device), installed()
     ours, model = network(name, device), network(name, device, plain=True)
     keeping, folding = Explainer(ours, layer, ROW), Explainer(ours, layer, ROW, fold=True)
@@ -355,8 +360,6 @@ def _rate(report: Report, name: str, layer: str, size: int) -> dict[str, Any]:
             model.zero_grad()
     keeping.close()
     folding.close()
-    if not report.small:
-        torch.cuda.empty_cache()
     middle = {key: statistics.median(values) for key, values in times.items()}
     row: dict[str, Any] = {"network, batch": f"{name}, {size}", "forward, ms": middle["forward"]}
     row |= {key: middle[key] / middle["forward"] for key in contenders[1:]}

@@ -9,6 +9,7 @@ import torch
 
 from tests.support import EXAMPLES
 from xgradcam import Classifier, XGradCamError, read_image
+from xgradcam.errors import listed
 from xgradcam.evaluation.boxes import Box, region_of
 from xgradcam.evaluation.measures import Question, likeness_when_randomised, measure
 from xgradcam.evaluation.photographs import LabelledPhotograph
@@ -299,7 +300,7 @@ def test_no_photograph_with_boxes_is_said_with_names_of_both(classifier, photogr
         (boxes / f"{name}.xml").write_text("<annotation/>")
     said = []
     report = evaluate(evaluation(boxes=boxes), classifier, photographs, tmp_path, SETTINGS, say=said.append)
-    paths = ", ".join(photograph.path for photograph in photographs)
+    paths = listed((photograph.path for photograph in photographs), 3)
     assert said == [
         f"0 of 2 photographs have boxes in {boxes}: it has those of x.jpg, y.jpg and 1 more, "
         f"and not of {paths}",

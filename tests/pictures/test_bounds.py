@@ -85,7 +85,7 @@ FULL = {
     "TIFF of JPEG": lambda: encoded(noise(10000), "TIFF", compression="jpeg"),
     "fax": lambda: encoded(flat("1", 10000), "TIFF", compression="group4"),
     "GIF": lambda: encoded(noise(10000).convert("P"), "GIF"),
-    "PPM of 10 bits": lambda: b"P6\\n9000 9000\\n1023\\n" + bytes(6 * 9000**2),
+    "PPM of 10 bits": lambda: b"P6\\n8000 8000\\n1023\\n" + bytes(6 * 8000**2),
     "runs of one": lambda: rle(3_990_000),
 }
 

@@ -40,11 +40,11 @@ NEAR, SCRAMBLED = 32, -1
 
 
 class _Made(NamedTuple):
-    """A module's output: its shape, None if it is no tensor; the axis of its channels, None if unknown."""
+    """A module's output: its shape, None if it is no tensor; same: the layout is that of the one before."""
 
     module: nn.Module
     shape: tuple[int, ...] | None
-    axis: int | None
+    same: bool
 
 
 @dataclass(eq=False)
@@ -55,20 +55,27 @@ class Watch:
     inputs: Tensor
     made: list[_Made] = field(default_factory=list)
     _last: Tensor | None = None
+    _axes: dict[int, int | None] = field(default_factory=dict)
     _starts: dict[tuple[tuple[int, int], int, int], int | None] = field(default_factory=dict)
 
     def see(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """Note the output of a module; a forward hook."""
         if not isinstance(output, Tensor):
             self._last = None
-            return self.made.append(_Made(module, None, None))
+            return self.made.append(_Made(module, None, False))
         # A container returns the tensor that its last module made, an activation function is like its input.
         like = inputs[0] if type(module).__module__ == activation.__name__ and inputs else output
-        axis = _axis_by_type(module, tuple(output.shape))
-        if axis is None and self.made and (output is self._last or like is self._last):
-            axis = self.made[-1].axis
+        same = self._last is not None and (output is self._last or like is self._last)
         self._last = output
-        self.made.append(_Made(module, tuple(output.shape), axis))
+        self.made.append(_Made(module, output.shape, same))
+
+    def _axis_of(self, number: int) -> int | None:
+        """The axis of the channels in an output, where a module's type tells; None if unknown."""
+        if number not in self._axes:
+            module, shape, same = self.made[number]
+            axis = _axis_by_type(module, shape)
+            self._axes[number] = self._axis_of(number - 1) if axis is None and same else axis
+        return self._axes[number]
 
     def layout(self, module: nn.Module, shape: tuple[int, ...] | None = None) -> Layout:
         """The layout of the output (N, ...) of a module that ran; XGradCamError if it is not certain.
@@ -77,8 +84,8 @@ class Watch:
         """
         number = max((index for index, made in enumerate(self.made) if made.module is module), default=0)
         if shape is not None and self.made[number].shape != shape:
-            self.made[number] = _Made(module, shape, None)
-        shape = self.made[number].shape or ()
+            self.made[number] = _Made(module, shape, False)
+        shape = tuple(self.made[number].shape or ())
         if shape[:1] == self.inputs.shape[:1] and len(shape) == 4:
             return self._of_four_axes(number, shape)
         if shape[:1] == self.inputs.shape[:1] and len(shape) == 3 and shape[2] > 1:
@@ -90,30 +97,33 @@ class Watch:
 
     def _axis(self, number: int) -> int | None:
         """The axis of the channels, by the types of this module, of those in it and of those all around."""
-        module, shape, axis = self.made[number]
-        alike = [made for made in self.made if made.shape == shape]
+        module, shape, _ = self.made[number]
+        alike = [index for index, made in enumerate(self.made) if made.shape == shape]
         inside = set(module.modules())
-        within = [made for made in alike if made.module in inside]
-        axes = [{made.axis for made in group if made.axis} for group in (within, alike)]
+        within = [index for index in alike if self.made[index].module in inside]
+        axes = [{axis for index in group if (axis := self._axis_of(index))} for group in (within, alike)]
         # As many channels as columns: permuted maps have the same shape, and a linear layer may read either.
         if shape is not None and shape[1] == shape[-1]:
-            mixed = axes[0] == {FIRST} and any(isinstance(made.module, nn.Linear) for made in within)
+            mixed = axes[0] == {FIRST} and any(isinstance(self.made[one].module, nn.Linear) for one in within)
             axes = [] if mixed else axes[:1]
-        return axis or next((group.pop() for group in axes if len(group) == 1), None)
+        return self._axis_of(number) or next((group.pop() for group in axes if len(group) == 1), None)
 
     def _grids(self, stop: int | None = None) -> dict[tuple[int, int], int]:
         """Sizes of the maps of modules whose channels come first, each with the number of the last such."""
         return {
             (made.shape[2], made.shape[3]): number
             for number, made in enumerate(self.made[:stop])
-            if made.axis == FIRST and made.shape and len(made.shape) == 4 and made.shape[2:] != (1, 1)
-            and made.shape[0] == len(self.inputs)
+            if made.shape and len(made.shape) == 4 and made.shape[2:] != (1, 1)
+            and made.shape[0] == len(self.inputs) and self._axis_of(number) == FIRST
         }  # fmt: skip
 
     def _of_four_axes(self, number: int, shape: tuple[int, ...]) -> Layout:
         _, first, second, third = shape
         layouts = {FIRST: Layout("maps", second, third), LAST: Layout("channels last", first, second)}
-        axis, grids = self._axis(number), set(self._grids())
+        axis = self._axis(number)
+        if axis == FIRST:
+            return layouts[axis]
+        grids = set(self._grids())
         possible = grids | _halved(grids) or set(self._patches)
         known = [one for one, layout in layouts.items() if (layout.height, layout.width) in possible]
         if axis is None and len(known) == 1 and grids:
@@ -241,9 +251,9 @@ def watched(model: nn.Module, inputs: Tensor, *, hooked: bool = False) -> Iterat
         yield watch
 
 
-def _axis_by_type(module: nn.Module, shape: tuple[int, ...]) -> int | None:
+def _axis_by_type(module: nn.Module, shape: tuple[int, ...] | None) -> int | None:
     """The axis of the channels in a module's output of three or four axes, where its type tells."""
-    if len(shape) not in (3, 4):
+    if shape is None or len(shape) not in (3, 4):
         return None
     if isinstance(module, _FIRST_TYPES):
         names = ("out_channels", "num_features", "num_channels")

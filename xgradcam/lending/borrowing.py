@@ -37,7 +37,7 @@ def borrowed(model: nn.Module) -> Iterator[Run]:
                 module.training = False
             if (inner := wrapped(module)) is not None:
                 _replace(module, "forward", partial(_pass_on, module, inner), restored)
-            if getattr(module, "_compiled_call_impl", None) is not None:
+            if module.__dict__.get("_compiled_call_impl") is not None:
                 _replace(module, "_compiled_call_impl", None, restored)
         restored.enter_context(torch.random.fork_rng(devices=[]))
         restored.enter_context(torch.inference_mode(False))

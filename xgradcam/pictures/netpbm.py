@@ -35,6 +35,8 @@ def read_netpbm(
         place, maximum = (found.end(), int(found[1])) if found else (place, 0)
         if not 0 < maximum < 2**16:
             raise UnreadableError("its header gives no maximum from 1 to 65535")
+        if maximum > 255:
+            require_affordable(width, height, 3 + 4 * channels, len(content))
     if width < 1 or height < 1:
         raise UnreadableError(f"its header gives {width} x {height} pixels")
     before(width * height)

@@ -120,6 +120,8 @@ class Explainer:
             copy = deepcopy(self.model)
             with computing_in(FLOAT32, inputs.device.type):
                 fold_batch_norms(copy, inputs[:1], [name])
+            if inputs.device.type == "cuda":
+                copy.to(memory_format=torch.channels_last)
             self._folded = copy, name, State(self.model)
         return self._folded[:2]
 
