@@ -353,6 +353,8 @@ def _rate(report: Report, name: str, layer: str, size: int) -> dict[str, Any]:
             # Theirs cannot do without; grad-cam's slowness must not eat up the time.
             model.requires_grad_(key in peers)
             few = 1 if key == "grad-cam" else repeats
+            if not report.small and size > 32:
+                torch.cuda.empty_cache()  # else what one holds in pieces is too little for the next
             with makers[key]() if key in peers else contextlib.nullcontext(works[key]) as work:
                 with contextlib.redirect_stderr(None):
                     work()

@@ -62,8 +62,8 @@ class Classifier:
     def to(self, device: torch.device) -> "Classifier":
         """The same classifier on another device."""
         module = self.module.to(device)
-        if device.type != "cpu":
-            module.to(memory_format=torch.contiguous_format)  # channels last is fast on CPUs only
+        if device.type not in ("cpu", "cuda"):
+            module.to(memory_format=torch.contiguous_format)  # channels last is fast on those two only
         return replace(self, module=module)
 
     def default_layer(self) -> str:
