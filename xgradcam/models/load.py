@@ -66,8 +66,8 @@ def load_classifier(
     both), mean, std (one for all channels), output, resize: replace what is known of the model; see
     `Classifier`, and `with_names` for labels. Your own model's input is 224 x 224 with ImageNet's mean and
     deviation by default.
-    channels_last: store the weights in the order in which CPUs and GPUs convolve fastest (not those of timm's models
-    and your own). The copy takes longer than it saves on a single photograph.
+    channels_last: store the weights in the order in which CPUs and GPUs convolve fastest (not those of timm's
+    models and your own). The copy takes longer than it saves on a single photograph.
     Raises XGradCamError for an unknown name, a wrong value, and weights that do not fit or are missing.
     """
     given = check_preprocessing(size, mean, std, resize)
