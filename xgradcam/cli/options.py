@@ -235,7 +235,7 @@ def _add_run_arguments(parser: Parser) -> None:
     many.add_argument(
         "--precision", choices=PRECISIONS, default=PRECISIONS[0],
         help="of the network's arithmetic: float32 (default), exact on a GPU too; tf32, which NVIDIA's GPUs "
-        "do up to four times as fast; or bf16, which takes half the time where the processor knows it. "
+        "do several times as fast; or bf16, which takes half the time where the processor knows it. "
         "Heatmaps then differ by thousandths (tf32) or hundredths (bf16) at the last layer, but by anything "
         "at an early one, where evidence for and against nearly cancels",
     )  # fmt: skip
