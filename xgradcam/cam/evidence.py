@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from xgradcam.capture.recording import Recording, record, replay
+from xgradcam.capture.recording import Recording, record
+from xgradcam.capture.replacing import replay
 from xgradcam.capture.scores import ClassScore, Score, logits_of, of_sample
 from xgradcam.errors import NotApplicableError, XGradCamError, is_out_of_memory
 from xgradcam.layouts.layout import Layout

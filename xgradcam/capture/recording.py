@@ -3,21 +3,22 @@
 import inspect
 import re
 import warnings
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.module import _global_forward_hooks, register_module_forward_hook
+from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.checkpoint import CheckpointFunction
 
+from xgradcam.capture.replacing import at_output, in_place_of, is_new
 from xgradcam.errors import NoGradientError, XGradCamError
 from xgradcam.lending.borrowing import arranged, borrowed
 from xgradcam.lending.calls import custom_functions, refuse_scripted, tensors_of
@@ -155,44 +156,24 @@ def record(
     name, module = find_layer(model, layer)
     inputs = plain_inputs(inputs)
     start = _Start(name, module, downstream)
-    with advice_on(model, inputs), borrowed(model) as run:
-        if downstream is None:
-            inputs = arranged(model, run, inputs)
-        with start.behind, _at_output(module, start), _readable_autograd_errors():
-            returned = run(inputs)
-    if not start.runs:
-        refuse_scripted(model, around=name)
-        raise XGradCamError(f"layer '{name}' did not run: the model's forward does not call it here")
-    return Recording(start.leaf_or_error(), returned, model, start.place)
-
-
-@contextmanager
-def _at_output(module: nn.Module, see: Callable[[int, Any, Any], Any]) -> Iterator[None]:
-    """Call `see(place, inputs, output)` at the module's output, before and after each of its forward hooks.
-
-    place: 0 before all hooks, those of all modules too; 1 after those; then one more after each of its own.
-    What `see` returns is the output for the hooks that follow, None to leave it.
-    """
-
-    def first(ran: nn.Module, given: Any, output: Any) -> Any:
-        return see(0, given, output) if ran is module else None
-
-    def hook(place: int) -> Callable[[nn.Module, Any, Any], Any]:
-        return lambda _module, given, output: see(place, given, output)
-
-    with ExitStack() as hooks:
-        handle = hooks.enter_context(register_module_forward_hook(first))
-        cast(OrderedDict[int, Any], _global_forward_hooks).move_to_end(handle.id, last=False)
-        own = list(module._forward_hooks)
-        hooks.enter_context(module.register_forward_hook(hook(1), prepend=True))
-        for place, key in enumerate(own, 2):
-            cast(OrderedDict[int, Any], module._forward_hooks).move_to_end(key)
-            hooks.enter_context(module.register_forward_hook(hook(place)))
-        yield
+    with ExitStack() as failed:
+        failed.callback(start.release)
+        with advice_on(model, inputs), borrowed(model) as run:
+            if downstream is None:
+                inputs = arranged(model, run, inputs)
+            with start.behind, at_output(module, start), _readable_autograd_errors():
+                returned = run(inputs)
+        if not start.runs:
+            refuse_scripted(model, around=name)
+            raise XGradCamError(f"layer '{name}' did not run: the model's forward does not call it here")
+        recording = Recording(start.leaf_or_error(), returned, model, start.place)
+        failed.pop_all()
+    weakref.finalize(recording, start.release).atexit = False
+    return recording
 
 
 class _Start:
-    """Starts the graph at a layer's output, and enters `downstream`; called at each `place` of `_at_output`.
+    """Starts the graph at a layer's output, and enters `downstream`; called at each `place` of `at_output`.
 
     runs: of the layer. place: the last one at which the output was another than before.
     """
@@ -204,6 +185,12 @@ class _Start:
         self._output: Any = None
         self._version = 0
         self._leaf: Tensor | None = None
+        self._replaced: list[Tensor] = []
+
+    def release(self) -> None:
+        """Take the outputs that the model or a hook may have kept out of the graph."""
+        for output in self._replaced:
+            output.detach_()
 
     def __call__(self, place: int, given: Any, output: Any) -> Tensor | None:
         self.runs += place == 0
@@ -224,7 +211,7 @@ class _Start:
         if _inside_checkpoint():
             raise XGradCamError(f"layer '{self._name}' runs inside of {REENTRANT}")
         # A hook that writes into the output hands on the object that others keep.
-        return self._started(output, same or (place == 0 and _is_new(self._module, output, given)))
+        return self._started(output, same or (place == 0 and is_new(self._module, output, given)))
 
     def _started(self, output: Tensor, new: bool) -> Tensor:
         # A copy: a module may return its own input, and the rest of the model may write to that.
@@ -232,7 +219,10 @@ class _Start:
         torch.set_grad_enabled(True)
         self.behind.enter_context(_contiguous_norm_gradients())
         # Another copy: in-place operations cannot write to a leaf.
-        copy = _in_place_of(output, leaf.clone()) if new else leaf.clone()
+        replacement = leaf.clone()
+        copy = in_place_of(output, replacement) if new else replacement
+        if copy is output:
+            self._replaced.append(output)
         if self._downstream is not None:
             self.behind.enter_context(self._downstream)
         self._leaf, self._output, self._version = leaf, copy, copy._version
@@ -257,51 +247,9 @@ def _inside_checkpoint() -> bool:
     return frame is not None
 
 
-def _is_new(module: nn.Module, output: Any, given: Any) -> bool:
-    """True if the module made this tensor; False if it is one of its inputs, parameters or buffers."""
-    others = (*tensors_of(given), *module.buffers(), *module.parameters())
-    return isinstance(output, Tensor) and all(output is not one for one in others)
-
-
-def _in_place_of(output: Tensor, replacement: Tensor) -> Tensor:
-    """The replacement, as the output's object where possible: modules and hooks may keep that object."""
-    try:
-        torch.utils.swap_tensors(output, replacement)  # type: ignore[no-untyped-call]
-    # Another tensor, for example a view, or a weak reference holds it.
-    except RuntimeError:
-        return replacement
-    return output
-
-
 def _row_major_copy(output: Tensor) -> Tensor:
     """A copy, with maps in row-major order, the order that the rest of the model usually gets."""
     return output.clone(memory_format=torch.contiguous_format if output.ndim == 4 else torch.preserve_format)
-
-
-def replay(
-    model: nn.Module, inputs: Tensor, layer: str | nn.Module, activation: Tensor, place: int = 0
-) -> Any:
-    """Run `model(inputs)` without a graph, with the layer's output replaced by `activation`.
-
-    activation: (M, ...), any number of variants of one sample's. The inputs of one sample suffice if the
-    rest of the model depends on the layer's output only. A model that works in place writes to `activation`.
-    place: the recording's.
-    """
-    _name, module = find_layer(model, layer)
-
-    before: list[Any] = []
-
-    def replace(at: int, given: Any, output: Any) -> Tensor | None:
-        before.append(output)
-        if at != place:
-            return None
-        # Through an object of its own: the caller's takes the output's place in the swap.
-        replacement = activation.view_as(activation)
-        new = _is_new(module, output, given) if at == 0 else output is before[-2]
-        return _in_place_of(output, replacement) if new else replacement
-
-    with borrowed(model) as run, _at_output(module, replace):
-        return run(inputs)
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def arranged(model: nn.Module, run: Run, inputs: Tensor) -> Tensor:
     ordered = inputs.contiguous(memory_format=torch.channels_last)
     if model not in _TAKES_CHANNELS_LAST:
         try:
-            plain, found = (list(tensors_of(_fields(run(batch[:2])))) for batch in (inputs, ordered))
+            plain, found = (list(tensors_of(fields_of(run(batch[:2])))) for batch in (inputs, ordered))
             same = bool(plain) and len(plain) == len(found) and all(map(is_close, found, plain))
         # A model may raise anything; what is wrong with the inputs shows when all of them are run.
         except Exception as error:
@@ -98,7 +98,8 @@ def arranged(model: nn.Module, run: Run, inputs: Tensor) -> Tensor:
     return ordered if _TAKES_CHANNELS_LAST[model] else inputs
 
 
-def _fields(returned: Any) -> Any:
+def fields_of(returned: Any) -> Any:
+    """The attributes of an object that a model returned; a tensor or a collection as it is."""
     return vars(returned) if hasattr(returned, "__dict__") and not isinstance(returned, Tensor) else returned
 
 
