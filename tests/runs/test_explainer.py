@@ -252,6 +252,121 @@ def test_folded_norms_follow_the_model(graphs, on_cpu_only):
     assert explainer._folded is None
 
 
+WEIGHT = "features.0.weight"
+# Changes of a model: by the version of its tensors, past it, and of what is no tensor.
+CHANGES = {
+    "data": lambda net: net.get_parameter(WEIGHT).data.mul_(1.3),
+    "numpy": lambda net: net.get_parameter(WEIGHT).detach().numpy().__imul__(1.2),
+    "one number": lambda net: net.get_parameter(WEIGHT).data[0, 0, 1].zero_(),
+    "exchanged": lambda net: net.get_parameter(WEIGHT).data.copy_(net.get_parameter(WEIGHT).data.flip(0)),
+    "buffer": lambda net: net.features[1].running_var.numpy().__imul__(3),
+    "new data": lambda net: setattr(net.get_parameter(WEIGHT), "data", -net.get_parameter(WEIGHT).data),
+    "eps": lambda net: setattr(net.features[1], "eps", 1.0),
+    "stride": lambda net: setattr(net.features[0], "stride", (2, 2)),
+    "module": lambda net: net.features.__setitem__(4, nn.MaxPool2d(2)),
+}
+
+
+@pytest.mark.parametrize("by_graph", [False, True])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_a_folded_copy_follows_every_change(graphs, change, by_graph):
+    net = tiny_of_any_size()
+    explainer = Explainer(net, LAYER, fold=True, graphs=graphs if by_graph else None)
+    for call in range(10):
+        if call == 5:
+            before = explain(net, batch_of(call), LAYER, 1)
+            change(net)
+        found, expected = explainer(batch_of(call), 1), explain(net, batch_of(call), LAYER, 1)
+        assert isinstance(explainer._folded[0].features[1], nn.Sequential)
+        torch.testing.assert_close(found.logits, expected.logits)
+        torch.testing.assert_close(dict(found.maps), dict(expected.maps))
+        if call == 5:
+            assert not torch.allclose(before.logits, expected.logits)
+    assert graphs.captures == 2 * by_graph
+
+
+def tiny_of_any_size():
+    net = TinyNet()
+    net.features.append(nn.AdaptiveAvgPool2d(4))
+    return net
+
+
+class Turning(nn.Module):
+    """Puts the channels last where its `last` is True."""
+
+    last = False
+
+    def forward(self, maps):
+        return maps.permute(0, 2, 3, 1) if self.last else maps
+
+
+class Turned(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.maps, self.turn, self.head = nn.Conv2d(3, 8, 1).double(), Turning(), nn.Linear(8, 4).double()
+
+    def forward(self, inputs):
+        maps = self.turn(self.maps(inputs).tanh())
+        return self.head((maps.movedim(-1, 1) if self.turn.last else maps).square().mean((2, 3)))
+
+
+@pytest.mark.parametrize("layout", [None, lambda output: output], ids=["found", "function"])
+@pytest.mark.parametrize("change", [CHANGES["stride"], CHANGES["module"]], ids=["stride", "module"])
+def test_a_layout_is_looked_for_again_after_a_change(graphs, change, layout):
+    net = tiny_of_any_size()
+    explainer = Explainer(net, LAYER, layout=layout, graphs=graphs)
+    for call in range(10):
+        if call == 5:
+            change(net)
+        assert_same(explainer(batch_of(call), 1), explain(net, batch_of(call), LAYER, 1, layout=layout))
+    assert graphs.captures == 2
+
+
+@pytest.mark.parametrize("size", [8, 6])
+@pytest.mark.parametrize("by_graph", [False, True])
+def test_a_model_may_turn_from_channels_first_to_last(graphs, by_graph, size):
+    model = Turned()
+    explainer = Explainer(model, "turn", graphs=graphs if by_graph else None)
+    for call in range(12):
+        model.turn.last = call % 6 > 3
+        inputs = batch_of(call)[..., :size]  # with 8 the shape tells nothing
+        assert_same(explainer(inputs, 1), explain(model, inputs, "turn", 1))
+
+
+def test_a_class_that_turns_is_seen_by_the_shape(monkeypatch):
+    model, inputs = Turned(), batch_of(0)[..., :6]
+    explainer = Explainer(model, "turn")
+    first = explainer(inputs, 1)
+    monkeypatch.setattr(Turning, "last", True)
+    assert explainer(inputs, 1).maps["grad-cam"].shape == first.maps["grad-cam"].shape == (3, 8, 6)
+    assert_same(explainer(inputs, 1), explain(model, inputs, "turn", 1))
+
+
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("layer", "features.3"),
+        ("layout", "channels-last"),
+        ("layout", lambda output: output.flip(3)),
+        ("fold", True),
+        ("probability", "sigmoid"),
+    ],
+    ids=["layer", "layout", "layout function", "fold", "probability"],
+)
+def test_a_setting_may_be_changed_between_calls(graphs, setting, value, fold):
+    net = TinyNet()
+    explainer = Explainer(net, LAYER, fold=fold, graphs=graphs)
+    for call in range(10):
+        if call == 5:
+            setattr(explainer, setting, value)
+        options = {"layer": LAYER} if call < 5 or setting == "fold" else {"layer": LAYER, setting: value}
+        found, expected = explainer(batch_of(call), 1), explain(net, batch_of(call), targets=1, **options)
+        torch.testing.assert_close(dict(found.maps), dict(expected.maps))
+        torch.testing.assert_close(found.probability, expected.probability)
+    assert isinstance(explainer._network(batch_of(0))[0].features[1], nn.Sequential) == explainer.fold
+
+
 def test_norms_are_not_folded_where_that_would_change_the_layer():
     net = TinyNet()
     explainer = Explainer(net, net.features[0], fold=True)

@@ -1,9 +1,10 @@
 """The public entry: from a model, a batch and a layer to an explanation."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +38,6 @@ from xgradcam.capture.scores import (
 )
 from xgradcam.errors import NoGradientError, XGradCamError
 from xgradcam.layouts.layout import Layout, Said
-from xgradcam.lending.finding import find_layer
 from xgradcam.lending.inputs import plain_inputs
 
 DEFAULT_METHODS = ("grad-cam", "xgrad-cam")
@@ -187,12 +187,15 @@ class _Explained(Generic[AnyScore]):
     channels: int
 
 
+# The shape of a sample's activation, and its layout.
+FoundLayout: TypeAlias = tuple[torch.Size, Layout]
+
+
 @dataclass(frozen=True)
 class ScoreExplainer:
     """Explains scores of any inputs by the same model, layer and methods.
 
-    found: layouts of the layer's output, by the layer and the shape of a sample; callers with many batches
-    keep them.
+    found: layouts by the shape of an input; callers with many batches keep them while the model is the same.
     """
 
     model: nn.Module
@@ -201,17 +204,14 @@ class ScoreExplainer:
     progress: Progress
     axioms: bool = False
     layout: Said | None = None
-    found: dict[tuple[nn.Module, torch.Size], Layout] = field(default_factory=dict)
+    found: dict[torch.Size, FoundLayout] = field(default_factory=dict)
 
     def run(
         self, inputs: Tensor, scores_of: Callable[[Any], Sequence[AnyScore]]
     ) -> tuple[Any, list[_Explained[AnyScore]]]:
         """Run the model and explain the scores that `scores_of` chooses; the model's output comes first."""
         with torch.inference_mode(False):
-            key = (find_layer(self.model, self.layer)[1], inputs.shape[1:])
-            said = self.found.get(key, self.layout)
-            recording, layout = recorded(self.model, inputs, self.layer, said)
-            self.found[key] = layout
+            recording, layout = self._recorded(inputs)
             chosen = scores_of(recording.output)
             scores = [values_of(score_of, recording.output, len(inputs)) for score_of in chosen]
             if self.axioms or any(METHODS[method].asks_again for method in self.methods):
@@ -225,6 +225,18 @@ class ScoreExplainer:
                 probe = Probe(recording, inputs, self.layer, layout, score_of, score, self.progress)
                 explained.append(self._explained(score_of, _evidence(probe, gradient)))
         return recording.output, explained
+
+    def _recorded(self, inputs: Tensor) -> tuple[Recording, Layout]:
+        shape, known = self.found.get(inputs.shape[1:], (None, None))
+        if known is not None:
+            with suppress(XGradCamError):
+                recording, layout = recorded(self.model, inputs, self.layer, known)
+                # Where nothing in the model tells of another layout, its shape may.
+                if recording.activation.shape[1:] == shape:
+                    return recording, layout
+        recording, layout = recorded(self.model, inputs, self.layer, self.layout)
+        self.found[inputs.shape[1:]] = recording.activation.shape[1:], layout
+        return recording, layout
 
     def _gradients(self, recording: Recording, scores: Sequence[Tensor]) -> Iterator[Tensor]:
         """The gradient of each score; NaN if no method needs it, for a model may have none."""

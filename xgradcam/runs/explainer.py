@@ -3,18 +3,19 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import KW_ONLY, dataclass, field, replace
+from operator import is_
 
 import torch
 from torch import Tensor, nn
 
 from xgradcam.cam.class_maps import Classes, ClassMaps, finished, require_list, require_rule
 from xgradcam.cam.evidence import Progress
-from xgradcam.cam.explain import DEFAULT_METHODS, ScoreExplainer, require_compatible
+from xgradcam.cam.explain import DEFAULT_METHODS, FoundLayout, ScoreExplainer, require_compatible
 from xgradcam.cam.explanation import ClassExplanation
 from xgradcam.cam.guided import guided_backpropagation
 from xgradcam.cam.methods import METHODS, known_methods
 from xgradcam.capture.scores import Targets, parse_targets
-from xgradcam.layouts.layout import Layout, Said
+from xgradcam.layouts.layout import Said
 from xgradcam.lending.finding import find_layer
 from xgradcam.lending.inputs import plain_inputs
 from xgradcam.lending.precision import FLOAT32, computing_in
@@ -32,13 +33,13 @@ class Explainer:
 
     model, layer, methods, output, augment, axioms, probability, layout, progress: as in `explain`.
     fold: fold batch norms into the convolutions before them, in a copy of the model; the same but for
-    rounding.
+    rounding. The copy is made anew when the model has changed, for which each call reads all of its numbers.
     graphs: None to run the model at every call. Otherwise, after three calls with inputs of one shape on a
     GPU, a CUDA graph does the work where it computes the same, which is checked. It takes the memory of
     another forward, and is made anew when anything in the model has changed. It sees neither global variables
     nor what a module's forward prints or counts elsewhere. `problem` says why there is none.
     A context manager: at the end, or after `close`, the copy and the graphs are gone. The model is borrowed,
-    as by `explain`. One call at a time. It can be pickled if the model can.
+    as by `explain`. One call at a time. It can be pickled if the model and the layout can: a lambda cannot.
     """
 
     model: nn.Module
@@ -59,8 +60,11 @@ class Explainer:
         require_rule(self.probability)
         self.methods = tuple(known_methods(self.methods))
         find_layer(self.model, self.layer)
-        self._folded: tuple[nn.Module, str, State] | None = None
-        self._found: dict[tuple[nn.Module, torch.Size], Layout] = {}
+        self._folded: tuple[nn.Module, str] | None = None
+        self._found: dict[torch.Size, FoundLayout] = {}
+        # What the copy, the layouts and the graphs are kept for.
+        self._state: State | None = None
+        self._settings: tuple[object, ...] = ()
         asks_again = self.axioms or any(METHODS[method].asks_again for method in self.methods)
         self._repeater = None if self.graphs is None or asks_again else Repeater(self.graphs)
 
@@ -75,6 +79,7 @@ class Explainer:
         for the same function a graph can be used again.
         """
         inputs = plain_inputs(inputs)
+        self._begin_anew_after_a_change()
         if self._repeater is None or not inputs.ndim:
             return finished(self._maps(inputs, classes), classes)
         if not callable(classes):
@@ -92,14 +97,14 @@ class Explainer:
             self.augment,
             self.output,
             self.probability,
-            self.layer,
-            id(self.layout),
             classes if callable(classes) else given,
         )
         tensors = (inputs, *(one for one in parsed if one is not None))
         return finished(self._repeater.run(how, self.model, work, tensors), classes)
 
     def _maps(self, inputs: Tensor, classes: Classes, late: bool = False) -> ClassMaps:
+        if not self.fold and not self._is_watched():
+            self._found.clear()
         model, layer = self._network(inputs)
         explainer = ScoreExplainer(
             model, layer, self.methods, self.progress, self.axioms, self.layout, self._found
@@ -115,19 +120,36 @@ class Explainer:
         """The model and its layer, or those of the copy with folded norms, of the model as it is now."""
         if not self.fold:
             return self.model, self.layer
-        if self._folded is None or not self._folded[2].is_that_of(self.model):
+        if self._folded is None:
             name, _ = find_layer(self.model, self.layer)
             copy = deepcopy(self.model)
             with computing_in(FLOAT32, inputs.device.type):
                 fold_batch_norms(copy, inputs[:1], [name])
             if inputs.device.type == "cuda":
                 copy.to(memory_format=torch.channels_last)
-            self._folded = copy, name, State(self.model)
-        return self._folded[:2]
+            self._folded = copy, name
+        return self._folded
+
+    def _begin_anew_after_a_change(self) -> None:
+        settings = self.layer, self.layout, self.fold
+        if len(self._settings) != len(settings) or not all(map(is_, self._settings, settings)):
+            self.close()
+            self._settings = settings
+        # A graph of the model itself reads its memory as it is now; of the copy, it would not see a change.
+        if self.fold and not self._is_watched():
+            self.close()
+            self._is_watched()
+
+    def _is_watched(self) -> bool:
+        """True if the model is as it was when this was last asked."""
+        if self._state is not None and self._state.is_that_of(self.model):
+            return True
+        self._state = State(self.model, by_value=self.fold)
+        return False
 
     def close(self) -> None:
         """Free the memory that was kept. A later call begins anew."""
-        self._folded = None
+        self._folded = self._state = None
         self._found.clear()
         if self._repeater is not None:
             self._repeater.close()
@@ -139,7 +161,7 @@ class Explainer:
         self.close()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**vars(self), "_folded": None, "_found": {}}
+        return {**vars(self), "_folded": None, "_found": {}, "_state": None, "_settings": ()}
 
 
 def explain_layers(

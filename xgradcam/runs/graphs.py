@@ -80,9 +80,10 @@ class State:
     """Everything that a model holds: which objects, and the memory and version of its tensors.
 
     Numbers and words are objects too. All are kept alive, so that no other gets their identity or memory.
+    by_value: compare copies of the tensors too, for writing by `.data` or NumPy leaves the version.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, by_value: bool = False) -> None:
         self._model = model
         # Live views, which show what is in a dictionary or list when they are read, and what is still empty.
         self._views: list[Collection[Any]] = []
@@ -99,21 +100,20 @@ class State:
                 self._tensors.append(thing)
             elif isinstance(thing, (tuple, frozenset)):
                 left += thing
+            elif isinstance(thing, (dict, list, set)) and not thing:
+                self._empty.append(thing)
             elif isinstance(thing, (dict, list, set)):
-                if thing:
-                    self._views.append(thing.values() if isinstance(thing, dict) else thing)
-                    left += self._views[-1]
-                else:
-                    self._empty.append(thing)
+                self._views.append(thing.values() if isinstance(thing, dict) else thing)
+                left += self._views[-1]
             elif hasattr(thing, "__dict__") and not isinstance(thing, _CODE):
                 left.append(vars(thing))
         self._is_whole = not left
         self._things = [*chain.from_iterable(self._views)]
         self._kept = [tensor.detach() for tensor in self._tensors]
-        # Others have none.
-        self._dense = [tensor for tensor in self._tensors if tensor.layout is torch.strided]
+        self._dense = [tensor for tensor in self._tensors if tensor.layout is torch.strided]  # with memory
         self._counted = [tensor for tensor in self._tensors if not tensor.is_inference()]
         self._memory, self._versions = self._read()
+        self._values = [tensor.detach().clone() for tensor in self._dense] if by_value else []
 
     def is_that_of(self, model: nn.Module) -> bool:
         """True if the model is the same and holds the same."""
@@ -125,10 +125,18 @@ class State:
             # Without a list of its own: this is done at every call.
             and all(map(is_, chain.from_iterable(self._views), self._things))
             and (self._memory, self._versions) == self._read()
+            and _holds(self._dense[: len(self._values)], self._values)
         )
 
     def _read(self) -> tuple[list[int], list[int]]:
         return list(map(Tensor.data_ptr, self._dense)), [tensor._version for tensor in self._counted]
+
+
+def _holds(tensors: list[Tensor], values: list[Tensor]) -> bool:
+    """True if no tensor differs from its value; waits for a device once."""
+    with torch._C.DisableTorchFunctionSubclass():
+        differ = [(tensor != value).any() for tensor, value in zip(tensors, values, strict=True)]
+        return not differ or not torch.stack([one.to(differ[0].device) for one in differ]).any()
 
 
 @dataclass
