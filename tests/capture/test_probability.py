@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn import functional
 
 from tests.support import TinyNet
-from xgradcam import ClassExplanation, explain, explain_classes
+from xgradcam import ClassExplanation, XGradCamError, explain, explain_classes
 from xgradcam.capture.probability import PROBABILITY_RULES, probability_rule
 from xgradcam.cli.options import PROBABILITIES
 from xgradcam.evaluation.measures import Question, measure
@@ -54,6 +54,28 @@ def of_two(logits):
     return torch.cat([1 - positive, positive], dim=1)
 
 
+def experts(logits, kind):
+    """What two experts say of three classes."""
+    return torch.stack([kind(logits[:, :3]), kind(logits[:, 2:] * 3)], dim=1)
+
+
+def gate(logits):
+    return logits[:, :2].softmax(dim=1)
+
+
+def mixed(kind):
+    """The shares of the gate, as scalars, times what each expert says."""
+
+    def by_hand(logits):
+        share = each(logits[:, :1] - logits[:, 1:2])
+        return share * kind(logits[:, :3]) + (1 - share) * kind(logits[:, 2:] * 3)
+
+    return by_hand
+
+
+# Confusions of five classes: each row sums to 1.
+CONFUSIONS = torch.full((5, 5), 0.05, dtype=torch.float64) + 0.75 * torch.eye(5, dtype=torch.float64)
+
 # A head, what its probabilities are as a function of the logits, and how its note begins.
 ENDS, LIKE = (
     "probabilities explained: the model ends in a ",
@@ -89,6 +111,31 @@ HEADS = {
     "hard sigmoid by hand": (lambda z: functional.relu6(z + 3) / 6,
                              lambda z: (z / 6 + 0.5).clamp(0, 1), f"{LIKE}probabilities"),
     "log-sigmoid": (functional.logsigmoid, each, f"{ENDS}log-sigmoid, undone by exp"),
+    "log of sigmoid": (lambda z: z.sigmoid().log(), each,
+                       f"{LIKE}logarithms of probabilities, undone by exp"),
+    "log of clamped sigmoid": (lambda z: (z.sigmoid() + 1e-9).clamp(1e-6, 1).log(), each,
+                               f"{LIKE}logarithms of probabilities, undone by exp"),
+    "log of the other's": (lambda z: (1 - z.sigmoid()).log(), lambda z: 1 - each(z),
+                           f"{LIKE}logarithms of probabilities, undone by exp"),
+    "log of softmax, two left": (lambda z: z.softmax(1).log()[:, :2], lambda z: shares(z)[:, :2],
+                                 f"{LIKE}logarithms of probabilities, undone by exp"),
+    "experts": (lambda z: torch.einsum("be,bec->bc", gate(z), experts(z, shares)), mixed(shares),
+                f"{LIKE}probabilities"),
+    "experts by matmul": (lambda z: (gate(z)[:, None] @ experts(z, lambda y: y.softmax(1)))[:, 0],
+                          mixed(shares), f"{LIKE}probabilities"),
+    "experts of sigmoids": (lambda z: torch.einsum("be,bec->bc", gate(z), experts(z, torch.sigmoid)),
+                            mixed(each), f"{LIKE}probabilities"),
+    "log of experts": (lambda z: torch.einsum("be,bec->bc", gate(z), experts(z, shares)).log(),
+                       mixed(shares), f"{LIKE}logarithms of probabilities, undone by exp"),
+    "experts of logits": (lambda z: torch.einsum("be,bec->bc", gate(z), experts(z, lambda y: y)),
+                          lambda z: shares(mixed(lambda y: y)(z)), ""),
+    "confused": (lambda z: z.softmax(1) @ CONFUSIONS, lambda z: shares(z) @ CONFUSIONS,
+                 f"{LIKE}probabilities"),
+    "weights without a bias": (lambda z: z.sigmoid() @ nn.Parameter(CONFUSIONS),
+                               lambda z: shares(each(z) @ CONFUSIONS), ""),
+    "similarities": (lambda z: functional.normalize(z.exp(), dim=1) @ functional.normalize(CONFUSIONS),
+                     lambda z: shares(functional.normalize(z.exp(), dim=1)
+                                      @ functional.normalize(CONFUSIONS)), ""),
     "one probability as two": (of_two, of_two, f"{LIKE}probabilities"),
 }  # fmt: skip
 
@@ -123,6 +170,21 @@ def test_one_logit_speaks_for_the_positive_class(batch):
     ended = explain(Head(torch.sigmoid, classes=1), batch, "net.features.4")
     torch.testing.assert_close(ended.probability, found.probability)
     assert all(f"{ENDS}sigmoid" in lines[-1] for lines in ended.notes)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_linear_layer_behind_probabilities_gives_logits(batch, trained, bias):
+    layer = nn.Linear(5, 3, bias=bias).double().requires_grad_(trained)
+    model = nn.Sequential(Head(lambda z: z.softmax(1)), layer)
+    found = explain(model, batch, "0.net.features.4", 1)
+    torch.testing.assert_close(found.probability, shares(model(batch))[:, 1].detach())
+    assert not any("probabilit" in line for lines in found.notes for line in lines)
+
+
+def test_the_softmax_of_one_output_is_refused(batch):
+    with pytest.raises(XGradCamError, match="softmax of a single output is always 1: take probability="):
+        explain(Head(lambda z: z, classes=1), batch, "net.features.4", probability="softmax")
 
 
 def test_scores_that_happen_to_be_in_0_to_1_are_logits(batch):

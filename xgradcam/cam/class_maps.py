@@ -83,8 +83,12 @@ def require_list(classes: object) -> None:
         raise XGradCamError(f"the classes are {shown(classes)}: give a list of targets, such as [0, 4]")
 
 
-def require_rule(probability: str | None) -> None:
-    """Raise XGradCamError for a probability that is neither None nor a key of `PROBABILITY_RULES`."""
+def require_rule(probability: str | None, classes: int = 0) -> None:
+    """Raise XGradCamError for what is neither None nor a key of `PROBABILITY_RULES`, or says nothing."""
+    if probability == "softmax" and classes == 1:
+        raise XGradCamError(
+            "the softmax of a single output is always 1: take probability= (--probability) sigmoid, or none"
+        )
     if probability not in (None, *PROBABILITY_RULES):
         raise XGradCamError(f"no probability {shown(probability)}: give {', '.join(PROBABILITY_RULES)}")
 

@@ -267,6 +267,7 @@ class ScoreExplainer:
 
         def scores_of(returned: Any) -> list[ClassScore]:
             logits = logits_of(returned, output)
+            require_rule(probability, logits.shape[1])
             chosen = classes(logits.detach()) if callable(classes) else classes
             require_list(chosen)
             return [ClassScore(_targets(logits, one, late, in_range), output) for one in chosen]

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # From class scores (N, classes) to probabilities; none: the scores are probabilities.
 PROBABILITY_RULES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
@@ -23,28 +23,59 @@ _LINEAR = re.compile("(Addmm|Mm|Addmv|Mv|Bmm|Baddbmm|Convolution|Linear|Trilinea
 _SQUASHES = re.compile("Softmax|Sigmoid|Exp(?!and)|Tanh|Clamp|Hardtanh|Backward$")
 
 
+# Those that also multiply tensors of the network itself, such as the shares of experts and what they say.
+_PRODUCT = re.compile("(Mm|Mv|Bmm)Backward")
+
+
 def probability_rule(scores: Tensor) -> tuple[str, str]:
     """A key of `PROBABILITY_RULES` for what a model returned, (N, classes), and the reason; '' for logits.
 
     The operation that made the scores decides. Where it says nothing, the values of all samples do.
     """
-    node: Any = scores.grad_fn
-    while node is not None and _KEEPS.match(node.name()):
-        node = node.next_functions[0][0]
-    last = "" if node is None else node.name().partition("Backward")[0]
+    node = _source(scores.grad_fn)
+    last = _name(node)
     if last in _LAST:
         return _LAST[last], f"the model ends in a {re.sub('(?<=g)(?=S)', '-', last).lower()}"
-    if node is None or not _LINEAR.match(node.name()):
+    if not _is_layer(node):
         values = scores.detach().float()
         rounding = 4e-3 if scores.dtype in (torch.bfloat16, torch.float16) else 1e-4
         kinds = (("none", values, "probabilities"), ("exp", values.exp(), "logarithms of probabilities"))
         for rule, shares, what in kinds:
+            if not (shares >= 0).all():
+                continue
             whole = (shares.sum(dim=1) - 1).abs() <= rounding
-            if scores.shape[1] > 1 and whole.all() and (shares >= 0).all():
+            each = (rule == "none" or last == "Log") and (shares <= 1).all()
+            if (scores.shape[1] > 1 and whole.all()) or (each and _may_squash(node)):
                 return rule, f"the outputs look like {what}"
-        if ((values >= 0) & (values <= 1)).all() and _may_squash(node):
-            return "none", "the outputs look like probabilities"
     return ("sigmoid" if scores.shape[1] == 1 else "softmax"), ""
+
+
+def _name(node: Any) -> str:
+    return "" if node is None else str(node.name()).partition("Backward")[0]
+
+
+def _source(node: Any) -> Any:
+    """The operation that made the values, behind those that keep them; None for a tensor without a graph."""
+    while node is not None and _KEEPS.match(node.name()):
+        node = node.next_functions[0][0]
+    return node
+
+
+def _is_layer(node: Any) -> bool:
+    """True for a linear operation with weights. A product of two other tensors may be of probabilities."""
+    if node is None or not _LINEAR.match(node.name()):
+        return False
+    sources = [_source(behind) for behind, _ in node.next_functions]
+    weighted = any(isinstance(getattr(one, "variable", None), nn.Parameter) for one in sources)
+    return weighted or not _PRODUCT.match(node.name())
+
+
+def _are_shares(node: Any) -> bool:
+    """True for what a softmax or a sigmoid made, and for several of these in one tensor."""
+    node = _source(node)
+    if _name(node) in ("Cat", "Stack"):
+        return all(_are_shares(behind) for behind, _ in node.next_functions)
+    return _LAST.get(_name(node)) == "none"
 
 
 def _may_squash(node: Any) -> bool:
@@ -54,7 +85,11 @@ def _may_squash(node: Any) -> bool:
         node = waiting.pop()
         if node is None or _SQUASHES.search(node.name()):
             return True
-        if node not in seen and not _LINEAR.match(node.name()):
-            seen.add(node)
+        if node in seen:
+            continue
+        seen.add(node)
+        if not _LINEAR.match(node.name()):
             waiting += [behind for behind, _ in node.next_functions if behind is not None]
+        elif all(_are_shares(behind) for behind, _ in node.next_functions):
+            return True
     return False
