@@ -22,6 +22,7 @@ from xgradcam import (
     explain_score,
     fuse,
     heatmap,
+    list_layers,
     load_classifier,
     overlay_heatmap,
     to_input,
@@ -35,6 +36,7 @@ CLASSES = network()
 PLANES = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 4, 1)).double().eval()
 INPUTS = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 MASK = torch.ones(8, 8, dtype=torch.bool)
+SIGNS = torch.tensor([1.0, -1.0] * 4, dtype=torch.float64)
 PHOTOGRAPH = np.full((4, 4, 3), 128, np.uint8)
 GREY = np.zeros((4, 4), np.float32)
 
@@ -48,6 +50,23 @@ class Returning(nn.Module):
 
     def forward(self, inputs):
         return self.change(self.inner(inputs))
+
+
+class Slots:
+    """The scores in a slot and in a property, and a property that fails."""
+
+    __slots__ = ("logits",)
+
+    def __init__(self, logits):
+        self.logits = logits
+
+    @property
+    def half(self):
+        return self.logits / 2
+
+    @property
+    def fails(self):
+        raise RuntimeError("not here")
 
 
 def by(change, inner=CLASSES, **arguments):
@@ -103,7 +122,7 @@ WRONG = {
     "argmax, kept axis": (by(lambda s: s.argmax(1, keepdim=True)), "return the scores"),
     "one-hot": (by(lambda s: nn.functional.one_hot(s.argmax(1), 4)), "return the scores"),
     "thresholded": (by(lambda s: s > 0), "return the scores"),
-    "complex": (by(torch.fft.fft), "return the scores"),
+    "complex": (by(torch.fft.fft), "complex numbers have no order: return real scores"),
     "argmax in a dictionary": (by(lambda s: {"class": s.argmax(1)}, output="class"), "return the scores"),
     "argmax of a segmentation": (by(lambda s: s.argmax(1), PLANES), "return the scores"),
     "detached": (by(torch.Tensor.detach), "the model loses the gradient, by detach()"),
@@ -115,6 +134,8 @@ WRONG = {
     "lists": (by(torch.Tensor.tolist), "returns a list, not class scores (N, classes)"),
     "nothing": (by(lambda s: None), "returns a NoneType, not class scores (N, classes)"),
     "a segmentation": (by(lambda s: s, PLANES), "explain_score explains RegionMean(class, region)"),
+    "planes of one place": (by(lambda s: s[:, :, None, None]), "return the .flatten(1) of it"),
+    "a volume of one place": (by(lambda s: s[:, :, None, None, None]), "return the .flatten(1) of it"),
     "one axis": (by(lambda s: s[:, 0]), "or (N, 1) for one score a sample; explain_score takes (N,)"),
     "a number": (by(torch.Tensor.sum), "not class scores (N, classes)"),
     "three axes": (by(lambda s: s[:, None]), "explain_score explains any number computed from it"),
@@ -122,16 +143,21 @@ WRONG = {
     "a dictionary": (by(lambda s: {"out": s, "aux": s}), "with --output: out, aux (in Python: output=)"),
     "a tuple": (by(lambda s: (s, s)), "--output: 0, 1"),
     "an object": (by(lambda s: SimpleNamespace(logits=s)), "--output: logits"),
+    "an object of slots": (by(Slots), "--output: half, logits"),
+    "nested": (by(lambda s: {"head": {"logits": s}, "x": 1}), "--output: head.logits (in Python: output=)"),
+    "nested tuples": (by(lambda s: [(1, s), Slots(s)]), "--output: 0.1, 1.half, 1.logits"),
     "many outputs": (by(lambda s: {f"output number {n}" * 9: s for n in range(99)}), "and 93 more"),
     # Where the scores are.
     "no such output": (with_output("score"), "with logits, other"),
-    "a negative output": (with_output(-1, lambda s: (s, s)), "with 0, 1"),
+    "a negative output": (with_output(-3, lambda s: (s, s)), "with 0, 1"),
     "an output beyond": (with_output(2, lambda s: (s, s)), "with 0, 1"),
     "an output of a named tuple": (with_output("c", lambda s: namedtuple("Two", "a b")(s, s)), "with a, b"),
     "an output of a tensor": (with_output("logits", lambda s: s), "nothing by name"),
     "a list of outputs": (with_output(["logits"]), "with logits, other"),
     "a long output": (with_output("x" * 999), "with logits, other"),
     "a module as output": (with_output(CLASSES), "with logits, other"),
+    "no such path": (with_output("a.c", lambda s: {"a": {"b": s}}), "no output 'c': the model returns"),
+    "a method as output": (with_output("count", lambda s: (s, s)), "with 0, 1"),
     "an output of all": (with_output("logits", lambda s: {"logits": s[0]}), "return (N, classes)"),
     # Targets.
     "target beyond": (with_targets(4), "classes are 0 to 3"),
@@ -181,8 +207,9 @@ WRONG = {
     "method long": (with_methods(["x" * 9999]), NAMES),
     "layer a function": (
         lambda: explain(CLASSES, INPUTS, default_layer),
-        "as default_layer(model, inputs) returns one",
+        "such as default_layer(list_layers(model, inputs)) returns",
     ),
+    "default layer of a model": (lambda: default_layer(CLASSES), "as list_layers(model, inputs) gives them"),
     "layer None": (lambda: explain(CLASSES, INPUTS, None), "give a module of the model, or its name"),
     "layer a number": (lambda: explain(CLASSES, INPUTS, 3), "give a module of the model, or its name"),
     "layers": (lambda: explain(CLASSES, INPUTS, ["0", CLASSES]), "give a module of the model, or its name"),
@@ -256,6 +283,10 @@ WRONG = {
     "region NaN": (of_region(0, MASK.float() / 0), "give a tensor or an array of finite numbers"),
     "region empty": (of_region(0, ~MASK), "the region is empty: no pixel of it is True"),
     "region of one empty": (of_region(0, torch.stack([MASK, ~MASK, MASK])), "no pixel of it is True"),
+    "region that cancels": (of_region(0, SIGNS.expand(8, 8)), "the region's weights cancel"),
+    "region that nearly cancels": (
+        of_region(0, (SIGNS + 1e-9).expand(8, 8)), "weights cancel",
+    ),
     "region of another size": (
         of_region(0, MASK[:4]),
         "(4, 8), the model's output (3, 4, 8, 8): give (H, W)",
@@ -408,3 +439,20 @@ def test_an_embedding_may_be_an_array_or_a_list():
     expected = nn.functional.cosine_similarity(CLASSES(INPUTS), torch.tensor(goal, dtype=torch.float64))
     for given in (goal, np.array(goal)[::-1][::-1], np.array(goal, np.float32), torch.tensor([goal])):
         torch.testing.assert_close(Similarity(given)(CLASSES(INPUTS)), expected)
+
+
+def test_the_layer_that_is_advised_for_a_function_is_one():
+    with pytest.raises(XGradCamError, match=r"such as (.*) returns$") as error:
+        explain(CLASSES, INPUTS, default_layer)
+    advice = str(error.value).partition("such as ")[2].removesuffix(" returns")
+    names = {
+        "default_layer": default_layer, "list_layers": list_layers, "model": CLASSES, "inputs": INPUTS,
+    }  # fmt: skip
+    assert explain(CLASSES, INPUTS, eval(advice, names), 1).maps["grad-cam"].shape[0] == len(INPUTS)
+
+
+def test_weights_of_both_signs_have_a_mean_where_they_do_not_cancel():
+    weights = (SIGNS + 0.5).expand(8, 8)
+    planes = PLANES(INPUTS)
+    expected = (planes[:, 1] * weights).sum(dim=(1, 2)) / weights.sum()
+    torch.testing.assert_close(RegionMean(1, weights)(planes), expected)

@@ -1,4 +1,6 @@
 from collections import namedtuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import pytest
 import torch
@@ -148,9 +150,56 @@ def test_an_output_of_a_named_tuple_has_a_name_and_a_position():
     for output in (0, "0", "logits"):
         assert logits_of(both, output) is both.logits
     assert logits_of(both, 1) is both.features
-    for output in (2, "2", -1, "²", "score"):
+    assert logits_of(both, -1) is logits_of(both, "-1") is both.features
+    for output in (2, "2", -3, "²", "score"):
         with pytest.raises(XGradCamError, match=f"no output {output!r}: .* a Both with logits, features"):
             logits_of(both, output)
+
+
+class Lazy:
+    """Scores that are computed when they are asked for, and another output that cannot be."""
+
+    def __init__(self, logits):
+        self.hidden = logits
+
+    @property
+    def logits(self):
+        return self.hidden
+
+    @cached_property
+    def kept(self):
+        return self.hidden
+
+    @property
+    def loss(self):
+        raise ValueError("no labels")
+
+
+@dataclass(slots=True)
+class Slotted:
+    logits: torch.Tensor
+
+
+def test_an_output_may_be_any_attribute_and_lie_deeper():
+    scores = torch.ones(2, 3)
+    lazy, slotted = Lazy(scores), Slotted(scores)
+    for returned, output in (
+        (lazy, "logits"),
+        (lazy, "kept"),
+        (slotted, "logits"),
+        ({"head": {"logits": scores}}, "head.logits"),
+        ({"head.logits": scores, "head": 1}, "head.logits"),
+        ({"a": [1, lazy]}, "a.1.logits"),
+        ([slotted, (1, scores)], "1.1"),
+        ({"a": {"b.c": scores}}, "a.b.c"),
+    ):
+        assert logits_of(returned, output) is scores
+    # In an order that does not depend on what was asked before.
+    for _ in range(2):
+        with pytest.raises(XGradCamError, match=r"returns a Lazy with hidden, kept, logits$"):
+            logits_of(lazy, "loss")
+        with pytest.raises(XGradCamError, match=r"with --output: hidden, kept, logits \(in"):
+            logits_of(lazy)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3, 4), (2, 0)])

@@ -127,10 +127,19 @@ NO_TENSORS = {
         lambda batch: Features(labels=[1], pixel_values=batch),
         r"the inputs are a Features: give the tensor .*inputs\['pixel_values'\]",
     ),
+    "nested": (
+        lambda batch: torch.nested.nested_tensor(list(batch), layout=torch.jagged),
+        r"the inputs are a nested tensor: .*such as torch\.nested\.to_padded_tensor\(inputs, 0\.0\)",
+    ),
+    "nested in strides": (
+        lambda batch: torch.nested.nested_tensor(list(batch)),
+        r"the inputs are a nested tensor: .*such as torch\.nested\.to_padded_tensor\(inputs, 0\.0\)",
+    ),
     "path": (lambda batch: "cat.jpg", r"the inputs are a str: give a tensor \(N, \.\.\.\)$"),
 }
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 @pytest.mark.parametrize("kind", NO_TENSORS)
 @pytest.mark.parametrize("name", CALLS)
 def test_what_is_no_tensor_gets_advice(net, batch, name, kind):
@@ -142,6 +151,12 @@ def test_what_is_no_tensor_gets_advice(net, batch, name, kind):
 
 
 FORMS = {
+    "complex": (lambda batch: batch + 1j, "inputs.abs()"),
+    "complex, of half the digits": (
+        lambda batch: torch.complex(batch.float(), batch.float()),
+        "inputs.abs().to(torch.float64)",
+    ),
+    "sparse": (lambda batch: batch.to_sparse(), "inputs.to_dense()"),
     "one photograph": (lambda batch: batch[0], "inputs[None]"),
     "one photograph, channels last": (
         lambda batch: batch[0].permute(1, 2, 0),

@@ -62,7 +62,7 @@ def explain(
     """Explain a class score of each sample by the activation of one layer.
 
     model: any module that returns class scores (N, classes), or has them in a dictionary, a tuple or an
-    object at `output`; it is left as it was found.
+    object at `output`, or deeper at a path (`head.logits`); it is left as it was found.
     inputs: (N, ...).
     layer: a module of the model or its name. It must return maps (N, C, h, w), maps with channels last, or
     tokens of a grid of patches; class, register and detection tokens are left out.

@@ -99,6 +99,8 @@ def default_layer(layers: Sequence[Layer]) -> str:
     from the last block on; there it is the input of the last attention (ViT-B:
     `encoder.layers.encoder_layer_11.ln_1`). Raises XGradCamError if no layer gives maps.
     """
+    if isinstance(layers, nn.Module):
+        raise XGradCamError("default_layer takes the layers, as list_layers(model, inputs) gives them")
     attentions = [layer for layer in layers if _ATTENTION.search(type(layer.module).__name__)]
     maps = [
         layer

@@ -5,11 +5,15 @@ sample's row only. Methods also evaluate the model on many variants of one sampl
 here have a method `alone(sample)`, which returns the score of one sample for any number of rows.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import cached_property
+from inspect import getattr_static
 from math import isfinite
 from numbers import Real
+from types import MemberDescriptorType
 from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
@@ -21,45 +25,68 @@ from xgradcam.errors import NotFiniteError, XGradCamError, listed, shortened, sh
 Score: TypeAlias = Callable[[Any], Tensor]
 # None for each sample's highest score, one class index for all samples, or an index for each.
 Targets: TypeAlias = int | Sequence[int] | Tensor | None
+# Attributes that a class gives its objects: properties and slots.
+_ATTRIBUTES = (property, cached_property, MemberDescriptorType)
 
 
 def select_output(returned: Any, output: str | int | None) -> Any:
-    """The part of what a model returned that has this key, attribute name or position; all of it for None."""
+    """The part of what a model returned at this key, attribute, position or path; all of it for None.
+
+    A path has dots: `head.logits` is `logits` in `head`.
+    """
     if output is None:
         return returned
-    if isinstance(returned, (tuple, list)) and str(output).isdecimal() and int(output) < len(returned):
-        return returned[int(output)]
-    named = _named_outputs(returned)
-    for name, value in named:
+    if isinstance(returned, (tuple, list)) and re.fullmatch(r"-?\d{1,9}", str(output), re.ASCII):
+        if -len(returned) <= int(output) < len(returned):
+            return returned[int(output)]
+    for name, value in _named_outputs(returned):
         if name == str(output):
             return value
-    names = listed((shortened(name, 20) for name, _ in named), 6) or "nothing by name"
-    kind = type(returned).__name__
-    raise XGradCamError(f"no output {shown(output)}: the model returns a {kind} with {names}")
+    names = [name for name, _ in _named_outputs(returned)]
+    first, _, rest = output.partition(".") if isinstance(output, str) else ("", "", "")
+    if rest and first in names:
+        return select_output(select_output(returned, first), rest)
+    there = listed((shortened(name, 20) for name in names), 6) or "nothing by name"
+    raise XGradCamError(
+        f"no output {shown(output)}: the model returns a {type(returned).__name__} with {there}"
+    )
 
 
-def _named_outputs(returned: Any) -> list[tuple[str, Any]]:
-    if isinstance(returned, Mapping):
-        return [(str(key), value) for key, value in returned.items()]
+def _named_outputs(returned: Any) -> Iterator[tuple[str, Any]]:
+    own = getattr(returned, "__dict__", {})
+    if isinstance(returned, Tensor):
+        return
     if isinstance(returned, (tuple, list)):
         names = getattr(returned, "_fields", map(str, range(len(returned))))
-        return list(zip(names, returned, strict=True))
-    if isinstance(returned, Tensor) or not hasattr(returned, "__dict__"):
-        return []
-    return list(vars(returned).items())
+        yield from zip(names, returned, strict=True)
+    else:
+        held = returned if isinstance(returned, Mapping) else own
+        yield from ((str(key), value) for key, value in held.items())
+    for name in dir(type(returned)):
+        kind = getattr_static(type(returned), name, None)
+        if isinstance(kind, _ATTRIBUTES) and not name.startswith("_") and name not in own:
+            # A property may raise anything.
+            with suppress(Exception):
+                yield name, getattr(returned, name)
 
 
 def logits_of(returned: Any, output: str | int | None = None) -> Tensor:
     """The class scores (N, classes) in what a model returned; XGradCamError if there are none.
 
-    output: their key in a dictionary, attribute of an object or position in a tuple.
+    output: their key in a dictionary, attribute of an object or position in a tuple, or a path of these.
     The values are not checked, since this would wait for a GPU: see `require_finite`.
     """
     logits = select_output(returned, output)
     if _is_scores(logits) and logits.ndim == 2 and logits.shape[1] > 0:
         return logits
     what, hint = _described(logits)
-    hint = hint or _HINTS.get(getattr(logits, "ndim", 0), "")
+    if not hint and isinstance(logits, Tensor):
+        single = logits.ndim > 2 and logits.shape[2:].numel() == 1
+        hint = (
+            ": each class has one place: return the .flatten(1) of it"
+            if single
+            else _HINTS.get(logits.ndim, "")
+        )
     raise XGradCamError(f"the model returns {what}, not class scores (N, classes){hint}")
 
 
@@ -78,12 +105,19 @@ def _is_scores(value: Any) -> TypeGuard[Tensor]:
 def _described(value: Any) -> tuple[str, str]:
     """What a model or a score returned, and what to do if it is not what was needed."""
     if isinstance(value, Tensor):
-        integers = ": integers, such as the classes that argmax gives, have no gradient: return the scores"
         what = f"shape {tuple(value.shape)}"
-        return (what, "") if _is_scores(value) else (f"{what} of {value.dtype}", integers)
-    tensors = [shortened(name, 20) for name, part in _named_outputs(value) if isinstance(part, Tensor)]
-    choice = f": choose one of its tensors with --output: {listed(tensors, 6)} (in Python: output=)"
-    return f"a {type(value).__name__}", choice if tensors else ""
+        if _is_scores(value):
+            return what, ""
+        why = ": integers, such as the classes that argmax gives, have no gradient: return the scores"
+        if value.is_complex():
+            why = ": complex numbers have no order: return real scores, such as their size by .abs()"
+        return f"{what} of {value.dtype}", why
+    parts = list(_named_outputs(value))
+    deeper = [(f"{name}.{inner}", one) for name, part in parts for inner, one in _named_outputs(part)]
+    names = [[name for name, one in level if isinstance(one, Tensor)] for level in (parts, deeper)]
+    choice = [shortened(name, 20) for name in names[0] or names[1]]
+    hint = f": choose one of its tensors with --output: {listed(choice, 6)} (in Python: output=)"
+    return f"a {type(value).__name__}", hint if choice else ""
 
 
 def require_finite(scores: Tensor) -> None:
@@ -241,8 +275,11 @@ class RegionMean:
         of_class = planes[:, target].to(torch.promote_types(planes.dtype, torch.float32))
         inside = regions.to(of_class)
         area = inside.sum(dim=(1, 2))
-        if not area.all():
+        size = inside.abs().sum(dim=(1, 2))
+        if not size.all():
             raise XGradCamError("the region is empty: no pixel of it is True")
+        if (area.abs() <= 1e-6 * size).any():
+            raise XGradCamError("the region's weights cancel, and have no mean: give True inside, else False")
         return (of_class * inside).sum(dim=(1, 2)) / area
 
     def alone(self, sample: int) -> "RegionMean":

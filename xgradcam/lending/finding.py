@@ -21,7 +21,7 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module
             f"the layer, a {type(layer).__name__}, is not a module of this {type(model).__name__}"
         )
     if not isinstance(layer, str):
-        call = ", as default_layer(model, inputs) returns one" if callable(layer) else ""
+        call = ", such as default_layer(list_layers(model, inputs)) returns" if callable(layer) else ""
         raise XGradCamError(f"the layer is {shown(layer)}: give a module of the model, or its name{call}")
     if layer in modules:
         return layer, modules[layer]

@@ -18,15 +18,23 @@ def plain_inputs(inputs: Any) -> Tensor:
 
     Subclasses of Tensor may change or refuse any operation: the tensor in them is taken.
     """
-    if not isinstance(inputs, Tensor) or is_traceable_wrapper_subclass(inputs):
-        raise XGradCamError(f"the inputs are a {type(inputs).__name__}: give {_instead_of(inputs)}")
+    if not isinstance(inputs, Tensor) or _is_nested(inputs) or is_traceable_wrapper_subclass(inputs):
+        kind = "nested tensor" if _is_nested(inputs) else type(inputs).__name__
+        raise XGradCamError(f"the inputs are a {kind}: give {_instead_of(inputs)}")
     if type(inputs) is Tensor and not inputs.requires_grad:
         return inputs
     with torch._C.DisableTorchFunctionSubclass():
         return inputs.as_subclass(Tensor).detach()
 
 
+def _is_nested(inputs: Any) -> bool:
+    with torch._C.DisableTorchFunctionSubclass():
+        return isinstance(inputs, Tensor) and inputs.is_nested
+
+
 def _instead_of(inputs: Any) -> str:
+    if _is_nested(inputs):
+        return "samples of one size, such as torch.nested.to_padded_tensor(inputs, 0.0), or one at a time"
     library = type(inputs).__module__.split(".")[0]
     if library in ("numpy", "PIL"):
         # The axes of a picture's array, (H, W, C).
@@ -73,7 +81,13 @@ def _other_forms(model: nn.Module, inputs: Tensor) -> Iterator[tuple[str, Tensor
     own = next((one for one in model.parameters() if one.is_floating_point()), None)
     if own is not None and inputs.device != own.device:
         text, value = f"{text}.to({str(own.device)!r})", value.to(own.device)
-    if own is not None and inputs.dtype != own.dtype:
+    if inputs.layout is not torch.strided:
+        yield "inputs.to_dense()", inputs.to_dense()
+        return
+    if inputs.is_complex() and own is not None:
+        # To another type, PyTorch would drop the imaginary parts.
+        text, value = f"{text}.abs()", value.abs()
+    if own is not None and value.dtype != own.dtype:
         text, value = f"{text}.to({own.dtype})", value.to(own.dtype)
     scale = " / 255" if inputs.dtype == torch.uint8 else ""
     value = value / 255 if scale else value
