@@ -103,7 +103,7 @@ class Explainer:
         return finished(self._repeater.run(how, self.model, work, tensors), classes)
 
     def _maps(self, inputs: Tensor, classes: Classes, late: bool = False) -> ClassMaps:
-        if not self.fold and not self._is_watched():
+        if not self.fold and not self._is_unchanged():
             self._found.clear()
         model, layer = self._network(inputs)
         explainer = ScoreExplainer(
@@ -136,11 +136,11 @@ class Explainer:
             self.close()
             self._settings = settings
         # A graph of the model itself reads its memory as it is now; of the copy, it would not see a change.
-        if self.fold and not self._is_watched():
+        if self.fold and not self._is_unchanged():
             self.close()
-            self._is_watched()
+            self._is_unchanged()
 
-    def _is_watched(self) -> bool:
+    def _is_unchanged(self) -> bool:
         """True if the model is as it was when this was last asked."""
         if self._state is not None and self._state.is_that_of(self.model):
             return True
