@@ -10,23 +10,30 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from xgradcam.errors import XGradCamError
 from xgradcam.files import open_regular
-from xgradcam.models.labels import WORDNET_ID
-from xgradcam.models.names import INDEX, LONGEST_NAME, WANTED, Names, is_header, names_of, refuse
+from xgradcam.models.index_lines import is_column_header, names_by_index, tidy
+from xgradcam.models.names import LONGEST_NAME, WANTED, Names, names_of, refuse
 
 LARGEST_FILE = 2**24
-NUMBERED = re.compile(rf"(?P<index>{INDEX})(?P<mark>\s*[,;:=|\t]\s*|[.)]\s+|\s+)(?P<name>.+)", re.ASCII)
-NUMBERED_BEHIND = re.compile(rf"(?P<name>.+?)(?P<mark>\s*[,;\t]\s*)(?P<index>{INDEX})", re.ASCII)
-COMMENT = re.compile(r"(#|//)\s")
+# Source text in one line.
 SOURCE_TEXT = re.compile(
-    r"""[urb]?(["']).*\1\s*([,;\])}]+$|:|,\s*["'])|[\w.]+\s*[:=]\s*[\[({]|[\[({\])}]+[,;]?$"""
-    r"""|[\[({]+\s*(["']|\d+\s*:)|\d+\s*:\s*["'].*,$"""
+    r"""[urb]?(["']).*\1\s*([,;\])}]+$|:|,\s*["'])|[\w.]+\s*[:=]\s*[\[({]+\s*["']|[\[({\])}]+[,;]?$"""
+    r"""|[\w.]+\s*(=\s*[\[({]|:\s*[\[{]).*,.*[\])}][,;]?$|[\[({]+\s*(["']|\d+\s*:)|\d+\s*:\s*["'].*,$"""
 )
+# A line that opens a bracket and another that closes it: source text together (`smile :(` is a name).
+OPENING = re.compile(r"[\w.]+\s*[:=]\s*[\[({]+$")
+CLOSING = re.compile(r"""(.*["'\w],?\s*)?[\])}]+[,;]?$""")
+SECTION = re.compile(r"\[(classes|class|names|labels|categories|class[ _-]?names)\]", re.IGNORECASE)
+# Other kinds of text, by what all their lines are.
+OTHER_TEXT = {
+    r"\|.*\|": "a row of a Markdown table",
+    r"-\s+\S.*": "an entry of a YAML list",
+    r"[*+]\s+\S.*": "an entry of a Markdown list",
+}
 # Beginnings of files that hold something else.
 OTHER_CONTENT = {
     r"<(!doctype|html|head|\?xml|svg)\b": "a web page or XML: download the file itself",
@@ -56,15 +63,13 @@ def _names(source: str, found: Sequence[tuple[int, str]]) -> Names:
     """Names in numbered lines, of names alone or of index and name."""
     if not found:
         refuse(source, f"no names: {WANTED}")
-    for number, line in found:
-        _require_name_in(source, number, line)
-    if (numbered := _numbered(source, found)) is not None:
+    _require_names_in(source, found)
+    if (numbered := names_by_index(source, found)) is not None:
         return numbered
-    if re.fullmatch(r"\w+:", found[0][1]):
-        refuse(source, f"line {found[0][0]} ({found[0][1]!r}) is YAML, not a name: {WANTED}")
+    _require_no_other_text(source, found)
     blank = sorted(set(range(found[0][0], found[-1][0])) - {number for number, _ in found})
     places = tuple(f"line {number}" for number, _ in found)
-    return Names(source, tuple(_tidy(line) for _, line in found), places, blank=tuple(blank))
+    return Names(source, tuple(tidy(line) for _, line in found), places, blank=tuple(blank))
 
 
 def _lines(text: str) -> list[tuple[int, str]]:
@@ -137,73 +142,28 @@ def _unique(source: str, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return unique
 
 
-def _require_name_in(source: str, number: int, line: str) -> None:
+def _require_names_in(source: str, found: Sequence[tuple[int, str]]) -> None:
     """Raise XGradCamError for a line that is a comment, a line of source text, or too long for a name."""
-    if COMMENT.match(line):
-        refuse(source, f"line {number} is a comment, and each line is a class: delete it")
-    if len(line) > LONGEST_NAME:
-        refuse(source, f"line {number} has {len(line)} characters, too many for a name: {WANTED}")
-    if SOURCE_TEXT.match(line):
-        refuse(source, f"line {number} is source text, not a name: {WANTED}")
+    hashed = [number for number, line in found if re.match(r"#\s", line)]
+    # One alone behind names may be a name, as `# of items`.
+    comments = hashed if len(hashed) > 1 or hashed[:1] == [found[0][0]] else []
+    for number, line in found:
+        is_header = number == found[0][0] and is_column_header(line)
+        if re.match(r"//\s", line) or (number in comments and not is_header):
+            refuse(source, f"line {number} is a comment, and each line is a class: delete it")
+        if len(line) > LONGEST_NAME:
+            refuse(source, f"line {number} has {len(line)} characters, too many for a name: {WANTED}")
+        if SOURCE_TEXT.match(line) or (OPENING.match(line) and CLOSING.match(found[-1][1])):
+            refuse(source, f"line {number} is source text, not a name: {WANTED}")
 
 
-def _numbered(source: str, found: Sequence[tuple[int, str]]) -> Names | None:
-    """Names beside their index in every line, or in every line but a header; None if they are not."""
-    for pattern in (NUMBERED, NUMBERED_BEHIND):
-        header = None if pattern.fullmatch(found[0][1]) else found[0][1]
-        rows = found if header is None else found[1:]
-        matches = list(takewhile(bool, (pattern.fullmatch(line) for _, line in rows)))
-        if rows and len(matches) == len(rows):
-            names = _by_index(source, header, [number for number, _ in rows], list(filter(None, matches)))
-            if names is not None:
-                return names
-    return None
-
-
-def _by_index(
-    source: str, header: str | None, lines: Sequence[int], matches: Sequence[re.Match[str]]
-) -> Names | None:
-    """Names in the order of their numbers, 0 to n - 1 or 1 to n; None if the numbers belong to the names.
-
-    Only before a space can a number belong to a name (`7 up`). Raises XGradCamError for other numbers.
-    """
-    numbers = [int(match["index"]) for match in matches]
-    mark, first = matches[0]["mark"].strip(" "), min(numbers)
-    spaced, is_named = not mark, header is None or is_header(header)
-    if not is_named and (spaced or len(numbers) < 2 or mark not in str(header)):
-        return None  # not a header, but a name without a number
-    if first > 1 or sorted(numbers) != list(range(first, first + len(numbers))):
-        before = matches[0].re is NUMBERED
-        if before and is_named and (first == 0 or not spaced):
-            refuse(source, _fault(numbers, lines))
-        return None
-    if spaced and first and header is not None:
-        return None
-    order = sorted(range(len(numbers)), key=numbers.__getitem__)
-    # `1 series, 2 series` may be names: in this order nothing depends on it.
-    whole = spaced and first and order == list(range(len(numbers)))
-    names = [_tidy(matches[place][0 if whole else "name"]) for place in order]
-    if header is not None and len(re.split(r"[,;\t]", header)) > 2 and not WORDNET_ID.match(names[0]):
-        refuse(source, f"more than two columns ({header!r}): give index and name alone")
-    return Names(source, tuple(names), tuple(f"line {lines[place]}" for place in order), first)
-
-
-def _fault(numbers: Sequence[int], lines: Sequence[int]) -> str:
-    """The first number that is there twice or missing, with its line, and what to do."""
-    seen: set[int] = set()
-    for number, line in zip(numbers, lines, strict=True):
-        if number in seen:
-            return f"line {line} has the number {number} again: number the names from 0, each once"
-        seen.add(number)
-    missing = next(number for number in range(len(numbers) + 1) if number not in seen)
-    line = lines[numbers.index(min(number for number in numbers if number > missing))]
-    return f"line {line}: no name has the number {missing}: number the names from 0 without gaps"
-
-
-def _tidy(name: str) -> str:
-    """The name without quotes around it, and with a space behind its WordNet id."""
-    match = re.fullmatch(r"(n\d{8})\s*[,;\t]\s*(.+)", name)
-    identity, words = match.groups() if match else ("", name)
-    quoted = re.fullmatch(r"""(["'])(.*)\1""", words.strip())
-    words = " ".join((quoted[2].replace('""', '"') if quoted else words).split())
-    return f"{identity} {words}" if identity else words
+def _require_no_other_text(source: str, found: Sequence[tuple[int, str]]) -> None:
+    """Raise XGradCamError for lines of YAML, Markdown or a file of settings."""
+    number, first = found[0]
+    if re.fullmatch(r"\w+:|---", first):
+        refuse(source, f"line {number} ({first!r}) is YAML, not a name: {WANTED}")
+    if SECTION.fullmatch(first):
+        refuse(source, f"line {number} ({first!r}) is a section of an INI file, not a name: {WANTED}")
+    for pattern, what in OTHER_TEXT.items():
+        if len(found) > 1 and all(re.fullmatch(pattern, line) for _, line in found):
+            refuse(source, f"line {number} ({first[:40]!r}) is {what}, not a name: {WANTED}")
