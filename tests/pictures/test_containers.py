@@ -191,3 +191,16 @@ def test_pieces_read_like_the_bytes_they_make(sizes):
         pieces.seek(offset, whence)
         assert pieces.tell() == whole.tell()
         assert pieces.read(size) == whole.read(size)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "BMP"])
+def test_a_canvas_of_too_many_pixels_is_called_too_large(kind):
+    content = bytearray(encoded(Image.fromarray(CAT), kind))
+    place, layout = {"GIF": (6, "<HH"), "PNG": (16, ">II"), "BMP": (18, "<II")}[kind]
+    struct.pack_into(layout, content, place, 65535, 65535)
+    if kind == "PNG":
+        struct.pack_into(">I", content, 29, zlib.crc32(content[12:29]))
+    with pytest.raises(
+        XGradCamError, match=r"image too large: a: .*over the limit of 100 megapixels; shrink"
+    ):
+        decode(bytes(content), "a")

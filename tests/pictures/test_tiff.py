@@ -26,6 +26,39 @@ def deep(pixels, dtype):
     return pixels.astype(kind) * kind.type(257 if kind.itemsize == 2 else 1)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("photometric", [0, 1])
+@pytest.mark.parametrize(
+    ("dtype", "values", "kind"),
+    [
+        ("i1", [-128, -1, 0, 127], "8-bit signed values"),
+        ("i2", [-32768, -1, 0, 32767], "16-bit signed values"),
+        ("i4", [-(2**31), -1, 0, 2**31 - 1], "32-bit values"),
+        ("u4", [0, 2**31 - 1, 2**31, 2**32 - 1], "32-bit values"),
+    ],
+)
+def test_values_below_0_and_from_2_to_the_31_are_those_of_the_file(dtype, values, kind, photometric, order):
+    content = tiff_of(np.array([values], dtype), photometric, order)
+    low, high = values[0], values[-1]
+    wanted = [int((value - low) * 256 / (high - low + (high - low >= 255))) for value in values]
+    if dtype == "u4" and order == ">":
+        with pytest.raises(XGradCamError, match=r"a TIFF of 32-bit whole values .* is not read"):
+            reading(content)
+        return
+    for value_range in (None, (low, high)):
+        found = reading(content, value_range)
+        grey = found.photograph[0, :, 0].tolist()
+        assert grey == (wanted if photometric else [255 - level for level in wanted])
+        assert [note.startswith(kind) for note in found.notes] == ([True] if value_range is None else [])
+
+
+def test_eight_bit_signed_values_from_0_keep_their_levels():
+    values = np.array([[0, 5, 100, 127]], "i1")
+    found = reading(tiff_of(values))
+    assert found.photograph[0, :, 0].tolist() == [0, 5, 100, 127]
+    assert len(found.notes) == 1
+
+
 @pytest.mark.parametrize("big", [False, True])
 @pytest.mark.parametrize("order", ["<", ">"])
 @pytest.mark.parametrize("photometric", [0, 1])

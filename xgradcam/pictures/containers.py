@@ -21,8 +21,9 @@ class Stripped:
 
     stream: what to decode. orientation: 1 to 8. pages: pictures in the file, of which this is the first.
     white_is_0: grey values count from white. bits: of a value where the decoder takes them for 16.
-    joined: 16-bit grey and its alpha are taken for four 8-bit values, high byte first. what: its kind, for a
-    message where the decoder does not know it.
+    joined: 16-bit grey and its alpha are taken for four 8-bit values, high byte first. number: NumPy's type
+    of grey values of a TIFF, where the decoder may take them for others. what: its kind, for a message where
+    the decoder does not know it.
     """
 
     stream: io.IOBase
@@ -31,6 +32,7 @@ class Stripped:
     white_is_0: bool = False
     bits: int = 16
     joined: bool = False
+    number: str = ""
     what: str = ""
 
 

@@ -13,7 +13,13 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 
 from xgradcam.errors import XGradCamError
 from xgradcam.pictures import formats
-from xgradcam.pictures.bounds import TooLargeError, UnreadableError, require_affordable, require_size
+from xgradcam.pictures.bounds import (
+    MAX_PIXELS,
+    TooLargeError,
+    UnreadableError,
+    require_affordable,
+    require_size,
+)
 from xgradcam.pictures.containers import CONTAINERS, Stripped
 from xgradcam.pictures.levels import ValueRange, assumed, assumed_16, eight_bits, require_range
 from xgradcam.pictures.netpbm import read_netpbm
@@ -75,6 +81,9 @@ def decode(
             raise XGradCamError(f"cannot decode image {name}: {error}") from None
         except _NoImageError as error:
             raise XGradCamError(f"not an image: {name}: {error}") from None
+        except Image.DecompressionBombError:
+            limit = f"over the limit of {MAX_PIXELS // 10**6} megapixels"
+            raise XGradCamError(f"image too large: {name}: {limit}; shrink it first") from None
         except MemoryError:
             raise XGradCamError(f"not enough memory for the image {name}: shrink it first") from None
         except XGradCamError as error:
@@ -153,9 +162,12 @@ def _pixels(
         return _from_16(pairs[..., 0].astype(np.uint16) << 8 | pairs[..., 1], 16, value_range)
     if image.mode.startswith("I;16"):
         return _from_16(np.asarray(image), stripped.bits, value_range)
-    if image.mode in ("I", "F"):
+    if image.mode in ("I", "F") or stripped.number == "int8":
         values = np.asarray(image)
-        limits, notes = (value_range, []) if value_range else assumed(values)
+        # Bytes below 0, and numbers from 2^31, as they are in the file.
+        if stripped.number in ("int8", "uint32"):
+            values = values.view(stripped.number)
+        limits, notes = (value_range, []) if value_range else assumed(values, stripped.number)
         return _repeat(eight_bits(values, *limits)), notes
     photograph = _rgb(image)
     if not deep:

@@ -17,6 +17,8 @@ Values: TypeAlias = NDArray[Any]
 AT_ONCE = 4_000_000
 # Ranges of floats and of 32-bit integers, as highest values.
 BITS_8, BITS_16 = 255, 65535
+# Signed values of fewer than 32 bits, for messages.
+SIGNED = {"int8": "8-bit signed", "int16": "16-bit signed"}
 # 16 bits of which the two highest are unused are likely to be 10, 12 or 14.
 LIKELY = (1023, 4095, 16383)
 CHOOSE = "--range LOW HIGH, or value_range=(low, high), says what is black and white"
@@ -55,15 +57,19 @@ def assumed_16(highest: int) -> list[str]:
     ]
 
 
-def assumed(values: Values) -> tuple[ValueRange, list[str]]:
-    """A range for 32-bit values or floats (H, W), and the notes on it. XGradCamError for no finite value."""
+def assumed(values: Values, number: str = "") -> tuple[ValueRange, list[str]]:
+    """A range for values of 32 bits, signed ones or floats (H, W), and the notes on it.
+
+    number: NumPy's type of the values in their file, if they have another here.
+    Raises XGradCamError if no value is finite.
+    """
     low, high, odd = _extremes(values)
     if low > high:
         raise XGradCamError("none of its values is finite")
     notes = (
         [f"values that are not finite: NaN is read as black, infinity as white ({odd} pixels)"] if odd else []
     )
-    kind = "floating-point" if values.dtype.kind == "f" else "32-bit"
+    kind = "floating-point" if values.dtype.kind == "f" else SIGNED.get(number, "32-bit")
     if low < 0 or 1 < high < 2 or BITS_8 + 1 <= high < 2**12 or high >= BITS_16 + 1:
         notes.append(
             f"{kind} values are read from 0 or a lower lowest (black) to their highest (white): {CHOOSE}"

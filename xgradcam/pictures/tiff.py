@@ -27,6 +27,8 @@ UNCOMPRESSED, OLD_JPEG, JPEG_COMPRESSIONS = 1, 6, (6, 7)
 # Channels that Pillow reads, of which it drops those that are no colours.
 MAX_SAMPLES = 6
 MAX_PAGES, MAX_TAGS = 10_000, 65_535
+# Numbers that Pillow takes for others, by their bits and sample format.
+NUMBERS = {(8, 2): "int8", (16, 2): "int16", (32, 1): "uint32"}
 KINDS = {1: "whole", 2: "signed", 3: "floating-point", 4: "undefined", 5: "complex", 6: "complex"}
 
 
@@ -69,6 +71,7 @@ def strip_tiff(content: bytes) -> Stripped:
         pages,
         white_is_0,
         12 if bits == 12 else 16,
+        number=NUMBERS.get((bits, _number(tags, FORMAT, 1)), "") if samples == 1 else "",
         what=what,
     )
 
