@@ -359,8 +359,7 @@ def test_the_state_dict_that_was_taken_can_be_seen(tmp_path, name, other):
 
 @pytest.mark.parametrize(
     "dtype",
-    [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.int64,
-     torch.int32, torch.int16, torch.uint16],
+    [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2],
     ids=str,
 )  # fmt: skip
 def test_other_number_types_are_converted(tmp_path, dtype):
@@ -377,6 +376,8 @@ def test_other_number_types_are_converted(tmp_path, dtype):
     [
         (lambda: STATE["weight"].to(torch.int8), "of int8, and the model's of float32: convert it"),
         (lambda: STATE["weight"].to(torch.uint8), "of uint8, and the model's of float32: convert it"),
+        *((lambda dtype=dtype: STATE["weight"].to(dtype), f"of {dtype}, and the model's of float32".replace(
+            "torch.", "")) for dtype in (torch.int16, torch.uint16, torch.int32, torch.int64)),
         (lambda: STATE["weight"] > 1, "of bool, and the model's of float32: convert it"),
         (lambda: torch.zeros(2, 3, dtype=torch.uint8).view(torch.bits8), "of bits8, and the model's of"),
         (lambda: STATE["weight"].to(torch.complex64), "a complex tensor"),
@@ -410,6 +411,24 @@ def test_fractions_are_no_indices():
     assert model.index.tolist() == [1, 5]
     with pytest.raises(XGradCamError, match=r"index is of float32, and the model's of int64"):
         fit(model, {**STATE, "index": torch.tensor([1.5, 5.0])}, "a")
+
+
+def test_integers_are_no_weights_but_may_be_buffers():
+    model = nn.BatchNorm1d(3)
+    state = {
+        "weight": torch.tensor([1.0, 2.0, 3.0]), "bias": torch.zeros(3),
+        "running_mean": torch.tensor([0, 1, 2]), "running_var": torch.ones(3),
+        "num_batches_tracked": torch.tensor(7, dtype=torch.int32),
+    }  # fmt: skip
+    fit(model, state, "a")
+    assert model.weight.tolist() == [1, 2, 3]
+    assert model.running_mean.tolist() == [0, 1, 2]
+    assert model.num_batches_tracked.item() == 7
+    for dtype in (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64):
+        with pytest.raises(
+            XGradCamError, match=r"cannot use weights a: bias is of u?int\d+, and the model's of"
+        ):
+            fit(model, {**state, "bias": torch.zeros(3, dtype=dtype)}, "a")
 
 
 def test_numbers_that_share_memory_get_memory_of_their_own(tmp_path):

@@ -73,8 +73,9 @@ def fit(model: nn.Module, state: State, source: str) -> None:
     counters = {key for key in wanted if key.endswith(COUNTER)}
     _require_fitting(tensors, wanted, counters, f"weights of {source} do not fit this {type(model).__name__}")
     fitted = OrderedDict()
+    parameters = {key for key, _ in model.named_parameters(remove_duplicate=False)}
     for key, tensor in tensors.items():
-        converted = _converted(tensor, wanted[key].dtype)
+        converted = _converted(tensor, wanted[key].dtype, is_parameter=key in parameters)
         if converted is None:
             types = f"{_name_of(tensor.dtype)}, and the model's of {_name_of(wanted[key].dtype)}"
             raise XGradCamError(
@@ -137,23 +138,28 @@ def _unusable(tensor: Tensor | Unreadable, wanted: Tensor | None) -> str:
     return "a complex tensor" if wanted is not None and tensor.is_complex() > wanted.is_complex() else ""
 
 
-def _converted(tensor: Tensor, dtype: torch.dtype) -> Tensor | None:
+def _converted(tensor: Tensor, dtype: torch.dtype, *, is_parameter: bool) -> Tensor | None:
     """The tensor in the number type of the model, each number in memory of its own; None if it cannot be.
 
-    Tables of bytes for weights are quantised ones without their scale, and fractions are no indices.
+    Integers for weights, and tables of bytes for anything but integers, are quantised ones without their
+    scale, or fractions that were cut off. Fractions are no indices.
     """
-    whole = not (tensor.is_floating_point() or tensor.is_complex())
-    if whole and tensor.itemsize == 1 and dtype.is_floating_point and tensor.ndim > 1:
+    whole = _is_whole(tensor.dtype)
+    if whole and not _is_whole(dtype) and (is_parameter or (tensor.itemsize == 1 and tensor.ndim > 1)):
         return None
     try:
         converted = tensor.to(dtype)
-        if not whole and not dtype.is_floating_point and not dtype.is_complex:
+        if not whole and _is_whole(dtype):
             return converted if torch.equal(converted.to(tensor.dtype), tensor) else None
     # Types that torch stores but does not compute with.
     except (NotImplementedError, RuntimeError, TypeError):
         return None
     shared = converted.untyped_storage().nbytes() < converted.numel() * converted.itemsize
     return converted.contiguous() if shared else converted
+
+
+def _is_whole(dtype: torch.dtype) -> bool:
+    return not (dtype.is_floating_point or dtype.is_complex)
 
 
 def _name_of(dtype: torch.dtype) -> str:
