@@ -19,16 +19,25 @@ MARKS = {
 }
 # More files than this on one command line are a mistake: files that name each other again and again.
 MOST_FILES = 1000
-# Quoted words; two backslashes that begin a path (1); a backslash that quotes a sign; one in a path (2).
-BACKSLASHES = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*"|((?:(?<=\s)|^)\\\\(?=\w))|\\[^\w.]|(\\)""")
+# Signs that a shell takes for more than a letter; a shell that completes a name puts a backslash before each.
+SIGNS = r"()\[\]{}&;$!*?<>|`~"
+QUOTED = r"""'[^']*'|"(?:\\.|[^"\\])*\""""
+WORD = re.compile(rf"(?:{QUOTED}|\\.|\S)+")
+# In a word: quotes; two backslashes that begin a path (1); a backslash that quotes; one before a sign of the
+# shell (2); one in a path (3); # that begins no comment (4), as shlex would have it.
+BACKSLASHES = re.compile(rf"""{QUOTED}|(^\\\\(?=[\w$]))|\\[\s'"\\]|^\\\#|(\\[{SIGNS}])|(\\)|(?<!^)(\#)""")
+# A word that a shell has completed: a backslash begins it, or is before a space or a closing bracket in it,
+# and is before each of the signs.
+COMPLETED = re.compile(rf"""(?=\\|.*\\[\s)\]}}])(?:\\[{SIGNS}\s'"\\#]|[^{SIGNS}\s\\])+""")
 
 
 def expanded(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The arguments with those of each @FILE in its place, also in such files, and the files' names.
 
     In a file a line holds one or more arguments, as in a shell: words with spaces in quotes, # begins a
-    comment. A backslash before a letter, a digit or a dot is a part of a path. Raises XGradCamError for a
-    file that cannot be read.
+    comment. A backslash quotes a space, a quote, a backslash, or # at the start of a word. Before anything
+    else it is a part of a path, but for words as a shell completes them, with one before each of its signs.
+    Raises XGradCamError for a file that cannot be read.
     """
     files: list[str] = []
     return _expanded(arguments, files, ()), files
@@ -84,9 +93,16 @@ def _words(line: str) -> list[str]:
     """Words of a line as a shell splits it, except for backslashes in paths; ValueError for an open quote."""
     # The end of a line that goes on, as in a shell: all lines of the file belong together.
     line = re.sub(r"(^|\s)\\\s*$", "", line)
-    return shlex.split(BACKSLASHES.sub(_doubled, line), comments=True)
+    return shlex.split(WORD.sub(_with_doubled, line), comments=True)
 
 
-def _doubled(found: re.Match[str]) -> str:
-    """A backslash that stands for itself, as shlex wants it; anything else as it is."""
-    return 2 * found[0] if found[1] or found[2] else found[0]
+def _with_doubled(word: re.Match[str]) -> str:
+    """The word with two backslashes for each that stands for itself, as shlex wants it."""
+    itself = (1, 3) if COMPLETED.fullmatch(word[0]) else (1, 2, 3)
+
+    def doubled(found: re.Match[str]) -> str:
+        if found.lastindex == 4:
+            return r"\#"
+        return found[0].replace("\\", "\\\\") if found.lastindex in itself else found[0]
+
+    return BACKSLASHES.sub(doubled, word[0])
