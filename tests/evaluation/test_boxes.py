@@ -45,6 +45,14 @@ def test_coco_has_corner_and_size(tmp_path):
     ]
 
 
+def test_annotations_of_images_that_are_not_listed_are_counted_and_said(tmp_path):
+    path, said = tmp_path / "a.json", []
+    path.write_text(json.dumps(COCO | {"images": COCO["images"][:1]}))
+    assert read_annotations(path, said.append) == [annotation("dog.jpg", Box("dog", 0, 10, 20, 30.5))]
+    problem = "1 of 2 annotations are of images that are not listed, such as image_id 8: they are passed over"
+    assert said == [f"{path}: {problem}"]
+
+
 @pytest.mark.parametrize(
     ("place", "inside", "name"),
     [
@@ -118,8 +126,29 @@ def test_a_pipe_of_boxes_is_refused_without_waiting(tmp_path):
         ("a.xml", '<!DOCTYPE a [<!ENTITY b "bb">]><a>&b;</a>', "declares a document type"),
         ("a.json", "[]", "no annotation of COCO"),
         ("a.json", "{", "no annotation of COCO"),
-        ("a.json", '{"images": [], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]}', "KeyError 1"),
-        ("a.json", '{"images": [], "annotations": [{"bbox": 3}]}', "no annotation of COCO"),
+        (
+            "a.json",
+            '{"images": [], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]}',
+            "1 of 1 annotations are of images that are not listed, such as image_id 1: give the file with",
+        ),
+        (
+            "a.json",
+            '{"images": [], "annotations": [{"bbox": 3}]}',
+            r"annotations\[0\] has no image_id: add it",
+        ),
+        ("a.json", '{"images": [{"id": 1}], "annotations": []}', r"images\[0\] has no file_name: add it"),
+        ("a.json", '{"images": [3], "annotations": []}', r"images\[0\] has no id, file_name"),
+        ("a.json", '{"images": []}', "it has no list 'annotations': give a file of instances"),
+        (
+            "a.json",
+            '{"images": [], "annotations": [], "categories": [{}]}',
+            r"categories\[0\] has no id, name",
+        ),
+        (
+            "a.json",
+            json.dumps({**COCO, "annotations": [{"image_id": 7, "bbox": [1, 2]}]}),
+            r"the bbox of annotations\[0\] is \[1, 2\]: give \[left, top, width, height\]",
+        ),
         ("a.json", '{"images": [{"id": 1, "file_name": ""}], "annotations": []}', "no annotation of COCO"),
         ("a.xml", "<a><filename>..</filename><size><width>x</width></size></a>", "could not convert"),
         ("a.txt", "", r"COCO \.json, a VOC \.xml or a folder"),

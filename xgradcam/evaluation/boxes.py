@@ -2,7 +2,7 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path, PurePosixPath
@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import torch
 from torch import Tensor
 
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import XGradCamError, shown
 from xgradcam.files import open_regular
 from xgradcam.pictures.formats import SUFFIXES
 from xgradcam.pictures.framing import Framing
@@ -54,9 +54,10 @@ class Annotation:
     size: tuple[float, float] | None = None
 
 
-def read_annotations(path: Path) -> list[Annotation]:
+def read_annotations(path: Path, say: Callable[[str], None] = lambda _line: None) -> list[Annotation]:
     """The annotations in a COCO file, a VOC file, or a folder of VOC files, by whose folders they are named.
 
+    say: is called with a line about annotations that belong to no photograph.
     Raises XGradCamError for a file in neither format.
     """
     if path.is_dir():
@@ -65,7 +66,7 @@ def read_annotations(path: Path) -> list[Annotation]:
             raise XGradCamError(f"no XML files in the folder {path}")
         return [_below(file.parent.relative_to(path), read_voc(file)) for file in files]
     if path.suffix.lower() == ".json":
-        return read_coco(path)
+        return read_coco(path, say)
     if path.suffix.lower() == ".xml":
         return [read_voc(path)]
     raise XGradCamError(f"boxes are a COCO .json, a VOC .xml or a folder of them, not {path}")
@@ -120,23 +121,55 @@ def _file_name(name: str) -> PurePosixPath:
     return PurePosixPath(*path.parts[1:][-2:]) if is_absolute else path
 
 
-def read_coco(path: Path) -> list[Annotation]:
-    """The annotations in a COCO file of instances; its boxes are upper left corner, width and height."""
+def read_coco(path: Path, say: Callable[[str], None] = lambda _line: None) -> list[Annotation]:
+    """The annotations in a COCO file of instances; its boxes are upper left corner, width and height.
+
+    say: is called with the number of annotations of images that the file does not list.
+    """
     try:
         content = json.loads(_read(path))
-        names = {image["id"]: image["file_name"] for image in content["images"]}
-        sizes = {
-            image["file_name"]: _size(image.get("width"), image.get("height")) for image in content["images"]
-        }
-        labels = {category["id"]: str(category["name"]) for category in content.get("categories", [])}
+        images = _entries(content, "images", "id", "file_name")
+        names = {image["id"]: image["file_name"] for image in images}
+        sizes = {image["file_name"]: _size(image.get("width"), image.get("height")) for image in images}
+        categories = _entries(content, "categories", "id", "name") if "categories" in content else []
+        labels = {category["id"]: str(category["name"]) for category in categories}
+        found = _entries(content, "annotations", "image_id", "bbox")
         boxes: defaultdict[str, list[Box]] = defaultdict(list)
-        for found in content["annotations"]:
-            left, top, width, height = map(float, found["bbox"])
-            label = labels.get(found.get("category_id"), "")
-            boxes[names[found["image_id"]]].append(Box(label, left, top, left + width, top + height))
+        for place, entry in enumerate(found):
+            if entry["image_id"] in names:
+                label = labels.get(entry.get("category_id"), "")
+                boxes[names[entry["image_id"]]].append(_coco_box(place, entry["bbox"], label))
+        unlisted = [entry["image_id"] for entry in found if entry["image_id"] not in names]
+        problem = f"{len(unlisted)} of {len(found)} annotations are of images that are not listed"
+        problem += f", such as image_id {shown(unlisted[0])}" if unlisted else ""
+        if unlisted and len(unlisted) == len(found):
+            raise ValueError(f"{problem}: give the file with its images")
+        if unlisted:
+            say(f"{path}: {problem}: they are passed over")
         return [Annotation(_file_name(name), tuple(boxes[name]), size) for name, size in sizes.items()]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise XGradCamError(f"{path} is no annotation of COCO: {type(error).__name__} {error}") from None
+    except (ValueError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise XGradCamError(f"{path} is no annotation of COCO: {error}") from None
+
+
+def _entries(content: Any, key: str, *wanted: str) -> list[Mapping[str, Any]]:
+    """The objects in the list under a key; ValueError that names what is missing, and what to give."""
+    entries = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise ValueError(f"it has no list {key!r}: give a file of instances, with images and annotations")
+    for place, entry in enumerate(entries):
+        missing = [name for name in wanted if not isinstance(entry, dict) or name not in entry]
+        if missing:
+            raise ValueError(f"{key}[{place}] has no {', '.join(missing)}: add it, or take the entry out")
+    return entries
+
+
+def _coco_box(place: int, edges: Any, label: str) -> Box:
+    try:
+        left, top, width, height = map(float, edges)
+    except (ValueError, TypeError):
+        wanted = "give [left, top, width, height]"
+        raise ValueError(f"the bbox of annotations[{place}] is {shown(edges)}: {wanted}") from None
+    return Box(label, left, top, left + width, top + height)
 
 
 def _read(path: Path) -> str:

@@ -117,7 +117,7 @@ def _matches(
     """The photographs' annotations; `say` is told how many there are."""
     if boxes is None:
         return Matches({}, {})
-    annotations = read_annotations(boxes)
+    annotations = read_annotations(boxes, say)
     matches = match(annotations, [photograph.path for photograph in photographs])
     line = f"{len(matches.found)} of {len(photographs)} photographs have boxes in {boxes}"
     if annotations and not matches.found:
