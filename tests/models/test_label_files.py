@@ -146,6 +146,13 @@ def written(tmp_path, name, content):
             '{"n01440764": "tench, Tinca tinca", "n01443537": "goldfish"}}',
             TENCH,
         ),
+        *(
+            ("a.json", f'{{"{key}": ["cat", "dog"], "version": 2}}', CAT_DOG)
+            for key in ("classes", "class_names", "names", "labels", "categories")
+        ),
+        ("a.json", '{"label2id": {"dog": 1, "cat": 0}}', CAT_DOG),
+        ("a.json", '{"names": {"1": "dog", "0": "cat"}, "labels": 2}', CAT_DOG),
+        ("a.json", '{"names": 0, "labels": 1}', ("names", "labels")),
         ("a.json", '[" cat ", "dog\\n"]', CAT_DOG),
     ],
 )
@@ -238,7 +245,10 @@ def test_names_of_a_file(tmp_path, name, content, names):
         ("a.json", '{"0": "cat", "2": "dog"}', "2 names, but none for 1"),
         ("a.json", '{"cat": 0, "dog": 7}', "2 names, but none for 1"),
         ("a.json", '{"-1": "cat", "0": "dog"}', "an object with the key the text '-1'"),
-        ("a.json", '{"names": ["cat", "dog"]}', "an object with the key the text 'names'"),
+        ("a.json", '{"names": ["cat", 3]}', "an object with the key the text 'names'"),
+        ("a.json", '{"names": ["cat"], "labels": ["dog"]}', "lists under names, labels: keep the one with"),
+        ("a.json", '{"names": {"a": {"b": 1}}}', "an object with the key the text 'names'"),
+        ("a.json", '{"names": ' * 400 + "3" + "}" * 400, "an object with the key the text 'names'"),
         ("a.json", '{"categories": [{"id": 1, "name": "cat"}]}', "an object with the key"),
         ("a.json", '{"cat": 0.5, "dog": 1}', "an object with the key the text 'cat'"),
         ("a.json", '{"id2label": 3}', "the number 3, not a list of names"),

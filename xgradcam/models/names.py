@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import XGradCamError, listed
 from xgradcam.models.classifier import Classifier
 from xgradcam.models.labels import WORDNET_ID
 
@@ -20,6 +20,8 @@ HEADER = re.compile(
 BACKGROUND = re.compile(
     r"[\W_]*(background|unlabell?ed|void|dummy|n/?a|none|nothing)[\W_]*( class)?", re.IGNORECASE
 )
+# Keys under which files of JSON keep the names of classes.
+LISTS = ("classes", "class_names", "names", "labels", "categories", "label2id", "class_to_idx")
 PLACEHOLDER = re.compile(r"LABEL_\d+")
 KINDS = {
     str: "the text",
@@ -117,7 +119,8 @@ def names_of(labels: object, source: str = "the labels") -> Names:
     """Names from a value that a caller gives, or that a JSON file holds.
 
     Taken are names in order, a mapping from index to name or from name to index, Keras' mapping from index to
-    id and name, and configurations of Hugging Face with `id2label` or `label_names`.
+    id and name, configurations of Hugging Face with `id2label` or `label_names`, and a mapping with one of
+    these under a key of `LISTS`.
     Raises XGradCamError for anything else, and for indices that are not 0 to n - 1, or 1 to n.
     """
     if isinstance(labels, Mapping):
@@ -137,6 +140,11 @@ def _of_mapping(labels: Mapping[Any, Any], source: str) -> Names:
         return names_of(labels["id2label"], source)
     if "label_names" in labels:
         return _of_timm(names_of(labels["label_names"], source), labels.get("label_descriptions"))
+    lists = [key for key in LISTS if _holds_names(labels.get(key))]
+    if len(lists) > 1:
+        refuse(source, f"lists under {listed(lists, 5)}: keep the one with the names of the classes")
+    if lists:
+        return names_of(labels[lists[0]], source)
     by_index = all(_index(key) is not None for key in labels)
     pairs: Iterable[tuple[Any, Any]] = labels.items()
     if all(_is_index(value) or (not by_index and _index(value) is not None) for value in labels.values()):
@@ -167,6 +175,13 @@ def _of_timm(names: Names, descriptions: object) -> Names:
         for name, word in zip(names.names, words, strict=True)
     ]
     return replace(names, names=tuple(whole))
+
+
+def _holds_names(value: object) -> bool:
+    """True for a mapping without others in it, and for a list of names alone."""
+    is_list = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+    is_flat = isinstance(value, Mapping) and not any(isinstance(one, Mapping) for one in value.values())
+    return (is_list or is_flat) and bool(value)
 
 
 def _is_index(value: object) -> bool:
