@@ -46,9 +46,9 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     try:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise XGradCamError(
-                f"not a regular file: {os.fspath(path)} (a pipe or a device): copy it to a file"
-            )
+            is_device = stat.S_ISCHR(mode) or stat.S_ISBLK(mode)
+            what = "a device: give a file" if is_device else "a pipe or a socket: copy its content to a file"
+            raise XGradCamError(f"not a regular file: {os.fspath(path)} is {what}")
         # `open` raises IsADirectoryError.
         return open(descriptor, "rb")
     except BaseException:
