@@ -80,6 +80,7 @@ def test_the_nearest_names_are_given():
     assert did_you_mean("feature.3", known) == "; did you mean 'features.3'?"
     assert did_you_mean("vgg61", iter(known), count=2) == "; did you mean 'vgg19' or 'vgg16'?"
     assert did_you_mean("vgg61", known, count=1) == "; did you mean 'vgg19'?"
+    assert did_you_mean("vgg61", ["vgg16", "vgg16", "vgg19"]) == "; did you mean 'vgg19' or 'vgg16'?"
     assert did_you_mean("swin_t", known) == ""
     assert did_you_mean("vgg61", []) == ""
 

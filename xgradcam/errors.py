@@ -146,7 +146,7 @@ def checked_size(size: Any, what: str) -> tuple[int, int]:
 
 def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:
     """`; did you mean 'a' or 'b'?` of the known names nearest to this one; '' where none is near."""
-    near = difflib.get_close_matches(name, list(known), n=count, cutoff=0.6)
+    near = difflib.get_close_matches(name, dict.fromkeys(known), n=count, cutoff=0.6)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
