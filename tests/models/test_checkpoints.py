@@ -186,6 +186,29 @@ def test_damaged_files_are_named(tmp_path, name, damage):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["zip", "legacy", "safetensors"])
+def test_a_file_without_its_end_is_called_an_incomplete_download(tmp_path, kind):
+    state = {"weight": torch.ones(300, 300), "bias": torch.ones(300)}
+    path = tmp_path / "a.pth"
+    if kind == "safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip")
+    content = path.read_bytes()
+    for end in (200, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:end])
+        with pytest.raises(
+            XGradCamError, match=r"an incomplete download or copy\? download the file itself$"
+        ):
+            read_state_dicts(path)
+
+
+def test_a_name_in_a_file_that_is_one_state_dict_gets_advice(tmp_path):
+    torch.save(STATE, tmp_path / "a.pth")
+    with pytest.raises(XGradCamError, match=r"the file is one state dict: give it without :foo$"):
+        read_state_dicts(tmp_path / "a.pth", "foo")
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_every_cut_of_a_file_is_refused_in_one_line(tmp_path, zipped):
     torch.save({"net": STATE}, tmp_path / "whole", _use_new_zipfile_serialization=zipped)

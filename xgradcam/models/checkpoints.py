@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from xgradcam.errors import XGradCamError, listed
+from xgradcam.errors import XGradCamError, listed, short
 from xgradcam.models.formats import SAVE
 from xgradcam.models.reading import FileState, read_weights
 from xgradcam.models.rebuilding import Unreadable, tensor_of
@@ -77,6 +77,9 @@ def read_checkpoint(path: Path, name: str | None = None) -> Checkpoint:
     if any(chosen.values()):
         return Checkpoint(chosen, content.files, tuple(lists) if name is None else ())
     if name is not None and found:
+        if list(found) == [""]:
+            advice = f"the file is one state dict: give it without :{short(name)}"
+            raise XGradCamError(f"no state dict {name!r} in {path}; {advice}")
         there = listed((other or "the whole" for other in found), 8)
         raise XGradCamError(f"no state dict {name!r} in {path}; there is: {there}")
     names = listed(_entries_of(loaded) or (), 8)

@@ -8,6 +8,7 @@ from xgradcam.errors import listed
 TORCH = "give the PyTorch network's weights, as .pth or .safetensors"
 SAVE = "save a state dict: torch.save(model.state_dict(), ...)"
 AGAIN = "download the file itself"
+CUT = f"an incomplete download or copy? {AGAIN}"
 UNPACK = "unpack it first"
 # Bytes at the start of a file that are enough to recognise it.
 HEAD = 512

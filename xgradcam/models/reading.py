@@ -22,6 +22,8 @@ from xgradcam.models.tensor_files import MalformedError, is_safetensors, read_sa
 from xgradcam.models.unpickling import pickle_module
 
 ZIP = b"PK\x03\x04", b"PK\x05\x06"
+# The beginning of a file as torch wrote it before 2020: a pickle of its magic number.
+LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF"
 FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 # Most bytes of an index of shards.
 LONGEST_INDEX = 10_000_000
@@ -104,12 +106,15 @@ def _read(file: BinaryIO, head: bytes, state: FileState) -> Any:
     except XGradCamError:
         raise
     except RuntimeError as error:
-        reason = f"damaged? ({(str(error) or type(error).__name__).splitlines()[0]})"
+        reason = f"damaged? ({(str(error) or type(error).__name__).splitlines()[0]}): {formats.CUT}"
         if "magic number" in reason:
             reason = f"not written by torch.save, or damaged; {formats.SAVE}"
     # A damaged file makes the unpickler and torch raise many kinds of error.
-    except Exception:
+    except Exception as error:
         reason = formats.unreadable(head, path)
+        is_cut = isinstance(error, zipfile.BadZipFile | EOFError) or "truncated" in str(error)
+        if is_cut and head.startswith((*ZIP, LEGACY)) and path.suffix.lower() not in formats.ENDINGS:
+            reason = f"its end is missing: {formats.CUT}"
     if os.environ.get(FORCED, "0").lower() in ("1", "y", "yes", "true"):
         reason = f"{FORCED} is set: unset it, no code is run here either; or give a .safetensors file"
     raise XGradCamError(f"cannot read weights {path}: {reason}")

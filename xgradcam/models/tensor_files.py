@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from xgradcam.errors import short
+from xgradcam.models.formats import CUT
 from xgradcam.models.rebuilding import Unreadable
 
 # Number types by their names in the format.
@@ -48,7 +49,7 @@ def read_safetensors(file: BinaryIO, size: int) -> dict[str, Tensor | Unreadable
     """The tensors of an open file of `size` bytes, by name. Raises MalformedError."""
     length = int.from_bytes(file.read(LENGTH), "little")
     if length > size - LENGTH:
-        raise MalformedError(f"a header of {length} bytes in a file of {size}: cut short, or damaged")
+        raise MalformedError(f"a header of {length} bytes in a file of {size}: {CUT}")
     if length > LONGEST_HEADER:
         raise MalformedError(f"a header of {length} bytes, more than {LONGEST_HEADER}")
     try:
@@ -63,7 +64,9 @@ def read_safetensors(file: BinaryIO, size: int) -> dict[str, Tensor | Unreadable
     tensors: dict[str, Tensor | Unreadable] = {}
     for name in sorted(spans, key=spans.__getitem__):
         begin, stop = spans[name]
-        if begin != end or stop > size - LENGTH - length:
+        if stop > size - LENGTH - length:
+            raise MalformedError(f"data that end before the tensor {short(name)} does: {CUT}")
+        if begin != end:
             raise MalformedError(f"the tensor {short(name)} is not where the header says")
         end = stop
         tensors[name] = _read(file, name, header[name], stop - begin)
