@@ -69,6 +69,13 @@ def test_a_file_is_named_for_what_it_is(tmp_path, kind, name):
     assert refused(path).startswith(f"cannot read weights {path}: {reason}")
 
 
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_pointer_with_a_byte_order_mark_is_one(tmp_path, encoding):
+    path = tmp_path / "a.pth"
+    path.write_bytes(POINTER.decode().encode(encoding))
+    assert "a pointer of Git's large-file storage: fetch the file: git lfs pull" in refused(path)
+
+
 @pytest.mark.parametrize(
     ("name", "reason"),
     [

@@ -1,5 +1,6 @@
 """Files that are no checkpoints of a PyTorch network: each is recognised by its content and named."""
 
+import codecs
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -88,14 +89,22 @@ def foreign(head: bytes, tail: bytes) -> str:
         return f"an empty file: {AGAIN}"
     if not head.strip(b"\0"):
         return f"nothing but zeros, as an interrupted download leaves them: {AGAIN}"
+    text = _without_mark(head)
     for start, magic, kind, remedy in MAGIC:
-        if head[start:].startswith(magic):
+        if head[start:].startswith(magic) or (start == 0 and text.startswith(magic)):
             return f"{kind}: {remedy}"
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    text = text.lstrip().lower()
     for begin, kind, remedy in TEXTS:
         if text.startswith(begin):
             return f"{kind}: {remedy}"
     return f"the index of a TensorFlow checkpoint: {TORCH}" if tail.endswith(LEVELDB) else ""
+
+
+def _without_mark(head: bytes) -> bytes:
+    """The head of a text without its byte-order mark, in UTF-8; other heads as they are."""
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return head[: len(head) // 2 * 2].decode("utf-16", errors="replace").encode()
+    return head.removeprefix(codecs.BOM_UTF8)
 
 
 def foreign_archive(names: Iterable[str]) -> str:
