@@ -173,6 +173,17 @@ def test_parts_of_names_are_found_and_said(name, label):
 
 
 @pytest.mark.parametrize(
+    ("name", "label"), [("Bull frog", 1), ("bull-frog", 1), ("tabbycat", 2), ("tinca_tin ca", 0)]
+)
+def test_words_written_together_or_apart_are_found_last_and_said(name, label):
+    said = []
+    assert class_named(ANIMALS, name, said.append) == label
+    assert said == [f"taking class {label} ({ANIMALS[label]}) for {name!r}, with other spaces"]
+    with pytest.raises(XGradCamError, match=r"'to day' may be class 0 \(today\), 1 \(tod ay\)"):
+        class_named(["today", "tod ay"], "to day")
+
+
+@pytest.mark.parametrize(
     ("names", "wanted", "index"),
     [
         (("bullfrog", "tabby cat"), "cat", 1),  # no part of a word before a whole one

@@ -36,7 +36,7 @@ def class_named(
     """Index of the class with this name: a whole name before whole words, and these before parts of words.
 
     Case and accents do not matter, and `_` and `-` are spaces. say: is called with a line if the name is not
-    a whole one, or also a synonym of another class.
+    a whole one, has other spaces, or is also a synonym of another class.
     Raises XGradCamError if no class has the name, or several have it equally; these are listed.
     """
     quoted = shown(name)
@@ -44,7 +44,7 @@ def class_named(
         raise XGradCamError(f"no class {quoted}: the names of this model's classes are not known (--labels)")
     wanted, known = _Name.of(name), _known(tuple(labels))
     fitting: list[int] = []
-    for fits in (*WHOLE, *PARTS) if wanted.plain else ():
+    for fits in (*WHOLE, *PARTS, *TOGETHER) if wanted.plain else ():
         fitting = [index for index, forms in enumerate(known) if fits(forms, wanted)]
         if fitting:
             break
@@ -59,6 +59,8 @@ def class_named(
         say(f"{taken}, and not {classes_listed(labels, others)}")
     elif fits in PARTS:
         say(f"{taken}, a part of its name")
+    elif fits in TOGETHER:
+        say(f"{taken}, with other spaces")
     return fitting[0]
 
 
@@ -155,3 +157,10 @@ WHOLE: tuple[Fits, ...] = (
     lambda forms, wanted: wanted.folded in forms.folded,
 )
 PARTS: tuple[Fits, ...] = (_within(r"(?<!\w){}(?!\w)"), _within(r"(?<!\w){}"), _within("{}"))
+# At last, a whole name with its words written together or apart.
+TOGETHER: tuple[Fits, ...] = (
+    lambda forms, wanted: (
+        re.search(r"\w", wanted.folded) is not None
+        and wanted.folded.replace(" ", "") in {name.replace(" ", "") for name in forms.folded}
+    ),
+)
