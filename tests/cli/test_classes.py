@@ -73,6 +73,14 @@ def test_an_endless_number_is_no_class(value):
     assert len(str(error.value)) < 200
 
 
+@pytest.mark.parametrize("value", ["top 3", "top-3", "Top_3", " top3"])
+@pytest.mark.parametrize("labels", [("cat", "dog"), None])
+def test_the_highest_scores_written_otherwise_get_a_hint(value, labels):
+    with pytest.raises(XGradCamError, match=r"^no class .*; did you mean top3\?$"):
+        classes_of([value], labels, pytest.fail)
+    assert classes_of(["top 3"], ["cat", "top 3"], pytest.fail) == [1]
+
+
 def test_several_classes():
     said = []
     assert classes_of(["top2", "dog", "-1"], NAMES, said.append) == [TopClasses(2), 6, None]

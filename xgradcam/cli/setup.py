@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from xgradcam.cli.options import ALL, FLOAT32
 from xgradcam.cli.record import kept_files, settings_of
 from xgradcam.cli.terminal import note
-from xgradcam.errors import XGradCamError, did_you_mean, users_code
+from xgradcam.errors import XGradCamError, did_you_mean, shown, users_code
 
 if TYPE_CHECKING:
     import torch
@@ -125,10 +125,17 @@ def classes_of(
     """The classes that the values of --target-index mean, `top3` among them; `say` as in `class_index`."""
     from xgradcam.runs.run import TopClasses
 
-    return [
-        TopClasses(int(top[1])) if (top := TOP.fullmatch(value)) else class_index(value, labels, say)
-        for value in values
-    ]
+    def class_of(value: str) -> "Target":
+        if top := TOP.fullmatch(value):
+            return TopClasses(int(top[1]))
+        try:
+            return class_index(value, labels, say)
+        except XGradCamError as error:
+            if meant := re.fullmatch(r"\s*top\W*_?(\d{1,9})\s*", value, re.IGNORECASE):
+                raise XGradCamError(f"no class {shown(value)}; did you mean top{meant[1]}?") from error
+            raise
+
+    return [class_of(value) for value in values]
 
 
 def is_pattern(layer: str) -> bool:
