@@ -123,6 +123,7 @@ def written(tmp_path, name, content):
         ("a.txt", "0 errors\n1 error", ("errors", "error")),
         # Brackets and signs of names.
         ("a.txt", "grade: (A)\ngrade: (B)", ("grade: (A)", "grade: (B)")),
+        ("a.txt", "(1,2)-diol\n(1) a, b", ("(1,2)-diol", "(1) a, b")),
         ("a.txt", "smile :(\nfrown :)", ("smile :(", "frown :)")),
         ("a.txt", "cat\n# of items\ndog", ("cat", "# of items", "dog")),
         ("a.txt", "- \ncat", ("-", "cat")),
@@ -219,6 +220,7 @@ def test_names_of_a_file(tmp_path, name, content, names):
         ("a.md", "* cat\n* dog", "is an entry of a Markdown list"),
         ("a.txt", "cat\n# one\n# two", "line 2 is a comment"),
         ("a.txt", "names: {\ncat\n}", "line 1 is source text"),
+        ("a.txt", "(1, dog)\n(0, cat)", "line 1 is source text"),
         # JSON of something else.
         ("a.json", "{", r"line 1 is not JSON \(Expecting"),
         ("a.json", '["cat",\n"dog",]', "line 2 is not JSON"),

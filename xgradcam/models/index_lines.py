@@ -12,7 +12,7 @@ SIGN = r"\s*(?:->|=>|[,;:=|\t])\s*"
 COLUMN = r"(?:\s*[,;:|\t]\s*|\s+)"
 IDENTITY = r"(?P<id>n\d{8})"
 BEFORE = re.compile(
-    rf"(?:(?:class|label|index|id)[ _]?|[\[(#])?{INDEX}"
+    rf"(?:(?:class|label|index|id)[ _]?|\[(?=\d+\])|\((?=\d+\))|#)?{INDEX}"
     rf"(?P<mark>[\])]?{SIGN}|[.)\]]\s+|\s*-\s*|\s+)(?P<name>.+)",
     re.ASCII | re.IGNORECASE,
 )

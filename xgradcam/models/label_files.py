@@ -22,7 +22,8 @@ LARGEST_FILE = 2**24
 # Source text in one line.
 SOURCE_TEXT = re.compile(
     r"""[urb]?(["']).*\1\s*([,;\])}]+$|:|,\s*["'])|[\w.]+\s*[:=]\s*[\[({]+\s*["']|[\[({\])}]+[,;]?$"""
-    r"""|[\w.]+\s*(=\s*[\[({]|:\s*[\[{]).*,.*[\])}][,;]?$|[\[({]+\s*(["']|\d+\s*:)|\d+\s*:\s*["'].*,$"""
+    r"""|[\w.]+\s*(=\s*[\[({]|:\s*[\[{]).*,.*[\])}][,;]?$|[\[({]+\s*(["']|\d+\s*:|\d+\s*,\s*[^\d\s].*[\])][,;]?$)"""
+    r"""|\d+\s*:\s*["'].*,$"""
 )
 # A line that opens a bracket and another that closes it: source text together (`smile :(` is a name).
 OPENING = re.compile(r"[\w.]+\s*[:=]\s*[\[({]+$")
