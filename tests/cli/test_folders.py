@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -33,6 +34,7 @@ def photographs(own_folder):
 
 def refused(arguments, said, capsys, command=main):
     """Run what must be refused: nothing changes."""
+    capsys.readouterr()
     before = tree(".")
     assert command(list(map(str, arguments))) == 2
     err = capsys.readouterr().err
@@ -64,7 +66,8 @@ def test_results_of_earlier_runs_are_written_anew_whichever_runs_there_were(caps
     assert main([*RUN, "--target-index", "1", "2"]) == 0
     assert not Path("out", NAME).exists()
     JOURNAL.unlink()
-    assert main([*RUN, "--target-index", "1"]) == 2
+    assert main([*RUN, "--target-index", "1"]) == 0
+    assert {name: content for name, content in tree("out").items() if "_2_" not in name} == first
 
 
 def test_what_a_stopped_run_wrote_is_written_anew(monkeypatch):
@@ -173,7 +176,7 @@ def lines():
 
 
 BAD = {
-    "binary": (b"\x00\xff\xfe", "cannot read out/xgrad-cam.jsonl: 'utf-8' codec"),
+    "binary": (b"\x00\xff\xfe", "cannot read out/xgrad-cam.jsonl: its first line holds no settings; move"),
     "no JSON": (b"photographs of my cat\n", "its first line holds no settings; move it away"),
     "a list": (b"[1, 2]\n", "its first line holds no settings; move it away"),
     "another version's": (b'{"version": 7}\n', "it had other settings for"),
@@ -188,10 +191,8 @@ def test_what_is_no_journal_is_neither_resumed_nor_written_over(kind, capsys):
     Path("out").mkdir()
     JOURNAL.write_bytes(content)
     refused([*RUN, "--resume"], said, capsys)
-    if said.startswith("it had"):
-        assert main(RUN) == 0
-    else:
-        refused(RUN, "out/xgrad-cam.jsonl is no record of a run: move it away", capsys)
+    refused(RUN, "out/xgrad-cam.jsonl is no record of a run: move it away", capsys)
+    assert JOURNAL.read_bytes() == content
 
 
 DAMAGED = {
@@ -204,6 +205,7 @@ DAMAGED = {
     "long": lambda line: line.replace(b'"notes": ', b'"notes": 3, "was": "' + b"x" * 10**6 + b'", "were": '),
     "of integers": lambda line: line.replace(b'"files": {', b'"files": {"a": 3, '),
     "empty": lambda _line: b"{}\n",
+    "not UTF-8": lambda line: line.replace(b"photos", b"phot\xffs"),
 }  # fmt: skip
 
 
@@ -225,6 +227,44 @@ def test_a_photograph_whose_line_is_damaged_is_explained_anew(kind, capsys):
     assert {name: after[name] for name in after if name != JOURNAL.name} == {
         name: whole[name] for name in whole if name != JOURNAL.name
     }
+
+
+@pytest.mark.parametrize("first", [b"\xff{}\n", b'{"model": "ti\n', b"3\n"])
+def test_a_record_without_its_settings_is_refused_with_advice_that_helps(first, capsys):
+    arguments = [*RUN, "--target-index", "1"]
+    assert main(arguments) == 0
+    whole = tree("out")
+    for moved in (False, True):
+        JOURNAL.write_bytes(b"".join([first, *lines()[1:]]))
+        refused([*arguments, "--resume"], "its first line holds no settings; start anew without", capsys)
+        if moved:
+            JOURNAL.rename("record")
+        assert main(arguments) == 0
+        assert tree("out") == whole
+
+
+def test_earlier_results_of_this_version_and_the_last_are_replaced_where_the_record_is_ours(capsys):
+    def without_mark(path):
+        content = path.read_bytes()
+        start = content.index(b"\xff\xfe")
+        path.write_bytes(content[:start] + content[start + 29 :])
+
+    both = [*RUN, "--target-index", "0", "1"]
+    assert main(both) == 0
+    whole = tree("out")
+    assert main([*RUN, "--target-index", "1"]) == 0
+    Path("out/.xgrad-cam.names").unlink()
+    assert main(both) == 0
+    assert tree("out") == whole
+    assert main([*RUN, "--target-index", "1"]) == 0
+    Path("out/.xgrad-cam.names").unlink()
+    cv2.imwrite("out/0000_0_cam.jpg", np.zeros((9, 9, 3), np.uint8))
+    refused(both, "out/0000_0_cam.jpg is there already, and not by xgrad-cam", capsys)
+    Path("out/0000_0_cam.jpg").unlink()
+    for path in Path("out").glob("*.jpg"):
+        without_mark(path)
+    assert main(both) == 0
+    assert tree("out") == whole
 
 
 def test_resume_deletes_nothing_that_the_run_cannot_have_made(capsys):

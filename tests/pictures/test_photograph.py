@@ -1,8 +1,10 @@
+import hashlib
 import io
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,6 +16,7 @@ from xgradcam.pictures import bounds
 from xgradcam.pictures.photograph import (
     decode_image,
     encode_jpeg,
+    is_marked,
     read_image,
     require_photograph,
     stretch,
@@ -206,6 +209,17 @@ def test_jpeg_is_rgb():
     decoded = np.asarray(Image.open(io.BytesIO(encode_jpeg(red))))
     assert decoded[8, 8, 0] > 250
     assert decoded[8, 8, 2] < 5
+
+
+def test_a_jpeg_is_that_of_opencv_with_a_comment_behind_its_header():
+    picture = np.random.default_rng(3).integers(0, 256, (20, 30, 3), np.uint8)
+    content = encode_jpeg(picture)
+    plain = cv2.imencode(".jpg", picture[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, 95))[1].tobytes()
+    assert content[:20] + content[49:] == plain
+    assert content[20:33] == b"\xff\xfe\x00\x1bxgradcam "
+    assert content[33:49].decode() == hashlib.sha256(plain).hexdigest()[:16]
+    assert is_marked(content)
+    assert not any(map(is_marked, (plain, b"", content[:40], content[:-1], content[:21] + content)))
 
 
 def test_a_picture_that_no_jpeg_holds_is_refused():

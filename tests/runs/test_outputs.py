@@ -1,12 +1,15 @@
 """Names of results: told apart, and free of files that no run has made."""
 
+import io
 import os
 import shutil
+from itertools import chain
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from tests.runs.support import LAYERS, run_of
 from tests.support import EXAMPLES
@@ -122,10 +125,41 @@ def test_for_one_photograph_names_of_the_originals_are_written_anew_and_others_i
 def test_pictures_and_maps_of_others_are_not_own():
     Image.new("RGB", (8, 8)).save("a.jpg")
     np.savez("a.npz", mine=np.zeros(3))
+    np.savez("c.npz", scores=np.zeros(3), class_index=1, mine=np.zeros(3))
+    np.savez("d.npz", scores=np.zeros(3), class_index=1)
     Path("b.npz").write_bytes(b"PK\3\4 broken")
     Path("a.html").write_text("<html>")
     os.mkfifo("b.jpg")
-    assert not any(map(is_own, map(Path, ("a.jpg", "a.npz", "b.npz", "a.html", "b.jpg", "none.jpg"))))
+    names = ("a.jpg", "a.npz", "b.npz", "c.npz", "d.npz", "a.html", "b.jpg", "none.jpg")
+    assert not any(map(is_own, map(Path, names)))
+
+
+def test_pictures_of_opencv_and_changed_ones_of_ours_are_not_own(net):
+    pixels = np.full((30, 20, 3), 200, np.uint8)
+    ours = encode_jpeg(pixels)
+    Path("out/panel.jpg").write_bytes(ours)
+    assert is_own(Path("out/panel.jpg"))
+    outputs = outputs_of(net, stems=("cat",), original_names=True, panel=True)
+    outputs.require_free(())
+
+    def written_by_opencv():
+        for quality in (90, 95):
+            cv2.imwrite("out/panel.jpg", pixels, (cv2.IMWRITE_JPEG_QUALITY, quality))
+            yield
+
+    def changed():
+        with Image.open(io.BytesIO(ours)) as picture:
+            ImageDraw.Draw(picture).line((0, 0, 9, 9), "black")
+            picture.save("out/panel.jpg", quality="keep")
+        yield
+        Path("out/panel.jpg").write_bytes(ours[:-1])
+        yield
+        Path("out/panel.jpg").write_bytes(ours + b"more")
+        yield
+
+    for _ in chain(written_by_opencv(), changed()):
+        with pytest.raises(XGradCamError, match=r"out/panel\.jpg is there already, and not by xgrad-cam"):
+            outputs.require_free(())
 
 
 @pytest.mark.parametrize(
@@ -202,4 +236,3 @@ def test_examples_are_photographs(net):
     shutil.copy(EXAMPLES / "cat.jpg", "out/cat_1_cam.jpg")
     with pytest.raises(XGradCamError, match=r"cat_1_cam\.jpg is there already"):
         outputs_of(net).require_free(())
-    outputs_of(net).require_free((), damaged=True)

@@ -1,5 +1,6 @@
 """Read a photograph (H, W, 3) uint8 RGB from a file, make an input of it, or encode it for a file."""
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable
@@ -28,6 +29,8 @@ CHUNK = 2**24
 JPEG_QUALITY = 95
 # The longest side of a picture that OpenCV and libjpeg encode.
 JPEG_LIMIT = 65_500
+# The comment of a JPEG file of ours: this, and a digest of all else, which an edited file has no more.
+MARK, DIGEST = b"xgradcam ", 16
 
 
 def read_image(
@@ -171,4 +174,27 @@ def encode_jpeg(picture: Photograph) -> bytes:
             f"({JPEG_LIMIT} a side): draw it smaller"
         )
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))[1].tobytes()
+    return _marked(cv2.imencode(".jpg", bgr, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))[1].tobytes())
+
+
+def is_marked(content: bytes) -> bool:
+    """True for the content of a file that `encode_jpeg` has made, and nobody has changed since."""
+    place = _place_of_mark(content)
+    comment = _comment(b"")
+    return _marked(content[:place] + content[place + len(comment) :]) == content
+
+
+def _marked(jpeg: bytes) -> bytes:
+    place = _place_of_mark(jpeg)
+    return jpeg[:place] + _comment(jpeg) + jpeg[place:]
+
+
+def _comment(jpeg: bytes) -> bytes:
+    """A segment for the file without it."""
+    text = MARK + hashlib.sha256(jpeg).hexdigest()[:DIGEST].encode()
+    return b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text
+
+
+def _place_of_mark(jpeg: bytes) -> int:
+    """The place behind the first two segments, of which the second, JFIF's, gives its own length."""
+    return 4 + int.from_bytes(jpeg[4:6], "big")

@@ -16,6 +16,8 @@ from xgradcam.runs.sources import LONGEST, STDIN, Source, state_of
 
 NAME = "xgrad-cam.jsonl"
 ANEW = "move it away, and start anew without --resume"
+# Settings of every run, by which its record is known.
+SETTINGS = {"model", "weights", "layers", "methods"}
 # Errors of reading a line that another program wrote.
 READ_ERRORS = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
 # Types of what a record holds.
@@ -162,11 +164,12 @@ class Journal:
             lines = _lines_of(self.path)
         except FileNotFoundError:
             return []
-        except (OSError, ValueError, XGradCamError) as error:
+        except (OSError, XGradCamError) as error:
             reason = getattr(error, "strerror", None) or error
             raise XGradCamError(f"cannot read {self.path}: {reason}; {ANEW}") from None
         if lines and not isinstance(lines[0], dict):
-            raise XGradCamError(f"cannot read {self.path}: its first line holds no settings; {ANEW}")
+            remedy = "start anew without --resume" if any(map(_is_whole, lines)) else ANEW
+            raise XGradCamError(f"cannot read {self.path}: its first line holds no settings; {remedy}")
         return [line for line in lines if isinstance(line, dict)]
 
     def _is_complete(self, line: Mapping[str, Any], stems: Mapping[str, str]) -> bool:
@@ -196,9 +199,10 @@ def names_in(folder: Path) -> tuple[set[str], int]:
     """Names of all files that the folder's journal names, and the number of lines that are damaged."""
     try:
         lines = _lines_of(folder / NAME)
-    except (OSError, ValueError, XGradCamError):
+    except (OSError, XGradCamError):
         return set(), 0
-    files = [_files_in(line) if _is_whole(line) else None for line in lines[1:]]
+    settings = [] if lines[:1] == [None] else lines[:1]
+    files = [_files_in(line) if _is_whole(line) else None for line in lines[len(settings) :]]
     # The last line is cut off if the run was killed while it wrote.
     damaged = sum(names is None for names in files) - (lines[-1:] == [None])
     return set().union(*(names for names in files if names)), damaged
@@ -215,23 +219,25 @@ def require_own(folder: Path) -> None:
     """Raise XGradCamError if the folder has a file of the journal's name that no run has written."""
     path = folder / NAME
     try:
-        first: Any = next(iter(_lines_of(path)), {})
+        lines = _lines_of(path)
     except FileNotFoundError:
         return
-    except (OSError, ValueError, XGradCamError):
-        first = None
-    if not isinstance(first, dict):
+    except (OSError, XGradCamError):
+        lines = [None]
+    is_own = not lines or (isinstance(lines[0], dict) and lines[0].keys() >= SETTINGS)
+    # Its first line may be damaged.
+    if not is_own and not any(map(_is_whole, lines)):
         raise XGradCamError(f"{path} is no record of a run: move it away, or choose another --output-dir")
 
 
 def _lines_of(path: Path) -> list[Any]:
     """What the lines of a file of JSON hold; None for one that is none."""
     with open_regular(path) as file:
-        text = file.read().decode("utf-8")
+        content = file.read()
     lines: list[Any] = []
-    for line in text.splitlines():
+    for line in content.splitlines():
         try:
-            lines.append(json.loads(line))
+            lines.append(json.loads(line.decode("utf-8")))
         except (RecursionError, ValueError):
             lines.append(None)
     return lines

@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path, PurePath
 
+import cv2
 import numpy as np
 
+from xgradcam.cam.methods import METHODS
 from xgradcam.errors import XGradCamError
 from xgradcam.files import open_regular
-from xgradcam.pictures.photograph import encode_jpeg
+from xgradcam.pictures.photograph import JPEG_QUALITY, is_marked
 from xgradcam.runs.gallery import PAGE
+from xgradcam.runs.journal import names_in
 from xgradcam.runs.results import FUSED, GUIDED_FILE, MAPS, PANEL, PHOTOGRAPH, layer_part, stem_of
 from xgradcam.runs.run import Run
 
@@ -22,6 +25,9 @@ ORIGINAL_NAMES = ("cam.jpg", "X_cam.jpg")
 # A class in a file's name.
 CLASS = re.compile(r"_(\d+)_")
 GENERATOR = b'name="generator" content="xgradcam"'
+# What is in our archives of maps: always these, and maps by their methods.
+NUMBERS = {"scores.npy", "class_index.npy"}
+MAP_NAMES = {f"{method}.npy" for method in METHODS}
 OTHER_FOLDER = "choose an --output-dir"
 
 
@@ -67,24 +73,30 @@ class Outputs:
         of_class = found is not None and rest[found.end() :] in self.endings
         return name.startswith(stem) and (of_class or rest == f"_{PHOTOGRAPH}")
 
-    def require_free(self, known: Collection[str], damaged: bool = False) -> None:
+    def require_free(self, known: Collection[str]) -> None:
         """Raise XGradCamError for a file in the way: one that is read, or that no earlier run has made.
 
-        known: names of files that earlier runs made, relative to the folder. damaged: not all are known: take
-        what looks like one for one.
+        known: names of files that earlier runs made, relative to the folder. Others are told by their
+        content.
         """
-        damaged = damaged or self.run.writing.original_names
         for name in self._in_the_way():
             path = self.run.writing.folder / name
             kept = path in self.run.writing.kept
             # A picture of an earlier run may be a photograph of this one. It is kept when it is its turn.
             if kept and not (name in known and self._classes is None):
                 raise XGradCamError(f"{path} would be written over {_role(path, self.run)}: {OTHER_FOLDER}")
-            if not kept and name not in known and not (damaged and is_own(path)):
-                raise XGradCamError(
-                    f"{path} is there already, and not by xgrad-cam, as far as its record says: move "
-                    "it, or choose another --output-dir"
-                )
+            if kept or name in known or is_own(path) or (self._is_unmarked and is_unmarked(path)):
+                continue
+            raise XGradCamError(
+                f"{path} is there already, and not by xgrad-cam, or changed since: move it, or choose "
+                "another --output-dir"
+            )
+
+    @cached_property
+    def _is_unmarked(self) -> bool:
+        """True if the folder's record names pictures of an earlier version, which did not mark them."""
+        folder = self.run.writing.folder
+        return any(is_unmarked(folder / name) for name in names_in(folder)[0])
 
     def _in_the_way(self) -> Iterator[str]:
         """Names of files in the folder that the run can write over, but those that each run writes anew."""
@@ -180,20 +192,30 @@ def _ignores_case(folder: Path) -> bool:
 
 
 def is_own(path: Path) -> bool:
-    """True if a file is what this package writes: a picture, maps as .npz, or the page of a run."""
+    """True if a file is what this package writes: a marked picture, maps as .npz, or the page of a run."""
     try:
         with open_regular(path) as file:
             if path.suffix == ".npz":
                 with zipfile.ZipFile(file) as archive:
-                    return {"scores.npy", "class_index.npy"} <= set(archive.namelist())
-            begin = file.read(4096)
+                    names = set(archive.namelist())
+                return names - NUMBERS <= MAP_NAMES and NUMBERS < names
+            return is_marked(file.read()) if path.suffix == ".jpg" else GENERATOR in file.read(4096)
     except (OSError, ValueError, XGradCamError, zipfile.BadZipFile):
         return False
-    return begin.startswith(_picture_header()) if path.suffix == ".jpg" else GENERATOR in begin
+
+
+def is_unmarked(path: Path) -> bool:
+    """True if a picture can be of an earlier version of this package, which compressed it as OpenCV does."""
+    try:
+        with open_regular(path) as file:
+            return path.suffix == ".jpg" and file.read(4096).startswith(_picture_header())
+    except (OSError, ValueError, XGradCamError):
+        return False
 
 
 @cache
 def _picture_header() -> bytes:
-    """The begin of each picture, up to its size: how it is compressed."""
-    picture = encode_jpeg(np.zeros((8, 8, 3), np.uint8))
+    """The begin of each picture of OpenCV's in our quality, up to its size: how it is compressed."""
+    black = np.zeros((8, 8, 3), np.uint8)
+    picture = cv2.imencode(".jpg", black, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))[1].tobytes()
     return picture[: picture.index(b"\xff\xc0")]

@@ -31,7 +31,7 @@ class Record:
                 require_own(folder)
             named, damaged = names_in(folder)
             ledger = Ledger(folder, named)
-            outputs.require_free(ledger.known, bool(damaged))
+            outputs.require_free(ledger.known)
             # Of the functions called at the end the last comes first.
             stack.callback(lambda: ledger.end(names_in(folder)[0]))
             self.announce = ledger.announce
@@ -39,7 +39,10 @@ class Record:
                 Journal(folder, run.settings, run.sources, resume, outputs.is_result)
             )
             if resume and damaged:
-                note(f"{damaged} damaged lines in {self.journal.path}: their photographs are explained anew")
+                lines, theirs = (f"{damaged} damaged lines", "their photographs are")
+                if damaged == 1:
+                    lines, theirs = "1 damaged line", "its photograph is"
+                note(f"{lines} in {self.journal.path}: {theirs} explained anew")
             self._stack = stack.pop_all()
 
     def __enter__(self) -> "Record":
