@@ -132,6 +132,8 @@ def main() -> None:
         print("left as it is, for want of Chromium: page.jpg")
     for name, picture in pictures.items():
         (PICTURES / f"{name}.jpg").write_bytes(encode_jpeg(picture))
+    # One without a mark would not be written over.
+    (PICTURES / "split.png").unlink(missing_ok=True)
     split = ["--image-path", str(EXAMPLES / "cat.jpg"), "--target-index", str(CAT), "--model", MODEL]
     proof_verify([*split, "--plot", str(PICTURES / "split.png")])
 

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from tests.cli.support import OWN, ROOT, load_own, tree
 from tests.support import EXAMPLES, noise
@@ -123,6 +124,11 @@ def test_a_plot_is_not_written_over_the_photograph_or_what_is_no_plot(capsys):
         )
     refused([*arguments, "--plot", "photos/0001.png"], "is there already, and no plot", capsys, proof_verify)
     for name in ("split.png", "split.svg", "split.pdf"):
+        figure = Figure()
+        figure.suptitle("xgradcam proof-verify, drawn by Matplotlib")
+        figure.savefig(name)
+        refused([*arguments, "--plot", name], f"{name} is there already, and no plot", capsys, proof_verify)
+        Path(name).unlink()
         assert proof_verify([*arguments, "--plot", name]) == proof_verify([*arguments, "--plot", name]) == 0
 
 

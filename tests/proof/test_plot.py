@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from tests.support import TinyNet
 from xgradcam import Contribution, Verification, verify
-from xgradcam.proof.plot import _stack, plot_split
+from xgradcam.proof.plot import _stack, is_plot, plot_split
 
 
 def split(score, **terms):
@@ -71,6 +71,8 @@ def test_the_same_numbers_give_the_same_file_in_every_format(suffix, start):
     assert picture.startswith(start)
     assert plot_split(splits, "cat", suffix) == picture
     assert plot_split(splits, "dog", suffix) != picture
+    assert is_plot(picture)
+    assert not is_plot(picture.replace(b"xgradcam", b"matplotlib"))
     assert b"CreationDate" not in picture
     assert b"dc:date" not in picture
 

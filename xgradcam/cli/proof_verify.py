@@ -108,10 +108,12 @@ def _require_free(arguments: argparse.Namespace) -> None:
 
 
 def _is_plot(path: Path) -> bool:
-    """True for a picture by Matplotlib, which names itself in each of its formats."""
+    """True for a picture that an earlier call has drawn."""
+    from xgradcam.proof.plot import is_plot
+
     try:
         with open_regular(path) as file:
-            return b"atplotlib" in file.read()
+            return is_plot(file.read())
     except (OSError, XGradCamError):
         return False
 

@@ -20,8 +20,15 @@ LABELS = {
     "bypass": "bypass: what goes past the layer",
     "curvature": "curvature: not piecewise affine",
 }
+# Marks our plots, in the metadata of each format; HELD: how the formats hold it.
+MARK = "xgradcam proof-verify"
 # No date in the file: the same numbers give the same bytes.
-METADATA: Mapping[str, dict[str, None]] = {".png": {}, ".pdf": {"CreationDate": None}, ".svg": {"Date": None}}
+METADATA: Mapping[str, dict[str, str | None]] = {
+    ".png": {"Creator": MARK},
+    ".pdf": {"Creator": MARK, "CreationDate": None},
+    ".svg": {"Creator": MARK, "Date": None},
+}
+HELD = (f"tEXtCreator\0{MARK}", f"/Creator ({MARK})", f"<dc:title>{MARK}</dc:title>")
 # Layer names that fit on the axis, and those that fit without turning them.
 MAX_NAMES = 42
 MAX_LEVEL_NAMES = 3
@@ -52,6 +59,11 @@ def plot_split(splits: Mapping[str, Verification], title: str, suffix: str) -> b
     with matplotlib.rc_context({"svg.hashsalt": "xgradcam"}):
         figure.savefig(picture, format=suffix.removeprefix("."), metadata=METADATA[suffix])
     return picture.getvalue()
+
+
+def is_plot(content: bytes) -> bool:
+    """True for the content of a file that `plot_split` has made."""
+    return any(mark.encode() in content for mark in HELD)
 
 
 def _stack(axes: Axes, splits: Mapping[str, Verification]) -> None:
