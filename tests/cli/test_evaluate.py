@@ -253,6 +253,54 @@ def test_list_layers_shows_them_and_ends(capsys):
     assert not Path("evaluation").exists()
 
 
+FEW = [*RUN, "--method", "grad-cam", "--limit", "1", "--randomise", "0"]
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+@pytest.mark.parametrize("name", ["evaluation.md", "evaluation.csv", "evaluation.png"])
+def test_a_file_that_no_evaluation_has_written_is_refused(name, resume, capsys):
+    Path("evaluation").mkdir()
+    path = Path("evaluation", name)
+    path.write_text("precious")
+    assert main([*FEW, *resume]) == 2
+    told = capsys.readouterr()
+    assert f"error: {path} is there already, and no log of an evaluation is beside it" in told.err
+    assert told.err.endswith(": move it, or choose another --output-dir\n")
+    assert told.out == ""
+    assert path.read_text() == "precious"
+    assert os.listdir("evaluation") == [name]
+
+
+@pytest.mark.parametrize(
+    "content", ['{"model": "mine", "seed": 0}\n{"kind": "map"}\n', "precious", "", "\xff"]
+)
+def test_what_is_no_log_of_an_evaluation_is_refused(content, capsys):
+    Path("evaluation").mkdir()
+    path = Path("evaluation/evaluation.jsonl")
+    path.write_text(content)
+    assert main(FEW) == 2
+    assert f"error: {path} is there already, and is no log of an evaluation" in capsys.readouterr().err
+    assert path.read_text() == content
+
+
+def test_a_log_without_its_settings_is_begun_anew_and_a_folder_of_a_files_name_refused(capsys):
+    assert main(FEW) == 0
+    path = Path("evaluation/evaluation.jsonl")
+    whole = path.read_bytes()
+    path.write_bytes(b"\xff" + whole)
+    assert main([*FEW, "--resume"]) == 2
+    assert "has no settings to compare: leave out --resume" in capsys.readouterr().err
+    assert main(FEW) == 0
+    assert path.read_bytes().splitlines()[0] == whole.splitlines()[0]
+    Path("evaluation/evaluation.csv").unlink()
+    Path("evaluation/evaluation.csv").mkdir()
+    capsys.readouterr()
+    assert main(FEW) == 2
+    told = capsys.readouterr()
+    assert "cannot write evaluation/evaluation.csv: a folder has that name" in told.err
+    assert told.out == ""
+
+
 def test_a_negative_limit_is_refused(capsys):
     assert main(["photos", "--model", "pooled.py:Pooled", "--limit", "-1"]) == 2
     assert "the limit is -1: take at least 1 photograph" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """`python -m xgradcam.evaluation`: measure which map to trust, on photographs."""
 
 import argparse
+import os
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -56,8 +57,9 @@ correlation).
 Files in the output folder: evaluation.md and evaluation.csv (means with 95% bootstrap intervals),
 evaluation.png (the same as plots, with the curves) and evaluation.jsonl (all numbers; --resume reads it).
 Exit code: 0 done, 1 some photographs could not be read, 2 could not run."""
+LOG = "evaluation.jsonl"
+WRITTEN = ("evaluation.md", "evaluation.csv", "evaluation.png", LOG)
 # Settings of the model that a resumed run must share; `Evaluation` knows the others.
-WRITTEN = ("evaluation.md", "evaluation.csv", "evaluation.png", "evaluation.jsonl")
 MODEL_SETTINGS = ("model", "weights", "num_classes", "output", "input_size", "mean", "std")
 # Folders whose classes are printed before the work begins.
 MOST_FOLDERS = 12
@@ -188,6 +190,23 @@ def _say_classes(photographs: "Sequence[LabelledPhotograph]", classifier: "Class
         note(PROG, f"and {len(classes) - MOST_FOLDERS} more folders: evaluation.md will list them all")
 
 
+def _require_free(folder: Path) -> None:
+    """Stop before any work where a file would be written over that is of no evaluation."""
+    from xgradcam.evaluation.log import is_log
+
+    there = [path for name in WRITTEN if os.path.lexists(path := folder / name)]
+    for path in there:
+        if path.is_dir():
+            raise XGradCamError(f"cannot write {path}: a folder has that name; choose an --output-dir")
+    if there and not is_log(folder / LOG):
+        what = f"no log of an evaluation is beside it ({LOG})"
+        if there[-1].name == LOG:
+            there, what = there[-1:], "is no log of an evaluation"
+        raise XGradCamError(
+            f"{there[0]} is there already, and {what}: move it, or choose another --output-dir"
+        )
+
+
 def _measure(
     arguments: argparse.Namespace,
     evaluation: "Evaluation",
@@ -207,6 +226,7 @@ def _measure(
     for path in (folder / name for name in WRITTEN):
         if path in kept:
             raise XGradCamError(f"{path} would be written over a file that is read: choose an --output-dir")
+    _require_free(folder)
     make_folder(folder)
     settings = {name: getattr(arguments, name) for name in MODEL_SETTINGS}
     settings["files"] = state_of_files(arguments, classifier)

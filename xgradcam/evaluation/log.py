@@ -16,6 +16,8 @@ from xgradcam.files import open_regular, write_files
 KEY = ("kind", "photo", "layer", "method", "state")
 KINDS = ("map", "randomised")
 CURVES = ("deletion", "insertion")
+# Settings of every evaluation, by which its log is known.
+SETTINGS = {"model", "weights", "crop", "steps", "removed", "randomise", "seed"}
 
 
 class Log:
@@ -94,6 +96,18 @@ class Log:
                 os.truncate(self.path, len(whole))
             except OSError as error:
                 raise CannotWriteError(f"cannot write {self.path}: {error.strerror}") from None
+
+
+def is_log(path: Path) -> bool:
+    """True if a file is the log of an evaluation by the command; its first line may be damaged."""
+    try:
+        with open_regular(path) as file:
+            lines = map(_parsed, file.read().split(b"\n"))
+    except (OSError, XGradCamError):
+        return False
+    first = next(lines)
+    is_settings = isinstance(first, dict) and first.keys() >= SETTINGS
+    return is_settings or any(_is_whole(line, None) for line in lines)
 
 
 def _key(line: Mapping[str, Any]) -> tuple[str, ...]:
