@@ -19,6 +19,7 @@ from errno import (
     EPERM,
     EWOULDBLOCK,
 )
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -59,7 +60,10 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 def make_folder(folder: Path) -> None:
     """Make the folder and its parents if missing. Raises XGradCamError if it cannot be written to."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        # Not by `parents=True`, by which each level is a call within the last.
+        for place in reversed([*takewhile(lambda place: not place.exists(), folder.parents)]):
+            place.mkdir(exist_ok=True)
+        folder.mkdir(exist_ok=True)
     except OSError as error:
         kind = XGradCamError if error.errno in OF_ONE_NAME else CannotWriteError
         raise kind(f"cannot make the folder {folder}: {error.strerror}") from None

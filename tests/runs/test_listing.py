@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from xgradcam.errors import XGradCamError
+from xgradcam.files import make_folder
 from xgradcam.runs.listing import matching, photographs_in
 from xgradcam.runs.sources import find_photographs
 
@@ -80,7 +81,46 @@ def test_linked_folders_are_followed_once_behind_the_others():
         os.symlink(target, link, target_is_directory=True)
     found, skipped = listed("p")
     assert found == ["p/z/a.jpg", "p/1/b.jpg", "p/1/c/d.jpg"]
-    assert skipped == {"link to a folder listed already": 2, "other file": 1}
+    assert skipped == {"link to a folder listed already": 2, "other file": 1, "link to a folder above": 1}
+
+
+@needs_links
+@pytest.mark.parametrize("target", ["..", "../..", "/", "../../x/p", "."])
+def test_a_link_to_a_folder_above_brings_in_nothing_from_beside_the_one_given(target):
+    touch("x/p/a.jpg", "x/mine.jpg", "x/q/mine.jpg", "mine.jpg")
+    os.symlink(target, "x/p/up", target_is_directory=True)
+    os.symlink("../q", "x/p/q", target_is_directory=True)
+    found, skipped = listed("x/p")
+    assert found == ["x/p/a.jpg", "x/p/q/mine.jpg"]
+    assert list(skipped.values()) == [1]
+    assert next(iter(skipped)).startswith("link to a folder ")
+    assert matching("x/p/**/*.jpg", lambda _kind: None) == found
+    os.symlink("x/p", "linked", target_is_directory=True)
+    assert listed("linked")[0] == ["linked/a.jpg", "linked/q/mine.jpg"]
+
+
+def test_folders_of_a_thousand_levels_are_listed_and_made():
+    folders = ["p"]
+    for _ in range(1100):
+        folders.append(f"{folders[-1]}/d")
+    made = [name.replace("p", "out", 1) for name in folders]
+    try:
+        for folder in folders:
+            os.mkdir(folder)
+        touch(f"{folders[-1]}/a.jpg")
+        assert listed("p") == ([f"{folders[-1]}/a.jpg"], {})
+        assert [source.stem for source in find_photographs(["p"], OUT)] == [Path(f"{folders[-1][2:]}/a")]
+        assert matching("p/**/*.jpg", lambda _kind: None) == [f"{folders[-1]}/a.jpg"]
+        make_folder(Path(made[-1]))
+        assert os.path.isdir(made[-1])
+        with pytest.raises(XGradCamError, match="folders lie too deep for the pattern"):
+            matching("p/**/.h/*", lambda _kind: None)
+    finally:
+        # What removes temporary folders calls itself for each level.
+        Path(folders[-1], "a.jpg").unlink(missing_ok=True)
+        for folder in [*reversed(folders), *reversed(made)]:
+            if os.path.isdir(folder):
+                os.rmdir(folder)
 
 
 @needs_links

@@ -21,7 +21,7 @@ MADE = re.compile(
 # Kinds of what is passed over, beside those of files.
 RESULT, HIDDEN, PIPE, OTHER = "result", "hidden photograph", "pipe", "other file"
 FORBIDDEN, REPEATED = "folder without permission", "link to a folder listed already"
-UNLISTED = "folder that cannot be listed"
+UNLISTED, ABOVE = "folder that cannot be listed", "link to a folder above"
 
 # Called with the kind of each file or folder that is passed over.
 Skip: TypeAlias = Callable[[str], None]
@@ -46,7 +46,12 @@ def photographs_in(folder: str, output_dir: Path, skip: Skip) -> Iterator[str]:
 def matching(pattern: str, skip: Skip) -> list[str]:
     """Paths of the files that match a pattern, sorted; `**` stands for folders, each listed once."""
     if "**" not in pattern or re.search(r"(^|/)\.[^./]", pattern):
-        return sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+        try:
+            return sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
+        except RecursionError:
+            raise XGradCamError(
+                f"folders lie too deep for the pattern {pattern!r}: name one of them"
+            ) from None
     root = root_of(pattern)
     matches = re.compile(_as_expression(pattern[len(root) + 1 if root else 0 :].lstrip("/"))).fullmatch
     start = (root or "/") if pattern.startswith("/") else root or os.curdir
@@ -87,21 +92,48 @@ def _folders(folder: str, output_dir: Path | None, skip: Skip) -> Iterator[tuple
     """Each folder below and including this one, with the sorted names of its files."""
     seen: set[Identity | None] = set()
     written_to = _identity(output_dir) if output_dir is not None else None
+    given = Path(os.path.realpath(folder))
     links = deque([folder])
     while links:
         place = links.popleft()
         if place != folder and _identity(place) in {*seen, written_to}:
             skip(REPEATED)
             continue
-        for parent, below, names in os.walk(place, onerror=lambda error: skip(_why(error))):
+        # It would bring in all that lies beside the folder given.
+        if place != folder and given.is_relative_to(os.path.realpath(place)):
+            skip(ABOVE)
+            continue
+        # Not by `os.walk`, which calls itself for each level before Python 3.12.
+        left = [place]
+        while left:
+            parent = left.pop()
             identity = _identity(parent)
             if identity in seen or (identity == written_to and parent != folder and identity is not None):
-                below.clear()
+                continue
+            try:
+                below, names = _listed(parent)
+            except OSError as error:
+                skip(_why(error))
                 continue
             seen.add(identity)
-            below[:] = sorted(name for name in below if not name.startswith("."))
-            links += [path for name in below if os.path.islink(path := os.path.join(parent, name))]
-            yield parent, sorted(names)
+            paths = [os.path.join(parent, name) for name in below if not name.startswith(".")]
+            links += [path for path in paths if os.path.islink(path)]
+            left += [path for path in reversed(paths) if not os.path.islink(path)]
+            yield parent, names
+
+
+def _listed(folder: str) -> tuple[list[str], list[str]]:
+    """The sorted names of the folders in a folder, with links to some, and of its other entries."""
+    below: list[str] = []
+    names: list[str] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            try:
+                is_folder = entry.is_dir()
+            except OSError:
+                is_folder = False
+            (below if is_folder else names).append(entry.name)
+    return sorted(below), sorted(names)
 
 
 def _identity(path: str | Path) -> Identity | None:
