@@ -60,8 +60,9 @@ def line_of_raise():
     return 1 + lines.index("        raise error")
 
 
-def test_an_error_that_users_can_mend_and_an_interrupt_go_through_users_code_as_they_are():
-    for error in (XGradCamError("take another layer"), KeyboardInterrupt()):
+def test_what_is_no_fault_of_users_code_goes_through_it_as_it_is():
+    memory = (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"))
+    for error in (XGradCamError("take another layer"), KeyboardInterrupt(), *memory):
         with pytest.raises(type(error)) as caught, users_code("cannot make net.py:Net"):
             raise error
         assert caught.value is error

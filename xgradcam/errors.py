@@ -22,7 +22,7 @@ UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 JOINERS = "\u200c\u200d"
 # Longest error or note in characters, and how much of its end stays, where the remedy is.
 LONGEST, END = 600, 280
-# Words of PyTorch, oneDNN, OpenCV, NumPy and C++ for too little memory.
+# Words of PyTorch, oneDNN, OpenCV, NumPy, C++ and the loader of libraries for too little memory.
 OUT_OF_MEMORY = (
     "out of memory",
     "not enough memory",
@@ -36,6 +36,7 @@ OUT_OF_MEMORY = (
     "could not create a memory",
     "could not create a primitive",
     "can't start new thread",
+    "failed to map segment",
 )
 
 
@@ -65,12 +66,17 @@ class NotFiniteError(XGradCamError):
 
 @contextmanager
 def users_code(what: str) -> Iterator[None]:
-    """Turn an error of the user's code into an XGradCamError: `what` failed, why, and on which line."""
+    """Turn an error of the user's code into an XGradCamError: `what` failed, why, and on which line.
+
+    Too little memory is no error of the code, and stays what it is.
+    """
     try:
         yield
     except XGradCamError:
         raise
     except (Exception, SystemExit) as error:
+        if is_out_of_memory(error):
+            raise
         message = error.msg if isinstance(error, SyntaxError) else str(error)
         reason = shortened(next(iter(message.splitlines()), ""), 160)
         said = f"{type(error).__name__}: {reason}" if reason else type(error).__name__

@@ -392,3 +392,28 @@ def test_a_process_of_little_memory_ends_its_run(megabytes, code):
     sizes = [int(line) for line in run.stdout.splitlines() if line.isdigit()]
     assert 3 in sizes
     assert 1 in sizes[sizes.index(3) :]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of the address space are Linux's")
+def test_too_little_memory_to_load_a_library_is_one_line():
+    code = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (600_000_000,) * 2); "
+    code += "from xgradcam.cli.xgrad_cam import main; sys.exit(main(sys.argv[1:]))"
+    run = subprocess.run(
+        [sys.executable, "-c", code, *RUN], env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert run.stderr.startswith("xgrad-cam: error: not enough memory (")
+    assert "failed to map segment" in run.stderr
+    assert run.stderr.endswith("raise the limit (ulimit -v)\n")
+    assert run.stderr.count("\n") == 1
+
+
+def test_too_little_memory_for_an_input_is_said_and_no_fault_of_the_model(monkeypatch, capsys):
+    monkeypatch.setattr(torch.nn.Linear, "forward", tight(MEMORY[0], 0))
+    assert main(ONE) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        f"xgrad-cam: error: not enough memory ({MEMORY[0]}): take a smaller model or --input"
+    )
+    assert said.count("\n") == 1

@@ -67,10 +67,10 @@ def _report(prog: str, error: BaseException) -> int:
         complain(prog, f"cannot write the output: {error.strerror}")
         _discard_stdout()
     elif is_out_of_memory(error):
-        complain(
-            prog,
-            f"not enough memory ({first_line(error)}): take a smaller model, or another --device",
-        )
+        remedy = "take a smaller model or --input-size, or another --device"
+        if isinstance(error, ImportError):
+            remedy = "a library was not loaded; end other programs, or raise the limit (ulimit -v)"
+        complain(prog, f"not enough memory ({first_line(error)}): {remedy}")
     else:
         say("".join(traceback.format_exception(error)).rstrip("\n"), sys.stderr)
         complain(prog, "unforeseen, in the model's code or in ours: see above")
