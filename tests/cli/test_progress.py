@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from xgradcam.cam.notes import _lines
+from xgradcam.cli.options import BOTH
 from xgradcam.cli.progress import Console
 
 RECORD = {
@@ -55,6 +57,19 @@ def test_an_only_photograph_has_all_lines_and_its_notes(capsys):
 def test_conservation_errors_are_printed_only_where_they_tell_the_methods_apart(errors, capsys):
     console().tell([{**RECORD, "conservation_error": {**errors, "random-cam": 9.5}}], "")
     assert capsys.readouterr().out.splitlines() == LINES[:3] + LINES[4:]
+
+
+def test_conservation_errors_that_differ_by_rounding_are_not_printed_beside_maps_that_coincide(capsys):
+    ranges = [0.0] * 8
+    note = next(line for line in _lines([1.0, 0.0, 1.0, *ranges], BOTH, 4) if "coincide" in line)
+    for errors, notes, printed in (
+        ((1e-7, 4e-7), [note], False),
+        ((1e-7, 4e-7), [], True),
+        ((0.001, 0.0021), [note], True),
+    ):
+        record = {**RECORD, "notes": notes, "conservation_error": dict(zip(BOTH, errors, strict=True))}
+        console().tell([record], "")
+        assert ("conservation error" in capsys.readouterr().out) == printed
 
 
 def test_the_errors_that_axioms_asks_for_take_their_place(capsys):
