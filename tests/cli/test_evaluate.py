@@ -17,6 +17,7 @@ from tests.cli.support import ROOT
 from tests.support import EXAMPLES
 from xgradcam.cam.methods import METHODS
 from xgradcam.cli.evaluate import main
+from xgradcam.errors import CannotWriteError
 from xgradcam.runs.sources import state_of
 
 RUN = [
@@ -299,6 +300,18 @@ def test_a_log_without_its_settings_is_begun_anew_and_a_folder_of_a_files_name_r
     told = capsys.readouterr()
     assert "cannot write evaluation/evaluation.csv: a folder has that name" in told.err
     assert told.out == ""
+
+
+def test_a_full_disk_is_one_line_with_advice(monkeypatch, capsys):
+    def full(contents):
+        raise CannotWriteError(f"cannot write {next(iter(contents))}: No space left on device")
+
+    for place in ("log", "report"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"xgradcam.evaluation.{place}.write_files", full)
+            assert main(FEW) == 2
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert last.endswith("No space left on device: make room there; --resume goes on later")
 
 
 def test_a_negative_limit_is_refused(capsys):

@@ -17,6 +17,7 @@ from tests.cli.support import OWN, ROOT, load_own, tree
 from tests.support import EXAMPLES, noise
 from xgradcam.cli.proof_verify import main as proof_verify
 from xgradcam.cli.xgrad_cam import main
+from xgradcam.errors import CannotWriteError
 from xgradcam.runs import results, sources
 from xgradcam.runs.journal import Journal
 from xgradcam.runs.ledger import NAME, alone_in
@@ -130,6 +131,19 @@ def test_a_plot_is_not_written_over_the_photograph_or_what_is_no_plot(capsys):
         refused([*arguments, "--plot", name], f"{name} is there already, and no plot", capsys, proof_verify)
         Path(name).unlink()
         assert proof_verify([*arguments, "--plot", name]) == proof_verify([*arguments, "--plot", name]) == 0
+
+
+def test_a_plot_on_a_full_disk_is_one_line_with_advice(monkeypatch, capsys):
+    def full(contents):
+        raise CannotWriteError(f"cannot write {next(iter(contents))}: No space left on device")
+
+    monkeypatch.setattr("xgradcam.files.write_files", full)
+    arguments = [*ONE, "--target-layer", "features.0", "--plot", "split.png"]
+    assert proof_verify(arguments) == 2
+    assert capsys.readouterr().err == (
+        "proof-verify: error: cannot write split.png: No space left on device: make room there, or choose "
+        "another name for --plot\n"
+    )
 
 
 def test_a_second_run_in_a_folder_is_refused(capsys):

@@ -101,6 +101,17 @@ def test_a_folder_that_may_be_several_classes_is_refused(name, names, message):
     assert str(error.value).startswith(message)
 
 
+def test_all_folders_that_may_be_several_classes_are_named(tmp_path):
+    for folder in ("ant", "crane", "more/crane", "toad"):
+        (tmp_path / folder).mkdir(parents=True)
+        shutil.copy(EXAMPLES / "cat.jpg", tmp_path / folder)
+    with pytest.raises(XGradCamError) as error:
+        photographs_at([str(tmp_path)], tmp_path / "out", ["ant", "crane", "crane", "toad", "toad"], 5)
+    assert str(error.value) == (
+        "the folder 'crane' may be class 1 (crane), 2 (crane): call it by the index; so too 'toad'"
+    )
+
+
 def test_a_leading_zero_makes_an_index_of_a_folder():
     assert [class_of_folder(name, ["1", "0"]) for name in ("00", "01")] == [0, 1]
 

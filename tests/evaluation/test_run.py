@@ -234,7 +234,7 @@ def test_malformed_lines_are_said_and_measured_anew(classifier, photographs, tmp
     again = evaluate(evaluation(), classifier, photographs, tmp_path, SETTINGS, resume=True, say=said.append)
     assert measured == [(2, "features.4", ["xgrad-cam"])]
     assert values_of(again) == values_of(whole)
-    assert said == [f"{path}: 1 malformed lines are passed over, and measured anew"]
+    assert said == [f"{path}: 1 malformed line is passed over, and measured anew"]
 
 
 def test_the_log_and_the_report_say_the_class(classifier, photographs, tmp_path):

@@ -29,7 +29,7 @@ from xgradcam.cli.setup import (
     range_of,
 )
 from xgradcam.cli.terminal import DONE, FAILED, note, run, say
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import CannotWriteError, XGradCamError
 
 if TYPE_CHECKING:
     from xgradcam.evaluation.photographs import LabelledPhotograph
@@ -56,7 +56,8 @@ correlation).
 
 Files in the output folder: evaluation.md and evaluation.csv (means with 95% bootstrap intervals),
 evaluation.png (the same as plots, with the curves) and evaluation.jsonl (all numbers; --resume reads it).
-Exit code: 0 done, 1 some photographs could not be read, 2 could not run."""
+Exit code: 0 done, 1 some photographs could not be read, 2 could not run; 129, 130 and 143
+stopped by a signal."""
 LOG = "evaluation.jsonl"
 WRITTEN = ("evaluation.md", "evaluation.csv", "evaluation.png", LOG)
 # Settings of the model that a resumed run must share; `Evaluation` knows the others.
@@ -238,9 +239,12 @@ def _measure(
             bar.total = total
             bar.update(done - bar.n)
 
-        report = evaluate(
-            evaluation, classifier, photographs, folder, settings,
-            resume=arguments.resume, progress=progress, say=partial(note, PROG),
-        )  # fmt: skip
-        say(report.markdown(), sys.stdout)
-        report.write(folder)
+        try:
+            report = evaluate(
+                evaluation, classifier, photographs, folder, settings,
+                resume=arguments.resume, progress=progress, say=partial(note, PROG),
+            )  # fmt: skip
+            say(report.markdown(), sys.stdout)
+            report.write(folder)
+        except CannotWriteError as error:
+            raise XGradCamError(f"{error}: make room there; --resume goes on later") from None

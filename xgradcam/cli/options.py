@@ -54,7 +54,8 @@ def xgrad_cam_parser(prog: str = "xgrad-cam") -> Parser:
         "Explain why a network gives a photograph its class: writes cam.jpg (Grad-CAM) and X_cam.jpg\n"
         "(XGrad-CAM, Fu et al., BMVC 2020), the photograph with the evidence for the class in red. Of\n"
         "several photographs or classes the names begin with both: cat_285_X_cam.jpg.\n"
-        "Exit code: 0 done, 1 some photographs failed, 2 could not run. @FILE reads arguments from a file.",
+        "Exit code: 0 done, 1 some photographs failed, 2 could not run; 129, 130 and 143 stopped by a\n"
+        "signal. @FILE reads arguments from a file.",
         f"{prog} --image-path examples/cat-and-coffee.jpg --target-index 967\n"
         f"  {prog} --image-path photos --target-index top3 --output-dir out --resume",
         LAYER_HELP,
@@ -97,7 +98,7 @@ def proof_verify_parser(prog: str = "proof-verify") -> Parser:
         "Verify Eq. 5 of XGrad-CAM's paper (Fu et al., BMVC 2020) on a photograph: at a layer of a ReLU-CNN\n"
         "the class score is gradients*feature plus a bias term. The three are computed independently of one\n"
         "another. Exit code: 0 where Eq. 5 holds, 1 where it does not, 2 where it could not be computed.\n"
-        "@FILE reads arguments from a file.",
+        "129, 130 and 143: stopped by a signal. @FILE reads arguments from a file.",
         f"{prog} --image-path examples/cat.jpg --target-index 285\n"
         f"  {prog} --image-path examples/cat.jpg --target-layer 'features.*' --plot split.png",
         PROOF_LAYER_HELP,

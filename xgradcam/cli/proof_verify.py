@@ -24,7 +24,7 @@ from xgradcam.cli.setup import (
     range_of,
 )
 from xgradcam.cli.terminal import DONE, FAILED, note, run, say
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import CannotWriteError, XGradCamError
 from xgradcam.files import open_regular
 
 if TYPE_CHECKING:
@@ -169,7 +169,10 @@ def _plot(path: Path, classifier: "Classifier", target: int, rows: Sequence[Row]
     splits = {row.layer: row.verification for row in rows if row.verification is not None}
     name = label_of(classifier.labels, target)
     title = f"{name}: how Eq. 5 splits its score\n{classifier.name}, {dtype_of(rows)}"
-    write_files({path: plot_split(splits, title, path.suffix.lower())})
+    try:
+        write_files({path: plot_split(splits, title, path.suffix.lower())})
+    except CannotWriteError as error:
+        raise XGradCamError(f"{error}: make room there, or choose another name for --plot") from None
 
 
 if __name__ == "__main__":

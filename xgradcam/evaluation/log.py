@@ -59,7 +59,7 @@ class Log:
             if self._file.write(text) != len(text):
                 raise OSError(0, "the disk is full")
         except OSError as error:
-            raise CannotWriteError(
+            raise XGradCamError(
                 f"cannot write {self.path}: {error.strerror}; --resume goes on later"
             ) from None
         self._lines[_key(line)] = line

@@ -119,7 +119,8 @@ class Matches:
     def summary(self, count: int) -> str:
         """How many of `count` photographs had boxes of their class, and why the others' were not used."""
         reasons = Counter(self._problems.values())
-        lines = [f"{len(self._used)} of {count} photographs have boxes of their class"]
+        have = "photograph has boxes of its" if count == 1 else "photographs have boxes of their"
+        lines = [f"{len(self._used)} of {count} {have} class"]
         for reason, many in reasons.most_common(5):
             example = next(path for path, why in self._problems.items() if why == reason)
             lines.append(f"{many} {reason}, such as {example}")

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import XGradCamError, listed
 from xgradcam.models.labels import classes_called, classes_listed, label_of
 from xgradcam.pictures.levels import ValueRange
 from xgradcam.pictures.photograph import read_image
@@ -35,8 +35,26 @@ def photographs_at(
     """
     sources = find_photographs(places, output_dir) if places else []
     folders = {Path(source.path).parent for source in sources}
-    targets = {folder: class_of_folder(folder.name, labels, count) for folder in sorted(folders)}
+    targets = _classes_of(sorted(folders), labels, count)
     return [LabelledPhotograph(source.path, targets[Path(source.path).parent]) for source in sources]
+
+
+def _classes_of(
+    folders: Sequence[Path], labels: Sequence[str] | None, count: int | None
+) -> dict[Path, int | None]:
+    """The class of each folder; XGradCamError with all folders that may be of several classes."""
+    targets: dict[Path, int | None] = {}
+    problems: dict[str, str] = {}
+    for folder in folders:
+        try:
+            targets[folder] = class_of_folder(folder.name, labels, count)
+        except XGradCamError as error:
+            problems.setdefault(folder.name, str(error))
+    if problems:
+        first, *others = problems
+        more = f"; so too {listed(map(repr, others), 12)}" if others else ""
+        raise XGradCamError(problems[first] + more)
+    return targets
 
 
 def class_of_folder(name: str, labels: Sequence[str] | None, count: int | None = None) -> int | None:

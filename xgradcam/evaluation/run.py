@@ -100,7 +100,8 @@ def evaluate(
     make_folder(folder)
     with Log(folder / "evaluation.jsonl", {**settings, **evaluation.settings()}, resume) as log:
         if log.malformed:
-            say(f"{log.path}: {log.malformed} malformed lines are passed over, and measured anew")
+            many = "1 malformed line is" if log.malformed == 1 else f"{log.malformed} malformed lines are"
+            say(f"{log.path}: {many} passed over, and measured anew")
         lines = _Run(evaluation, classifier, photographs, layers, matches, log, progress).measure()
     remarks = [] if evaluation.boxes is None else [matches.summary(len(photographs))]
     for remark in remarks:
@@ -119,7 +120,8 @@ def _matches(
         return Matches({}, {})
     annotations = read_annotations(boxes, say)
     matches = match(annotations, [photograph.path for photograph in photographs])
-    line = f"{len(matches.found)} of {len(photographs)} photographs have boxes in {boxes}"
+    have = "photograph has" if len(photographs) == 1 else "photographs have"
+    line = f"{len(matches.found)} of {len(photographs)} {have} boxes in {boxes}"
     if annotations and not matches.found:
         line += f": it has those of {listed((str(one.name) for one in annotations), 2)}"
         line += f", and not of {listed((photograph.path for photograph in photographs), 2)}"
