@@ -1,4 +1,6 @@
+import copy
 import itertools
+import threading
 
 import pytest
 import torch
@@ -348,3 +350,47 @@ def test_reading_a_layout_leaves_the_model_and_the_inputs_as_they_were():
     assert torch.equal(torch.get_rng_state(), state)
     assert all(module.training for module in model.modules())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_other_threads_and_other_models_are_left_alone_and_not_looked_at():
+    """One trains on as many tokens as the patches here, one runs another network, one explains a third."""
+    torch.manual_seed(0)
+    model, images = Patches(8, 1).eval(), torch.randn(1, 3, 32, 48)
+    linear, other = nn.Linear(5, 5), Around(nn.Conv2d(3, 7, 5, stride=(8, 2))).eval()
+    other(images)
+    third = copy.deepcopy(other)
+    expected = explain(model, images, "norm").maps["grad-cam"]
+    expected_other = explain(other, images, "inner").maps["grad-cam"]
+    errors, rounds, done = [], [], threading.Event()
+
+    def until_done(action):
+        while not done.is_set():
+            try:
+                action()
+                rounds.append(action)
+            except Exception as error:
+                errors.append(error)
+
+    def train():
+        linear(torch.ones(1, 25, 5)).sum().backward()
+
+    def run():
+        with torch.no_grad():
+            other(images)
+
+    def explain_other():
+        assert torch.equal(explain(third, images, "inner").maps["grad-cam"], expected_other)
+
+    actions = [train, run, explain_other]
+    threads = [threading.Thread(target=until_done, args=(action,)) for action in actions]
+    for thread in threads:
+        thread.start()
+    try:
+        found = [explain(model, images, "norm").maps["grad-cam"] for _ in range(20)]
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not errors
+    assert set(rounds) == set(actions)
+    assert all(torch.equal(one, expected) for one in found)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from threading import get_ident
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -55,14 +56,26 @@ class Watch:
     inputs: Tensor
     made: list[_Made] = field(default_factory=list)
     _last: Tensor | None = None
+    _modules: set[nn.Module] = field(init=False)
+    _thread: int = field(default_factory=get_ident)
     _axes: dict[int, int | None] = field(default_factory=dict)
     _starts: dict[tuple[tuple[int, int], int, int], int | None] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._modules = set(self.model.modules())
+
+    def _is_mine(self, module: nn.Module) -> bool:
+        """True for a module of this model in this thread: hooks on all modules see those of others, too."""
+        return get_ident() == self._thread and module in self._modules
+
     def see(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """Note the output of a module; a forward hook."""
+        if not self._is_mine(module):
+            return
         if not isinstance(output, Tensor):
             self._last = None
-            return self.made.append(_Made(module, None, False))
+            self.made.append(_Made(module, None, False))
+            return
         # A container returns the tensor that its last module made, an activation function is like its input.
         like = inputs[0] if type(module).__module__ == activation.__name__ and inputs else output
         same = self._last is not None and (output is self._last or like is self._last)
@@ -217,13 +230,16 @@ class Watch:
         else:
             change = self.model.register_forward_pre_hook(lambda _module, inputs: (changed(inputs[0]),))
         after = self._sequences(tokens, change)
-        return [(new - old).abs().float().amax(dim=(0, 2)) for old, new in zip(before, after, strict=False)]
+        pairs = [(old, new) for old, new in zip(before, after, strict=False) if old.shape == new.shape]
+        return [(new - old).abs().float().amax(dim=(0, 2)) for old, new in pairs]
 
     def _sequences(self, tokens: int, change: AbstractContextManager[Any]) -> list[Tensor]:
         """The first tensors of this many tokens that modules read, with a change in place."""
         found: list[Tensor] = []
 
-        def look(_module: nn.Module, inputs: Any) -> None:
+        def look(module: nn.Module, inputs: Any) -> None:
+            if not self._is_mine(module):
+                return
             size = len(self.inputs), tokens
             sequences = [one for one in inputs if isinstance(one, Tensor) and one.ndim == 3]
             found.extend(one.clone() for one in sequences if one.shape[:2] == size)
