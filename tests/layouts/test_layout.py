@@ -116,3 +116,38 @@ def test_the_true_grid_is_among_those_of_an_image_however_its_rest_is_treated(pa
         for prefix in (0, 1, 2, 5):
             tokens = grid[0] * grid[1] + prefix
             assert Layout("tokens", *grid, prefix) in token_layouts(tokens, image_grids(image), PREFIXES)
+
+
+def test_a_list_is_a_layout_as_a_tuple_is():
+    assert said_layout([4, 5, 1], TOKENS) == said_layout((4, 5, 1), TOKENS) == Layout("tokens", 4, 5, 1)
+
+
+@pytest.mark.parametrize("function", [lambda y: None, lambda y: [y], lambda y: y.sum()])
+def test_a_function_that_makes_no_maps_is_refused_in_a_line(function):
+    with pytest.raises(XGradCamError, match=r"^the layout function makes .*each at most once$"):
+        said_layout(function, MAPS)
+
+
+def test_a_function_is_asked_about_two_samples_whatever_the_batch_and_the_default_device():
+    seen = []
+
+    def read(output):
+        seen.append((output.shape, output.device))
+        return output.movedim(-1, 1)
+
+    output = torch.zeros(7, 4, 5, 3)
+    torch.set_default_device("meta")
+    try:
+        layout = said_layout(read, output)
+    finally:
+        torch.set_default_device(None)
+    assert set(seen) == {((2, 4, 5, 3), output.device)}
+    assert (layout.height, layout.width) == (4, 5)
+
+
+def test_the_choice_of_one_output_is_none_of_another_shape():
+    layout = said_layout(lambda y: y.movedim(-1, 1), torch.zeros(1, 4, 5, 3))
+    assert said_layout(layout, torch.zeros(2, 4, 5, 3)) == layout
+    for shape in [(1, 5, 4, 3), (1, 8, 5, 3), (1, 60)]:
+        with pytest.raises(XGradCamError, match="does not fit"):
+            said_layout(layout, torch.zeros(shape))

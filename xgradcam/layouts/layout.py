@@ -1,7 +1,8 @@
 """The position of the feature maps in a layer's output; imports no torch, for the command line parses it."""
 
+import math
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -23,7 +24,7 @@ class Layout:
 
     kind: 'maps' (N, C, h, w); 'channels last' (N, h, w, C); 'tokens' (N, tokens, C), of which those after the
     first `prefix` are the places, row by row, and those that follow are none; or 'chosen', by `index`.
-    index: (C, h, w), the place of each entry of the maps in a sample's output, flattened.
+    index: (C, h, w), the place of each entry of the maps in a sample's output, flattened, of this `shape`.
     """
 
     kind: str
@@ -31,6 +32,7 @@ class Layout:
     width: int
     prefix: int = 0
     index: "Tensor | None" = None
+    shape: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
         """The layout as `parse_layout` reads it."""
@@ -63,7 +65,7 @@ class Layout:
 
 
 # A layout as a user says it: see `explain`.
-Said: TypeAlias = str | tuple[int, ...] | Layout | Callable[["Tensor"], "Tensor"]
+Said: TypeAlias = str | Sequence[int] | Layout | Callable[["Tensor"], "Tensor"]
 
 
 def parse_layout(said: Any) -> Layout:
@@ -81,8 +83,10 @@ def said_layout(said: Said, output: "Tensor") -> Layout:
     """The layout of this output (N, ...) that a user said; XGradCamError where it does not fit."""
     if callable(said):
         return _chosen(said, output)
+    # A list, as settings in JSON have it, is like a tuple.
+    said = tuple(said) if isinstance(said, list) else said
     layout, shape = said if isinstance(said, Layout) else parse_layout(said), tuple(output.shape)
-    if layout.index is not None and layout.index.numel() <= output[0].numel():
+    if layout.index is not None and layout.shape == shape[1:]:
         return layout
     if len(shape) == 4 and layout.kind in _WORDS:
         height, width = shape[2:] if layout.kind == "maps" else shape[1:3]
@@ -97,21 +101,39 @@ def _chosen(function: "Callable[[Tensor], Tensor]", output: "Tensor") -> Layout:
     """The layout that a function means, if it takes entries of each sample's output, none of them twice."""
     import torch
 
-    numbers = torch.arange(output.numel(), dtype=torch.float64).reshape(output.shape)
+    # Two samples tell that none is mixed with another, and that all are read alike.
+    shape = 2, *output.shape[1:]
+    numbers = torch.arange(math.prod(shape), dtype=torch.float64, device=output.device).reshape(shape)
     # Of both signs: what clips or squares the entries is no choice of them.
-    noise = torch.rand(output.shape, generator=torch.Generator().manual_seed(0)) - 0.5
+    noise = torch.rand(shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu") - 0.5
+    noise = noise.to(output.device)
     try:
-        index, chosen = function(numbers).long(), function(noise)
-        choice = index.ndim == 4 and torch.equal(noise.flatten()[index.clamp(0, noise.numel() - 1)], chosen)
-        each = index - numbers[:, None].flatten(1)[:, :1, None, None].long()
+        index, chosen = function(numbers), function(noise)
     except Exception as error:
-        raise XGradCamError(f"the layout function fails on its output: {error}") from error
-    if not choice or not (each == each[0]).all() or each[0].numel() != len(set(each[0].flatten().tolist())):
-        raise XGradCamError(
-            f"the layout function makes {tuple(index.shape)} of {tuple(output.shape)}: it must make maps "
-            "(N, C, h, w) by choosing and ordering the output's entries, each at most once"
-        )
-    return Layout("chosen", index.shape[2], index.shape[3], index=each[0].to(output.device))
+        raise XGradCamError(f"the layout function fails on its output: {str(error)[:200]}") from error
+    made = tuple(getattr(index, "shape", ())) or type(index).__name__
+    if _is_choice(index, chosen, noise):
+        each = index[0].long()
+        return Layout("chosen", each.shape[1], each.shape[2], index=each.to(output.device), shape=shape[1:])
+    raise XGradCamError(
+        f"the layout function makes {made} of {shape}: it must make maps "
+        "(N, C, h, w) by choosing and ordering the output's entries, each at most once"
+    )
+
+
+def _is_choice(index: Any, chosen: Any, noise: "Tensor") -> bool:
+    """True if (2, C, h, w) of two samples' numbers are entries of each, the same ones, none twice."""
+    if getattr(index, "ndim", 0) != 4 or len(index) != 2 or getattr(chosen, "shape", ()) != index.shape:
+        return False
+    first, second = index.long()
+    fits = bool(
+        (first >= 0).all() and (first < noise[0].numel()).all() and (second == first + noise[0].numel()).all()
+    )
+    return (
+        fits
+        and bool((noise.flatten()[index.long()] == chosen).all())
+        and first.unique().numel() == first.numel()
+    )
 
 
 def image_grids(image: tuple[int, int]) -> dict[tuple[int, int], set[int]]:
