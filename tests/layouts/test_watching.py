@@ -394,3 +394,31 @@ def test_other_threads_and_other_models_are_left_alone_and_not_looked_at():
     assert not errors
     assert set(rounds) == set(actions)
     assert all(torch.equal(one, expected) for one in found)
+
+
+class Weights(nn.Module):
+    """Attention in two heads, whose weights a module makes, or passes on."""
+
+    def __init__(self, same):
+        super().__init__()
+        self.patches, self.norm, self.same = nn.Conv2d(3, 24, 8, 8), nn.LayerNorm(24), same
+        self.head = nn.Linear(24, 5)
+
+    def forward(self, images):
+        heads = self.norm(self.patches(images).flatten(2).mT).unflatten(2, (2, 12)).transpose(1, 2)
+        weights = heads @ heads.mT
+        weights = self.same(weights if isinstance(self.same, nn.Softmax) else weights.softmax(dim=-1))
+        return self.head((weights @ heads).transpose(1, 2).flatten(2).mean(dim=1))
+
+
+@pytest.mark.parametrize("same", [nn.Softmax(dim=-1), nn.Dropout(), nn.Identity()], ids=repr)
+@pytest.mark.parametrize("size", [(16, 16), (64, 64), (64, 96)])
+def test_the_weights_of_an_attention_are_no_maps(same, size):
+    torch.manual_seed(0)
+    with pytest.raises(XGradCamError, match=r"layer .same.: .* not certain"):
+        explain(Weights(same).eval(), torch.randn(1, 3, *size), "same")
+
+
+def test_a_softmax_over_the_channels_of_square_maps_makes_maps():
+    model = nn.Sequential(nn.Conv2d(3, 5, 2, 2), nn.Softmax(dim=1), nn.Flatten(), nn.Linear(80, 2)).eval()
+    assert layout_at(model, torch.rand(1, 3, 8, 8), "1") == Layout("maps", 4, 4)

@@ -134,6 +134,13 @@ class Watch:
         _, first, second, third = shape
         layouts = {FIRST: Layout("maps", second, third), LAST: Layout("channels last", first, second)}
         axis = self._axis(number)
+        # A square of as many rows as there are tokens holds the weights of an attention.
+        tokens = {made.shape[1] for made in self.made if made.shape and len(made.shape) == 3}
+        module = self.made[number].module
+        weights = isinstance(module, nn.Softmax) and module.dim in (-1, 3)
+        weights = weights or (axis is None and second in tokens)
+        if second == third and weights:
+            raise _unknown(shape, [])
         if axis == FIRST:
             return layouts[axis]
         grids = set(self._grids())
@@ -144,7 +151,8 @@ class Watch:
         # Channels are last in windows of tokens (N, windows, tokens, C), too.
         if axis is None or (axis == LAST and LAST not in known):
             larger = self._larger.get(self.made[number].module, shape)
-            grows = [new > old for new, old in zip(larger[1:], shape[1:], strict=False)]
+            # Sides double; the number of tokens grows by four.
+            grows = [old < new < 3 * old for new, old in zip(larger[1:], shape[1:], strict=False)]
             told = FIRST if grows == [False, True, True] else LAST if grows == [True, True, False] else None
             axis = told if self.inputs.ndim == 4 else axis or FIRST
         if axis is None:
