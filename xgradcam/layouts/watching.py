@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, field
 from functools import cached_property
 from threading import get_ident
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules import activation, batchnorm, conv, padding, pooling
@@ -23,6 +23,7 @@ from xgradcam.layouts.layout import (
     image_grids,
     token_layouts,
 )
+from xgradcam.layouts.stages import Made, Thinned, halved, merges
 from xgradcam.lending.borrowing import borrowed
 
 # Axes of the channels, and modules whose channels come first.
@@ -40,25 +41,18 @@ UNCHANGED, SEQUENCES = 1e-3, 8
 NEAR, SCRAMBLED = 32, -1
 
 
-class _Made(NamedTuple):
-    """A module's output: its shape, None if it is no tensor; same: the layout is that of the one before."""
-
-    module: nn.Module
-    shape: tuple[int, ...] | None
-    same: bool
-
-
 @dataclass(eq=False)
 class Watch:
     """What the modules made in one forward pass of `model(inputs)`, in order."""
 
     model: nn.Module
     inputs: Tensor
-    made: list[_Made] = field(default_factory=list)
+    made: list[Made] = field(default_factory=list)
     _last: Tensor | None = None
     _modules: set[nn.Module] = field(init=False)
     _thread: int = field(default_factory=get_ident)
     _axes: dict[int, int | None] = field(default_factory=dict)
+    _thinned: list[Thinned] = field(default_factory=list)
     _starts: dict[tuple[tuple[int, int], int, int], int | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -74,13 +68,16 @@ class Watch:
             return
         if not isinstance(output, Tensor):
             self._last = None
-            self.made.append(_Made(module, None, False))
+            self.made.append(Made(module, None, False))
             return
         # A container returns the tensor that its last module made, an activation function is like its input.
         like = inputs[0] if type(module).__module__ == activation.__name__ and inputs else output
         same = self._last is not None and (output is self._last or like is self._last)
         self._last = output
-        self.made.append(_Made(module, output.shape, same))
+        self.made.append(Made(module, output.shape, same))
+        before = inputs[0] if len(inputs) == 1 and output.ndim == 3 else None
+        if isinstance(before, Tensor) and before.shape[1:2] > output.shape[1:2] and not [*module.children()]:
+            self._thinned.append((before[:1].clone(), output[:1].clone()))
 
     def _axis_of(self, number: int) -> int | None:
         """The axis of the channels in an output, where a module's type tells; None if unknown."""
@@ -97,7 +94,7 @@ class Watch:
         """
         number = max((index for index, made in enumerate(self.made) if made.module is module), default=0)
         if shape is not None and self.made[number].shape != shape:
-            self.made[number] = _Made(module, shape, False)
+            self.made[number] = Made(module, shape, False)
         shape = tuple(self.made[number].shape or ())
         if shape[:1] == self.inputs.shape[:1] and len(shape) == 4:
             return self._of_four_axes(number, shape)
@@ -144,7 +141,7 @@ class Watch:
         if axis == FIRST:
             return layouts[axis]
         grids = set(self._grids())
-        possible = grids | _halved(grids) or set(self._patches)
+        possible = grids | halved(grids) or set(self._patches)
         known = [one for one, layout in layouts.items() if (layout.height, layout.width) in possible]
         if axis is None and len(known) == 1 and grids:
             axis = known[0]
@@ -190,11 +187,14 @@ class Watch:
         first = next(made.shape for made in self.made if made.shape and len(made.shape) == 3)
         own = [grid for grid in grids if first[1] - grid[0] * grid[1] in PREFIXES]
         scrambled = any(self._start(grid, first[1]) == SCRAMBLED for grid in own)
-        choices = token_layouts(tokens, _halved(set(grids)), (0, 1))
-        if not choices:
-            choices, scrambled = token_layouts(tokens, self._patches), bool(grids)
-        if len(choices) == 1 and not scrambled:
+        choices = token_layouts(tokens, halved(set(grids)), (0, 1))
+        if (
+            len(choices) == 1
+            and not scrambled
+            and (merges(self.made, self._thinned, tokens, set(grids)) or self.inputs.is_meta)
+        ):
             return choices[0]
+        choices = choices or token_layouts(tokens, self._patches)
         for layout in choices:
             grid = layout.height, layout.width
             for patch in sorted(self._patches.get(grid, ())):
@@ -211,6 +211,8 @@ class Watch:
         if (key := (grid, tokens, patch)) not in self._starts:
             area = grid[0] * grid[1]
             places = sorted({0, 1, grid[1] - 1, grid[1], area // 2, area - 1} & set(range(area)))
+            # Where all places change, all tokens do, whatever they are.
+            places = places if len(places) <= area // 2 else sorted({0, area - 1})[: max(1, area // 2)]
             changes = self._changes(grid, tokens, patch, places)
             self._starts[key] = _first_of(changes, places, tokens, area)
         return self._starts[key]
@@ -315,16 +317,6 @@ def _first_of(changes: list[Tensor], places: list[int], tokens: int, area: int) 
         elif not exact and tokens > 3 * len(places) and largest == [largest[0] + place for place in places]:
             found = largest[0]
     return found
-
-
-def _halved(grids: set[tuple[int, int]]) -> set[tuple[int, int]]:
-    """The grids that later stages make of these, which halve them once or more: floor or ceiling."""
-    halves: set[tuple[int, int]] = set()
-    while grids:
-        grids = {((height + more) // 2, (width + more) // 2) for height, width in grids for more in (0, 1)}
-        grids = {grid for grid in grids if grid[0] * grid[1] > 1} - halves
-        halves |= grids
-    return halves
 
 
 def _unknown(shape: tuple[int, ...], choices: list[Layout]) -> XGradCamError:
