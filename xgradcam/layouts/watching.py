@@ -212,7 +212,7 @@ class Watch:
             area = grid[0] * grid[1]
             places = sorted({0, 1, grid[1] - 1, grid[1], area // 2, area - 1} & set(range(area)))
             # Where all places change, all tokens do, whatever they are.
-            places = places if len(places) <= area // 2 else sorted({0, area - 1})[: max(1, area // 2)]
+            places = places[: max(1, area // 2)] if len(places) == area == tokens else places
             changes = self._changes(grid, tokens, patch, places)
             self._starts[key] = _first_of(changes, places, tokens, area)
         return self._starts[key]
