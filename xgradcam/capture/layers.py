@@ -142,9 +142,10 @@ def recorded(
     model: nn.Module, inputs: Tensor, layer: str | nn.Module, said: Said | None
 ) -> tuple[Recording, Layout]:
     """A recording at the layer, and the layout of its output: the one said, or the one that is certain."""
+    name, module = find_layer(model, layer)
     with watched(model, inputs) if said is None else nullcontext() as watch:
         recording = record(model, inputs, layer)
-    (name, module), shape = find_layer(model, layer), tuple(recording.activation.shape)
+    shape = tuple(recording.activation.shape)
     if len(recording.activation) != len(inputs):
         raise XGradCamError(
             f"layer {name!r} gives shape {shape} for {len(inputs)} samples: take a layer that contains it"

@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
@@ -40,11 +41,12 @@ def stoppable(prog: str, ends: bool) -> Iterator[None]:
 
     def stop(number: int, _frame: FrameType | None) -> None:
         if codes and number == signal.SIGINT:
-            _end(prog, codes[0])
+            _end(prog, codes[0], once)
         if not codes:
             codes.append(128 + number)
             raise Stopped(number)
 
+    once = threading.Lock()
     usual = (signal.SIG_DFL, signal.default_int_handler)
     numbers = [getattr(signal, name) for name in STOPPING if hasattr(signal, name)]
     before = {number: signal.getsignal(number) for number in numbers}
@@ -52,7 +54,7 @@ def stoppable(prog: str, ends: bool) -> Iterator[None]:
     for number in before:
         signal.signal(number, stop)
     try:
-        with _second_interrupt(prog) if signal.SIGINT in before else nullcontext():
+        with _second_interrupt(prog, once) if signal.SIGINT in before else nullcontext():
             yield
     finally:
         for number, handler in before.items():
@@ -61,7 +63,7 @@ def stoppable(prog: str, ends: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _second_interrupt(prog: str) -> Iterator[None]:
+def _second_interrupt(prog: str, once: threading.Lock) -> Iterator[None]:
     """Within the block a second Ctrl-C ends the process even while Python waits for a library.
 
     Python runs its handlers between its own instructions; a backward pass is one of them, however long.
@@ -75,7 +77,7 @@ def _second_interrupt(prog: str) -> Iterator[None]:
         while received := reader.recv(64):
             count += received.count(signal.SIGINT)
             if count > 1:
-                _end(prog, INTERRUPTED)
+                _end(prog, INTERRUPTED, once)
 
     thread = threading.Thread(target=watch, name="interrupts", daemon=True)
     thread.start()
@@ -88,8 +90,11 @@ def _second_interrupt(prog: str) -> Iterator[None]:
         reader.close()
 
 
-def _end(prog: str, code: int) -> None:
-    """End the process without waiting for anything."""
-    with suppress(OSError):
-        os.write(2, f"{prog}: interrupted\n".encode())
+def _end(prog: str, code: int, once: threading.Lock) -> None:
+    """End the process without waiting for anything; of two threads that do, one says so."""
+    if once.acquire(blocking=False):
+        with suppress(OSError):
+            os.write(2, f"{prog}: interrupted\n".encode())
+        os._exit(code)
+    time.sleep(1)
     os._exit(code)
