@@ -21,6 +21,12 @@ def proxies_of_the_moment() -> None:
 
 
 @pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run in a new folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
 def net() -> TinyNet:
     return TinyNet().eval()
 

@@ -64,13 +64,20 @@ LAYERS = {
 def keeping(keep: str, layer: str) -> tuple[nn.Module, list]:
     """The network and the handles to remove in the end."""
     net = Keeping(keep, LAYERS[layer]())
-    store = lambda _m, _i, output: net.kept.append(output)  # noqa: E731
+
+    def store(_module, _given, output):
+        net.kept.append(output)
+
     if keep == "hook":
         return net, [net.layer.register_forward_hook(store)]
     if keep == "two hooks":
         return net, [net.layer.register_forward_hook(lambda *_: None), net.layer.register_forward_hook(store)]
     if keep == "hook for all modules":
-        only = lambda module, given, output: store(module, given, output) if module is net.layer else None  # noqa: E731
+
+        def only(module, given, output):
+            if module is net.layer:
+                store(module, given, output)
+
         return net, [register_module_forward_hook(only)]
     if keep == "hook in front of the next":
         return net, [net.behind.register_forward_pre_hook(lambda _m, given: net.kept.append(given[0]))]

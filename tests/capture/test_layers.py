@@ -6,8 +6,9 @@ from torchvision import models
 from torchvision.models.vision_transformer import VisionTransformer
 
 from xgradcam.cam.explain import explain
-from xgradcam.capture.layers import Layout, default_layer, find_layer, list_layers
+from xgradcam.capture.layers import Layout, default_layer, list_layers
 from xgradcam.errors import XGradCamError
+from xgradcam.lending.finding import find_layer
 
 LAST_MAPS = {
     "alexnet": ("features.12", (256, 6, 6)),

@@ -30,6 +30,7 @@ class Table(nn.Module):
             self.table = nn.Parameter(values)
         self.kept = None
 
+    # On a method, as some networks cache their tables of positions.
     @functools.lru_cache(maxsize=4)  # noqa: B019
     def cached(self, rows: int) -> Tensor:
         return torch.arange(256.0).reshape(SHAPE).sin().expand(rows, -1, -1, -1).clone()

@@ -13,11 +13,6 @@ ARGUMENTS = ["--image-path", "Katze 猫.jpg", "--quiet"]
 TEXT = "--image-path 'Katze 猫.jpg'\r\n\r\n# all of them\r\n--quiet # no text\r\n"
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
 def test_every_encoding_with_a_mark_is_read(encoding):
     mark = b"\xff\xfe" if encoding == "utf-16-le" else b""

@@ -16,3 +16,10 @@ def run_of(net, classes=(None,), sources=(), layers=LAYERS, explaining=None, fol
     written = Writing(folder, **{"style": DEFAULT_STYLE, **writing})
     how = Explaining(**(explaining or {}))
     return Run(sources, classifier, classifier.framing(), layers, classes, how, written)
+
+
+def touch(*names):
+    """Make empty files of these names, and their folders."""
+    for name in names:
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()

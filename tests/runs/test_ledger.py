@@ -12,10 +12,7 @@ import pytest
 from xgradcam.errors import CannotWriteError, XGradCamError
 from xgradcam.runs.ledger import LOCK, NAME, Ledger, alone_in
 
-
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def silent(line):

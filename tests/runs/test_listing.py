@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.runs.support import touch
 from xgradcam.errors import XGradCamError
 from xgradcam.files import make_folder
 from xgradcam.runs.listing import matching, photographs_in
@@ -17,15 +18,7 @@ OUT = Path("out")
 needs_links = pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links on this system")
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-def touch(*names):
-    for name in names:
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).touch()
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def listed(folder, output_dir=OUT):

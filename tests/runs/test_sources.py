@@ -6,21 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.runs.support import touch
 from xgradcam.errors import XGradCamError
 from xgradcam.runs.sources import Source, _with_own_stems, find_photographs
 
 OUT = Path("out")
 
 
-@pytest.fixture(autouse=True)
-def own_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
-def touch(*names):
-    for name in names:
-        Path(name).parent.mkdir(parents=True, exist_ok=True)
-        Path(name).touch()
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def found(*places, output_dir=OUT):
