@@ -179,37 +179,29 @@ def _write(
     alone: AbstractContextManager[Any],
     announce: Announce,
 ) -> Outcome:
+    source = item.source
     if item.problem:
-        return Outcome(item.source, (), item.problem)
+        return Outcome(source, (), item.problem)
+
+    def write(canvas: Photograph) -> Outcome:
+        records = write_results(run, source, canvas, explained, index, announce, item.notes)
+        return Outcome(source, records, "", item.state)
+
     try:
-        return _written(run, item, explained, index, alone, announce)
+        if item.canvas is not None:
+            return write(item.canvas)
+        with alone:
+            photograph = source.read(run.value_range).photograph
+            if state_of(source.path) != item.state:
+                return Outcome(source, (), f"{source.path} changed while it was being explained")
+            return write(run.canvas(photograph))
     # A full disk, or a folder that has gone, ends the run.
     except CannotWriteError:
         raise
     except XGradCamError as error:
-        return Outcome(item.source, (), str(error))
+        return Outcome(source, (), str(error))
     except Exception as error:
-        return Outcome(item.source, (), _too_little_memory(item.source, error))
-
-
-def _written(
-    run: Run,
-    item: _Read,
-    explained: Explained,
-    index: int,
-    alone: AbstractContextManager[Any],
-    announce: Announce,
-) -> Outcome:
-    source = item.source
-    if item.canvas is not None:
-        records = write_results(run, source, item.canvas, explained, index, announce, item.notes)
-        return Outcome(source, records, "", item.state)
-    with alone:
-        photograph = source.read(run.value_range).photograph
-        if state_of(source.path) != item.state:
-            return Outcome(source, (), f"{source.path} changed while it was being explained")
-        records = write_results(run, source, run.canvas(photograph), explained, index, announce, item.notes)
-    return Outcome(source, records, "", item.state)
+        return Outcome(source, (), _too_little_memory(source, error))
 
 
 def _explain(
