@@ -81,6 +81,7 @@ class Report:
         started = time.monotonic()
         try:
             check(self)
+        # A part may fail in any way; the others are measured all the same.
         except Exception:
             print(f"\n{name} failed:\n{traceback.format_exc()}", flush=True)
             self.found[f"{name} failed"] = traceback.format_exc()
@@ -226,6 +227,7 @@ def agreement(report: Report) -> None:
                 continue
             try:
                 row[title] = _both(model, inputs, layer, method, report.device)
+            # The reason stands in the table: the row of one method must not end the part.
             except Exception as error:
                 row[title] = str(error).partition("\n")[0][:60]
         rows.append(row)
@@ -286,13 +288,14 @@ def _waits(work: Callable[[], object]) -> int:
 
 
 def milliseconds(work: Callable[[], object], device: str, repeats: int = 1) -> float:
-    """How long a call takes, between two events of the GPU; the mean of some calls in a row."""
+    """The time of a call, between two events of the GPU; the mean of some calls in a row."""
     wait_for(device)
     if not device.startswith("cuda"):
         started = time.perf_counter()
         for _ in range(repeats):
             work()
         return (time.perf_counter() - started) * 1e3 / repeats
+    # PyTorch gives its events no types.
     events: list[Any] = [torch.cuda.Event(enable_timing=True) for _ in range(2)]  # type: ignore[no-untyped-call]
     start, end = events
     start.record()
@@ -387,6 +390,7 @@ def memory(report: Report) -> None:
 
         plain, held = _peak(forward)
         row: dict[str, Any] = {"network": name, "forward, MB": plain / 2**20}
+        # Called before the loop goes on.
         for title, work in {
             "explain": lambda: explain(model, inputs, layer, CLASS, ROW),  # noqa: B023
             "Explainer": lambda: explainer(inputs, CLASS),  # noqa: B023
@@ -441,6 +445,7 @@ def precision(report: Report) -> None:
             with computing_in(level, kind), Explainer(model, layer, ROW) as explainer:
                 for _ in range(4):
                     explainer(inputs, CLASS)
+                # Called before the loop goes on.
                 timed = [milliseconds(lambda: explainer(inputs, CLASS), report.device) for _ in range(3)]  # noqa: B023
             row[f"{level}, ms"] = statistics.median(timed)
         rows.append(row)

@@ -114,7 +114,7 @@ class Probe:
         return self.score_of(self._with_all_maps(self.maps() / 2)).detach()
 
     def _replayed(self, inputs: Tensor, output: Tensor, maps: Tensor) -> Any:
-        """What the model returns for these inputs, with maps (M, C, h, w) in this output of the layer."""
+        """Run the model on these inputs with maps (M, C, h, w) in this output of the layer."""
         replaced = self.layout.with_maps(output.detach(), maps.clone())
         return replay(self.recording.model, inputs, self.layer, replaced, self.recording.place)
 

@@ -103,7 +103,7 @@ def _is_scores(value: Any) -> TypeGuard[Tensor]:
 
 
 def _described(value: Any) -> tuple[str, str]:
-    """What a model or a score returned, and what to do if it is not what was needed."""
+    """A returned value in words, and advice if it is not what was needed."""
     if isinstance(value, Tensor):
         what = f"shape {tuple(value.shape)}"
         if _is_scores(value):

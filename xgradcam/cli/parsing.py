@@ -43,7 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _dash_advice(arguments: Sequence[str], options: Container[str]) -> str:
-    """How to write the name of a file that begins with a dash, if an argument looks like one."""
+    """Advice on the name of a file that begins with a dash, if an argument looks like one."""
     for argument in arguments:
         is_name = re.fullmatch(r"-[^-].*\.[A-Za-z]\w{1,4}", argument) or os.path.isfile(argument)
         if argument.startswith("-") and is_name and argument not in options:

@@ -117,7 +117,7 @@ class Matches:
         self._problems[photograph] = "with boxes outside of the crop"
 
     def summary(self, count: int) -> str:
-        """How many of `count` photographs had boxes of their class, and why the others' were not used."""
+        """The number of `count` photographs with boxes of their class, and why others were not used."""
         reasons = Counter(self._problems.values())
         have = "photograph has boxes of its" if count == 1 else "photographs have boxes of their"
         lines = [f"{len(self._used)} of {count} {have} class"]

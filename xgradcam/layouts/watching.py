@@ -43,7 +43,7 @@ NEAR, SCRAMBLED = 32, -1
 
 @dataclass(eq=False)
 class Watch:
-    """What the modules made in one forward pass of `model(inputs)`, in order."""
+    """Outputs of the modules in one forward pass of `model(inputs)`, in order."""
 
     model: nn.Module
     inputs: Tensor
@@ -188,11 +188,9 @@ class Watch:
         own = [grid for grid in grids if first[1] - grid[0] * grid[1] in PREFIXES]
         scrambled = any(self._start(grid, first[1]) == SCRAMBLED for grid in own)
         choices = token_layouts(tokens, halved(set(grids)), (0, 1))
-        if (
-            len(choices) == 1
-            and not scrambled
-            and (merges(self.made, self._thinned, tokens, set(grids)) or self.inputs.is_meta)
-        ):
+        # On the meta device there are no numbers to tell by.
+        merged = self.inputs.is_meta or merges(self.made, self._thinned, tokens, set(grids))
+        if len(choices) == 1 and not scrambled and merged:
             return choices[0]
         choices = choices or token_layouts(tokens, self._patches)
         for layout in choices:

@@ -1,4 +1,4 @@
-"""What of a file makes its pixels: the rest, such as text and colour profiles, never reaches a decoder."""
+"""Strip image files to the parts that make their pixels: text and colour profiles reach no decoder."""
 
 import io
 import re
@@ -155,7 +155,6 @@ def _require_read(frame: Sequence[int]) -> None:
 
 
 PNG_PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
-PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 
 
 def strip_png(content: bytes) -> Stripped:
