@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from xgradcam import METHODS, explain, verify
 from xgradcam.capture.replacing import replay
-from xgradcam.lending.calls import tensors_of
+from xgradcam.operations.calls import tensors_of
 
 SHAPE = (1, 4, 8, 8)
 SHARED = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))

@@ -3,7 +3,7 @@
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from xgradcam.lending.calls import tensors_of
+from xgradcam.operations.calls import tensors_of
 
 
 class RecordedGraphs:

@@ -13,8 +13,8 @@ from torch.overrides import TorchFunctionMode
 from xgradcam.capture.recording import record
 from xgradcam.capture.scores import Targets, choose_targets, finite_logits_of
 from xgradcam.errors import XGradCamError, shown
-from xgradcam.lending.calls import Call, refuse_scripted
 from xgradcam.lending.inputs import plain_inputs
+from xgradcam.operations.calls import Call, refuse_scripted
 
 if TYPE_CHECKING:
     from xgradcam.pictures.photograph import Photograph

@@ -16,9 +16,9 @@ from xgradcam.layouts.layout import Layout as Layout
 from xgradcam.layouts.layout import Said, said_layout
 from xgradcam.layouts.watching import Watch, watched
 from xgradcam.lending.borrowing import borrowed
-from xgradcam.lending.calls import float_tensors_of, refuse_exported
 from xgradcam.lending.finding import find_layer
 from xgradcam.lending.inputs import advice_on, plain_inputs
+from xgradcam.operations.calls import float_tensors_of, refuse_exported
 
 # Modules that pool a map or pass it on: the layer before them gives the map itself.
 _POOL_OR_PASS = (

@@ -21,9 +21,9 @@ from torch.utils.checkpoint import CheckpointFunction
 from xgradcam.capture.replacing import at_output, in_place_of, is_new
 from xgradcam.errors import NoGradientError, XGradCamError
 from xgradcam.lending.borrowing import arranged, borrowed
-from xgradcam.lending.calls import custom_functions, refuse_scripted, tensors_of
 from xgradcam.lending.finding import find_layer
 from xgradcam.lending.inputs import advice_on, plain_inputs
+from xgradcam.operations.calls import custom_functions, refuse_scripted, tensors_of
 
 # Limit on the gradient entries computed in one batch: 64 MB in float32.
 MAX_ENTRIES = 2**24

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks, register_module_forward_hook
 
 from xgradcam.lending.borrowing import borrowed, fields_of
-from xgradcam.lending.calls import tensors_of
 from xgradcam.lending.finding import find_layer
+from xgradcam.operations.calls import tensors_of
 
 
 @contextmanager

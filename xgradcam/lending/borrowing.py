@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.errors import is_out_of_memory
-from xgradcam.lending.calls import substitute, tensors_of
 from xgradcam.lending.precision import is_coarse
+from xgradcam.operations.calls import substitute, tensors_of
 
 # From inputs (N, ...) to what the model returns.
 Run: TypeAlias = Callable[[Tensor], Any]

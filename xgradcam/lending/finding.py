@@ -4,7 +4,7 @@ from torch import nn
 
 from xgradcam.errors import XGradCamError, did_you_mean, shown
 from xgradcam.lending.borrowing import wrapped
-from xgradcam.lending.calls import refuse_exported
+from xgradcam.operations.calls import refuse_exported
 
 
 def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:

@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from xgradcam.errors import XGradCamError, is_out_of_memory
 from xgradcam.lending.borrowing import Run, borrowed
-from xgradcam.lending.calls import tensors_of
+from xgradcam.operations.calls import tensors_of
 
 
 def plain_inputs(inputs: Any) -> Tensor:

@@ -12,9 +12,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
 from xgradcam.lending.borrowing import Run, borrowed
-from xgradcam.lending.calls import tensors_of
 from xgradcam.lending.finding import find_layer
 from xgradcam.lending.inputs import plain_inputs
+from xgradcam.operations.calls import tensors_of
 
 # Largest difference that is still rounding, as a share of the largest number in an output.
 ROUNDING = 1e-4

@@ -14,9 +14,9 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from xgradcam.capture.recording import REENTRANT
 from xgradcam.errors import XGradCamError
-from xgradcam.lending.calls import Call, custom_functions, float_tensors_of, substitute, tensors_of
 from xgradcam.lending.finding import find_layer
-from xgradcam.proof.constants import Intercept, Kind, intercept, is_linear
+from xgradcam.operations.calls import Call, custom_functions, float_tensors_of, substitute, tensors_of
+from xgradcam.operations.constants import Intercept, Kind, intercept, is_linear
 
 
 @dataclass(frozen=True)

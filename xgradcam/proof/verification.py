@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xgradcam.proof.constants import Kind
+from xgradcam.operations.constants import Kind
 
 # Share of |score| that the residual may have, by the precision that the network ran in.
 RELATIVE_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}

@@ -4,7 +4,7 @@ The graph starts at the layer's activation A; ĝ is the gradient of the score S 
 
     S = ⟨ĝ_A, A⟩ + Σ_v ⟨ĝ_v, c_v⟩    feature + (bias + bypass + curvature)
 
-over all operations v behind the layer, where c_v is the operation's intercept (`xgradcam.proof.constants`).
+over all operations v behind the layer, where c_v is the operation's intercept (`xgradcam.operations.constants`).
 Every term is computed by itself; none is the remainder of the score. Fu et al. 2020 state Eq. 5 for a
 ReLU-CNN: there the curvature is 0, and so is the bypass if the layer cuts the network.
 """
@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from xgradcam.capture.recording import record
 from xgradcam.capture.scores import Targets, choose_targets, logits_of, parse_targets, require_finite
 from xgradcam.errors import XGradCamError
-from xgradcam.lending.calls import refuse_scripted
 from xgradcam.lending.finding import find_layer
 from xgradcam.lending.inputs import advice_on, plain_inputs
 from xgradcam.lending.precision import FLOAT32, computing_in
-from xgradcam.proof.constants import Kind
+from xgradcam.operations.calls import refuse_scripted
+from xgradcam.operations.constants import Kind
 from xgradcam.proof.tracing import (
     TracedIntercept,
     Tracer,

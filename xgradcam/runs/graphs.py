@@ -13,8 +13,8 @@ from torch.nn.modules import module as modules
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
-from xgradcam.lending.calls import substitute, tensors_of
 from xgradcam.lending.precision import is_coarse, tf32_switches
+from xgradcam.operations.calls import substitute, tensors_of
 
 T = TypeVar("T")
 

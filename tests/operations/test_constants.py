@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from xgradcam.errors import XGradCamError
-from xgradcam.lending.calls import Call
-from xgradcam.proof.constants import Intercept, intercept, is_linear, tangent_intercept
+from xgradcam.operations.calls import Call
+from xgradcam.operations.constants import Intercept, intercept, is_linear, tangent_intercept
 
 # Both sides of, and exactly at, every kink of the operations below.
 KINKS = torch.tensor(

@@ -19,7 +19,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xgradcam.errors import XGradCamError
-from xgradcam.lending.calls import Call, depends, float_tensors_of, tensors_of
+from xgradcam.operations.calls import Call, depends, float_tensors_of, tensors_of
 
 Kind: TypeAlias = Literal["bias", "bypass", "curvature"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from xgradcam.lending.calls import Call, depends, substitute, tensors_of
+from xgradcam.operations.calls import Call, depends, substitute, tensors_of
 
 
 def dependent(value: Tensor) -> Tensor:
