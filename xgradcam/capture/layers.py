@@ -10,7 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from xgradcam.capture.recording import Recording, record
+from xgradcam.capture.recording import Downstream, Recording, record
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts.layout import Layout as Layout
 from xgradcam.layouts.layout import Said, said_layout
@@ -139,12 +139,16 @@ def _is_within(layer: Layer, outer: Layer) -> bool:
 
 
 def recorded(
-    model: nn.Module, inputs: Tensor, layer: str | nn.Module, said: Said | None
+    model: nn.Module,
+    inputs: Tensor,
+    layer: str | nn.Module,
+    said: Said | None,
+    downstream: Downstream | None = None,
 ) -> tuple[Recording, Layout]:
     """A recording at the layer, and the layout of its output: the one said, or the one that is certain."""
     name, module = find_layer(model, layer)
     with watched(model, inputs) if said is None else nullcontext() as watch:
-        recording = record(model, inputs, layer)
+        recording = record(model, inputs, layer, downstream)
     shape = tuple(recording.activation.shape)
     if len(recording.activation) != len(inputs):
         raise XGradCamError(

@@ -4,11 +4,11 @@ import inspect
 import re
 import warnings
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,9 @@ from xgradcam.lending.borrowing import arranged, borrowed
 from xgradcam.lending.finding import find_layer
 from xgradcam.lending.inputs import advice_on, plain_inputs
 from xgradcam.operations.calls import custom_functions, refuse_scripted, tensors_of
+
+# From the layer's output, as the rest of the model gets it, to a context for that rest.
+Downstream: TypeAlias = Callable[[Tensor], AbstractContextManager[Any]]
 
 # Limit on the gradient entries computed in one batch: 64 MB in float32.
 MAX_ENTRIES = 2**24
@@ -141,12 +144,12 @@ def record(
     model: nn.Module,
     inputs: Tensor,
     layer: str | nn.Module,
-    downstream: AbstractContextManager[Any] | None = None,
+    downstream: Downstream | None = None,
 ) -> Recording:
     """Run `model(inputs)` once and record the graph from the output of `layer` on.
 
-    inputs: (N, ...). layer: a module of the model, or its name. downstream: a context that is entered after
-    the layer and left after the forward pass.
+    inputs: (N, ...). layer: a module of the model, or its name. downstream: makes a context that is entered
+    after the layer and left after the forward pass.
     The layer's output is that of its last forward hook that returns another one. The rest of the model, and
     whoever keeps the output in a hook or an attribute, gets a copy in the graph. So if the layer works in
     place, another branch that reads its input sees the written values, but without a graph.
@@ -159,8 +162,7 @@ def record(
     with ExitStack() as failed:
         failed.callback(start.release)
         with advice_on(model, inputs), borrowed(model) as run:
-            if downstream is None:
-                inputs = arranged(model, run, inputs)
+            inputs = arranged(model, run, inputs)
             with start.behind, at_output(module, start), _readable_autograd_errors():
                 returned = run(inputs)
         if not start.runs:
@@ -178,7 +180,7 @@ class _Start:
     runs: of the layer. place: the last one at which the output was another than before.
     """
 
-    def __init__(self, name: str, module: nn.Module, downstream: AbstractContextManager[Any] | None) -> None:
+    def __init__(self, name: str, module: nn.Module, downstream: Downstream | None) -> None:
         self.runs, self.place = 0, 0
         self.behind = ExitStack()
         self._name, self._module, self._downstream = name, module, downstream
@@ -224,7 +226,7 @@ class _Start:
         if copy is output:
             self._replaced.append(output)
         if self._downstream is not None:
-            self.behind.enter_context(self._downstream)
+            self.behind.enter_context(self._downstream(copy))
         self._leaf, self._output, self._version = leaf, copy, copy._version
         return copy
 

@@ -36,9 +36,14 @@ class Call:
         return DUNDERS.get(name, name)
 
     @cached_property
+    def tensors(self) -> list[Tensor]:
+        """The input tensors, in order; one that is passed twice is listed twice."""
+        return list(tensors_of((self.args, self.kwargs)))
+
+    @cached_property
     def dependents(self) -> list[Tensor]:
         """The input tensors that depend on the layer; one that is passed twice is listed twice."""
-        return [tensor for tensor in tensors_of((self.args, self.kwargs)) if depends(tensor)]
+        return [tensor for tensor in self.tensors if depends(tensor)]
 
     @cached_property
     def destination(self) -> Tensor | None:
@@ -83,11 +88,13 @@ def tensors_of(tree: Any) -> Iterator[Tensor]:
     """Yield the tensors in nested tuples, lists and dictionaries, in order."""
     if isinstance(tree, Tensor):
         yield tree
-    elif isinstance(tree, (tuple, list)):
-        for branch in tree:
-            yield from tensors_of(branch)
-    elif isinstance(tree, dict):
-        yield from tensors_of(list(tree.values()))
+    elif isinstance(tree, (tuple, list, dict)):
+        for branch in tree.values() if isinstance(tree, dict) else tree:
+            # Looked at here, since most branches are numbers, and this runs for every operation.
+            if isinstance(branch, Tensor):
+                yield branch
+            elif isinstance(branch, (tuple, list, dict)):
+                yield from tensors_of(branch)
 
 
 def float_tensors_of(result: Any) -> list[Tensor]:

@@ -224,7 +224,7 @@ def _of_quotient(call: Call) -> Intercept | None:
 
 def _of_choice(call: Call) -> Intercept | None:
     """Piecewise affine operations: by definition; bypass if h has another tensor beside p, else bias."""
-    tensors = list(tensors_of((call.args, call.kwargs)))
+    tensors = call.tensors
     if call.operation in ("max", "min") and len(tensors) == 1:
         return None  # a maximum over an axis
     beside = any(tensor.is_floating_point() and not depends(tensor) for tensor in tensors)

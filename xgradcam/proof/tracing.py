@@ -15,8 +15,9 @@ from torch.utils.checkpoint import CheckpointFunction
 from xgradcam.capture.recording import REENTRANT
 from xgradcam.errors import XGradCamError
 from xgradcam.lending.finding import find_layer
-from xgradcam.operations.calls import Call, custom_functions, float_tensors_of, substitute, tensors_of
+from xgradcam.operations.calls import Call, custom_functions, float_tensors_of, substitute
 from xgradcam.operations.constants import Intercept, Kind, intercept, is_linear
+from xgradcam.operations.places import Follower, Places
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class TracedIntercept:
     """An intercept and its edge in the graph: the operation's result, before later in-place writes.
 
     module: the name of the innermost module that ran the operation. value: broadcasts against the result.
+    places: of the result, if they are followed.
     """
 
     module: str
@@ -31,17 +33,20 @@ class TracedIntercept:
     kind: Kind
     edge: GradientEdge
     value: Tensor
+    places: Places = None
 
 
 class Tracer(TorchFunctionMode):
     """Run every operation unchanged, and record the intercepts of those that depend on the layer.
 
-    running: the names of the running modules, as `running_modules` yields them.
+    running: the names of the running modules, as `running_modules` yields them. follower: of the results'
+    places, if they are wanted.
     """
 
-    def __init__(self, running: Sequence[str]) -> None:
+    def __init__(self, running: Sequence[str] = (), follower: Follower | None = None) -> None:
         super().__init__()
         self.running = running
+        self.follower = follower
         self.intercepts: list[TracedIntercept] = []
 
     def __torch_function__(
@@ -49,38 +54,49 @@ class Tracer(TorchFunctionMode):
     ) -> Any:
         """Run the operation and record its intercept."""
         call = Call(function, args, kwargs or {})
-        if any(map(is_functorch_wrapped_tensor, tensors_of((args, kwargs)))):
+        if any(map(is_functorch_wrapped_tensor, call.tensors)):
             raise XGradCamError(
                 f"the model runs '{call.operation}' inside of torch.func or torch.vmap: out of reach"
             )
         if not call.dependents:
-            if next(tensors_of((args, kwargs)), None) is None:
+            if not call.tensors:
                 return function(*args, **call.kwargs)
             with torch.no_grad():  # else results of parameters alone would seem to depend on the layer
                 return function(*args, **call.kwargs)
         if call.operation in ("numpy", "array"):  # leaves PyTorch, and comes back as a constant
             return function(*substitute(args, Tensor.detach), **call.kwargs)
-        if any(tensor.is_inference() for tensor in tensors_of((args, kwargs))):
+        if any(tensor.is_inference() for tensor in call.tensors):
             call = Call(function, *substitute((args, call.kwargs), _without_inference_mode))
-        if not torch.is_grad_enabled() or is_linear(call):
+        if not torch.is_grad_enabled():
             return function(*call.args, **call.kwargs)
+        if is_linear(call):
+            return self._followed(call, function(*call.args, **call.kwargs))
         return self._run(call) if call.destination is None else self._run_in_place(call, call.destination)
 
     def _run(self, call: Call) -> Any:
         result = call.function(*call.args, **call.kwargs)
         if any(tensor.requires_grad for tensor in float_tensors_of(result)):
-            self._record(call, intercept(call), result)
+            self._record(call, intercept(call), self._followed(call, result))
         return result
 
     def _run_in_place(self, call: Call, destination: Tensor) -> Any:
         constant = intercept(call)  # computed first, since the operation overwrites its input
-        if constant is None:
-            return call.function(*call.args, **call.kwargs)
+        if constant is None or not destination._is_view():
+            call.function(*call.args, **call.kwargs)
+            self._record(call, constant, self._followed(call, destination))
+            return destination
         # A view has no edge of its own in its base's graph: write to a copy, then copy that into the view.
-        written = call.run(lambda tensor: tensor)
+        written = self._followed(call, call.run(lambda tensor: tensor))
         self._record(call, constant, written)
         destination.copy_(written)
+        if self.follower is not None:
+            self.follower.put(destination, self.follower.places_of(written))
         return destination
+
+    def _followed(self, call: Call, result: Any) -> Any:
+        if self.follower is not None:
+            self.follower.follow(call, result)
+        return result
 
     def _record(self, call: Call, constant: Intercept | None, result: Any) -> None:
         if constant is None:
@@ -89,7 +105,10 @@ class Tracer(TorchFunctionMode):
         for tensor, value in zip(float_tensors_of(result), constant.values, strict=True):
             if tensor.requires_grad:
                 edge = get_gradient_edge(tensor)
-                self.intercepts.append(TracedIntercept(module, call.operation, constant.kind, edge, value))
+                places = None if self.follower is None else self.follower.places_of(tensor)
+                self.intercepts.append(
+                    TracedIntercept(module, call.operation, constant.kind, edge, value, places)
+                )
 
 
 def _without_inference_mode(tensor: Tensor) -> Tensor:

@@ -158,7 +158,7 @@ def _verify_sample(
     """
     with running_modules(model) as running, trace_activations(model, layers[1:]) as activations:
         tracer = Tracer(running)
-        recording = record(model, sample, layers[0], tracer)
+        recording = record(model, sample, layers[0], lambda _activation: tracer)
     score = _score(recording.output, target, output)
     refuse_custom_functions(score)
     cuts = {

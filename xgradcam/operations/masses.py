@@ -1,0 +1,97 @@
+"""Sums of gradient times constant, at the cells of a layer where an operation's result lies."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from xgradcam.operations.places import Follower, Grid, Places
+
+
+class Masses:
+    """Sums of N samples' gradient · constant by the place of the results, in float64."""
+
+    def __init__(self, follower: Follower, samples: int) -> None:
+        self._follower = follower
+        self._samples = samples
+        self._maps: dict[Grid, Tensor] = {}
+        # By code, and before the first of them what is nowhere.
+        self._coded: Tensor | None = None
+        self._nowhere: Tensor | float = 0.0
+
+    def add(self, places: Places, gradient: Tensor, value: Tensor) -> Tensor:
+        """Add Σ gradient · value of one result; return it for each sample, (N,).
+
+        gradient: of the result's shape, whose first axis is the samples, or each sample's parts in turn.
+        value: broadcasts against it.
+        """
+        if isinstance(places, Grid) and len(gradient) == self._samples:
+            at = _over_channels(gradient, value).double()
+            self._maps[places] = self._maps[places] + at if places in self._maps else at
+            return at.sum(dim=(1, 2))
+        products = gradient * value
+        codes = None if places is None else self._follower.codes_in(places, gradient)
+        if codes is not None and codes.ndim > 1 and codes.stride(-1) == 0:
+            # All channels of a token lie at one place.
+            products, codes = products.sum(-1), codes[..., 0]
+        products = products.reshape(self._samples, -1)
+        total = products.sum(dim=1, dtype=torch.float64)
+        if codes is None:
+            self._nowhere = self._nowhere + total
+            return total
+        if self._coded is None or self._coded.shape[1] <= self._follower.codes:
+            grown = total.new_zeros(self._samples, self._follower.codes + 1)
+            if self._coded is not None:
+                grown[:, : self._coded.shape[1]] = self._coded
+            self._coded = grown
+        self._coded.scatter_add_(1, (codes + 1).reshape(self._samples, -1), products.double())
+        return total
+
+    def at_cells(self, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The sums at each cell of the layer, (N, h, w), and what is nowhere, (N,); float64, as `like`."""
+        follower, grid = self._follower, self._follower.grid
+        cells = like.new_zeros(self._samples, grid.height, grid.width, dtype=torch.float64)
+        nowhere = like.new_zeros(self._samples, dtype=torch.float64) + self._nowhere
+        maps = dict(self._maps)
+        if self._coded is not None:
+            nowhere, masses = nowhere + self._coded[:, 0], self._coded[:, 1:]
+            for code in sorted(follower.mixtures, reverse=True):  # a mixture may be of earlier ones
+                if code < masses.shape[1]:
+                    shares = follower.mixtures[code]
+                    masses[:, : len(shares)] += masses[:, code : code + 1] * shares
+            for other, first in follower.bases.items():
+                own = masses[:, first : first + other.height * other.width]
+                if own.shape[1]:
+                    own = own.reshape(-1, other.height, other.width)
+                    maps[other] = maps[other] + own if other in maps else own
+        for other in maps.values():
+            cells += resampled(other, grid.height, grid.width)
+        return cells, nowhere
+
+
+def _over_channels(gradient: Tensor, value: Tensor) -> Tensor:
+    """Σ_c gradient · value of maps: (N, h', w')."""
+    if value.ndim == 3 and value.shape[1:] == (1, 1) and value.shape[0] == gradient.shape[1]:
+        # No copy of the gradient's size.
+        return torch.einsum("nchw,c->nhw", gradient, value[:, 0, 0].to(gradient))
+    return (gradient * value).sum(dim=1)
+
+
+def resampled(masses: Tensor, height: int, width: int) -> Tensor:
+    """Masses (N, h', w') on a grid of another size, each spread over the cells that it covers: (N, h, w)."""
+    if masses.shape[1:] == (height, width):
+        return masses
+    rows, columns = (
+        _overlap(before, after).to(masses)
+        for before, after in zip(masses.shape[1:], (height, width), strict=True)
+    )
+    return rows.T @ masses @ columns
+
+
+@lru_cache
+def _overlap(before: int, after: int) -> Tensor:
+    """Share of each of `before` cells along a side that lies in each of `after` cells: (before, after)."""
+    start = torch.arange(before, dtype=torch.float64, device="cpu")[:, None] / before
+    low = torch.arange(after, dtype=torch.float64, device="cpu") / after
+    shared = torch.minimum(start + 1 / before, low + 1 / after) - torch.maximum(start, low)
+    return shared.clamp(min=0) * before

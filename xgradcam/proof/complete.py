@@ -1,0 +1,192 @@
+"""The constants of Eq. 5 at their places: maps that make a CAM add up to the score.
+
+An operation v behind the layer adds b_v(x, y) = Σ_c ĝ_v[c, x, y] c_v[c, x, y] at the places of its result, where
+ĝ is the gradient of the score and c_v the operation's intercept. With HiResCAM's map of the feature term,
+
+    S = Σ_xy Σ_k g_k F^k (x, y) + Σ_xy Σ_v b_v(x, y) + nowhere
+
+exactly, at any layer. *Nowhere* is what has no place: constants behind global pooling, class tokens.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from xgradcam.capture.layers import recorded
+from xgradcam.capture.recording import Recording
+from xgradcam.capture.scores import Score, of_sample, values_of
+from xgradcam.errors import XGradCamError
+from xgradcam.layouts.layout import Layout, Said, said_layout
+from xgradcam.operations.calls import refuse_scripted
+from xgradcam.operations.constants import Kind
+from xgradcam.operations.masses import Masses
+from xgradcam.operations.places import NOWHERE, Follower, Grid
+from xgradcam.proof.tracing import Tracer, refuse_custom_functions
+from xgradcam.proof.verification import RELATIVE_TOLERANCE, ROUNDINGS
+
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True, eq=False)
+class Terms:
+    """The terms of Eq. 5 at their places, of N scores; float64.
+
+    feature: Σ_xy Σ_k g_k F^k over the layer's places, (N,). constants: kind -> map (N, h, w). nowhere: what
+    has no place, (N,). magnitude: the sum of the absolute terms, entry by entry in the feature term, (N,).
+    """
+
+    feature: Tensor
+    constants: dict[Kind, Tensor]
+    nowhere: Tensor
+    magnitude: Tensor
+
+    def sum(self) -> Tensor:
+        """The score as its terms have it, (N,)."""
+        placed = sum(constants.sum(dim=(1, 2)) for constants in self.constants.values())
+        return self.feature + placed + self.nowhere
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One forward of a model, with every operation behind a layer and the places of its results.
+
+    inputs: (N, ...). layout: of the layer's output.
+    """
+
+    model: nn.Module
+    inputs: Tensor
+    layer: str | nn.Module
+    layout: Layout
+    recording: Recording
+    tracer: Tracer
+
+    def terms(self, score_of: Score, score: Tensor) -> tuple[Tensor, Terms]:
+        """The gradient by the layer's output, in its shape, and the terms of a score (N,).
+
+        score_of: from the model's output to the score.
+        Raises XGradCamError if the terms do not add up to the score.
+        """
+        if score.dtype not in RELATIVE_TOLERANCE:
+            raise XGradCamError(
+                f"the model computes in {str(score.dtype).removeprefix('torch.')}, too coarse for a map that "
+                "adds up to the score: take float32 or float64"
+            )
+        refuse_custom_functions(score)
+        gradient, gradients = self.recording.gradients(score, [one.edge for one in self.tracer.intercepts])
+        terms = self._terms(gradient, gradients)
+        if terms is None or not bool(_closes(terms, score).all()):
+            terms = self._one_by_one(score_of, score)
+        return gradient, terms
+
+    def _terms(self, gradient: Tensor, gradients: Sequence[Tensor | None]) -> Terms | None:
+        """The terms; None if the first axis of an operation's result is not that of the samples."""
+        samples, follower = len(self.inputs), self.tracer.follower or Follower(1, 1)
+        activation = self.recording.activation.detach()
+        products = (self.layout.to_maps(gradient) * self.layout.to_maps(activation)).flatten(1)
+        feature = products.sum(dim=1).double()
+        every = (gradient * activation).flatten(1)
+        nowhere, magnitude = every.sum(dim=1).double() - feature, every.abs().sum(dim=1).double()
+        masses = {kind: Masses(follower, samples) for kind in KINDS}
+        for one, by_result in zip(self.tracer.intercepts, gradients, strict=True):
+            if by_result is None:
+                continue
+            if not by_result.ndim or len(by_result) % samples:
+                return None
+            magnitude = magnitude + masses[one.kind].add(one.places, by_result, one.value).abs()
+        constants = {}
+        for kind, mass in masses.items():
+            constants[kind], rest = mass.at_cells(feature)
+            nowhere = nowhere + rest
+        return Terms(feature, constants, nowhere, magnitude)
+
+    def _one_by_one(self, score_of: Score, score: Tensor) -> Terms:
+        """The terms of each sample by itself: behind the layer, the first axis may not be the samples'."""
+        each = []
+        for sample, trace in enumerate(self._alone):
+            alone = values_of(of_sample(score_of, sample), trace.recording.output, 1)
+            gradient, gradients = trace.recording.gradients(
+                alone, [one.edge for one in trace.tracer.intercepts]
+            )
+            terms = trace._terms(gradient, gradients)
+            if terms is None or not _closes(terms, score[sample : sample + 1]):
+                left = 0.0 if terms is None else float(score[sample] - terms.sum())
+                raise XGradCamError(
+                    f"no complete map: its terms leave {left:.3g} of the score {float(score[sample]):.6g} "
+                    "open; proof-verify (verify) shows them, float64 (--double there) rounds less"
+                )
+            each.append(terms)
+        return Terms(
+            torch.cat([one.feature for one in each]),
+            {kind: torch.cat([one.constants[kind] for one in each]) for kind in KINDS},
+            torch.cat([one.nowhere for one in each]),
+            torch.cat([one.magnitude for one in each]),
+        )
+
+    @cached_property
+    def _alone(self) -> list["Trace"]:
+        return [
+            trace(self.model, self.inputs[sample : sample + 1], self.layer, self.layout)
+            for sample in range(len(self.inputs))
+        ]
+
+
+def trace(model: nn.Module, inputs: Tensor, layer: str | nn.Module, said: Said | None) -> Trace:
+    """Run the model once and trace the operations behind the layer; the arguments are those of `explain`."""
+    refuse_scripted(model)
+    tracing = _Tracing(said)
+    recording, layout = recorded(model, inputs, layer, said, tracing.begin)
+    if tracing.layout != layout:  # it was not known before the layer ran, and guessed wrong
+        tracing = _Tracing(layout)
+        recording, layout = recorded(model, inputs, layer, layout, tracing.begin)
+    return Trace(model, inputs, layer, layout, recording, tracing.tracer)
+
+
+class _Tracing:
+    """Begins to trace at the layer's output, as one of the layout said, or else as maps (N, C, h, w)."""
+
+    def __init__(self, said: Said | None) -> None:
+        self.said = said
+        self.layout: Layout | None = None
+        self.tracer = Tracer()
+
+    def begin(self, activation: Tensor) -> AbstractContextManager[Any]:
+        """The context that traces what is computed from the activation."""
+        self.layout = None
+        if self.said is not None:
+            # Where it does not fit, the recording says so.
+            with suppress(XGradCamError):
+                self.layout = said_layout(self.said, activation)
+        elif activation.ndim == 4:
+            self.layout = Layout("maps", activation.shape[2], activation.shape[3])
+        if self.layout is None:
+            return nullcontext()
+        follower = Follower(self.layout.height, self.layout.width)
+        follower.put(activation, _places(self.layout, activation))
+        self.tracer = Tracer(follower=follower)
+        return self.tracer
+
+
+def _places(layout: Layout, activation: Tensor) -> Grid | Tensor:
+    if layout.kind == "maps":
+        return Grid(layout.height, layout.width)
+    # All channels alike, but for a layout that chooses entries one by one.
+    channels = activation.shape[-1] if layout.index is None else 1
+    one = activation[:1, ..., :1] if layout.index is None else activation[:1]
+    outside = torch.full(one.shape, NOWHERE, device=activation.device)
+    cells = torch.arange(layout.height * layout.width, device=activation.device)
+    depth = 1 if layout.index is None else len(layout.index)
+    maps = cells.view(1, 1, layout.height, layout.width).expand(1, depth, -1, -1)
+    codes = layout.with_maps(outside, maps)
+    return codes.expand(len(activation), *codes.shape[1:-1], max(channels, codes.shape[-1]))
+
+
+def _closes(terms: Terms, score: Tensor) -> Tensor:
+    """True where the terms add up to the score, within the tolerance of `Verification`, (N,)."""
+    score, rounding = score.detach(), ROUNDINGS * torch.finfo(score.dtype).eps / 2
+    tolerance = torch.maximum(RELATIVE_TOLERANCE[score.dtype] * score.double().abs(), rounding * terms.magnitude)
+    return (score.double() - terms.sum()).abs() <= tolerance
