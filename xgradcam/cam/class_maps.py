@@ -12,16 +12,17 @@ from xgradcam.cam.notes import notes_on, probability_note, table_of
 from xgradcam.capture.probability import PROBABILITY_RULES
 from xgradcam.capture.scores import Targets, choose_targets, require_finite
 from xgradcam.errors import XGradCamError, shown
+from xgradcam.operations.constants import Kind
 
 # Several targets, or a function from the class scores (N, classes) to them.
 Classes: TypeAlias = Sequence[Targets] | Callable[[Tensor], Sequence[Targets]]
 
 
 class ClassMaps(NamedTuple):
-    """The maps of several classes, still on the device; scores, targets, maps, sensitivity: of each class.
+    """The maps of several classes, still on the device; the lists have an entry for each class.
 
     numbers: see `numbers_of`. channels: the layer's. rule: see `probability_rule`; noted: whether the notes
-    tell it.
+    tell it. budgets, constants: see `Explanation`.
     """
 
     logits: Tensor
@@ -32,6 +33,8 @@ class ClassMaps(NamedTuple):
     targets: list[Tensor]
     maps: list[dict[str, Tensor]]
     sensitivity: list[dict[str, Tensor]]
+    budgets: list[dict[str, Tensor]]
+    constants: list[dict[Kind, Tensor]]
     channels: int
 
 
@@ -67,13 +70,17 @@ def finished(found: ClassMaps, classes: Classes) -> tuple[ClassExplanation, ...]
         for one in classes(found.logits) if callable(classes) else classes:
             choose_targets(found.logits, one)
     line = probability_note(*found.rule, found.logits.shape[1]) if found.noted else ()
-    each = zip(found.maps, found.scores, notes, found.targets, found.sensitivity, strict=True)
+    each = zip(
+        found.maps, found.scores, notes, found.targets, found.sensitivity, found.budgets, found.constants,
+        strict=True,
+    )  # fmt: skip
     return tuple(
         ClassExplanation(
             maps, score, tuple((*own, *line) for own in lines), found.logits, targets,
-            sensitivity=sensitivity, probability_rule=found.rule[0],
+            sensitivity=sensitivity, budget=budget, constants_by_kind=constants,
+            probability_rule=found.rule[0],
         )
-        for maps, score, lines, targets, sensitivity in each
+        for maps, score, lines, targets, sensitivity, budget, constants in each
     )  # fmt: skip
 
 

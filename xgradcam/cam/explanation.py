@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from xgradcam.cam.methods import METHODS
 from xgradcam.capture.probability import PROBABILITY_RULES, probability_rule
 from xgradcam.errors import XGradCamError, checked_size, shown
+from xgradcam.operations.constants import Kind
 
 if TYPE_CHECKING:
     from xgradcam.pictures.paint import HeatmapOf
@@ -25,17 +27,46 @@ class Explanation:
     score: the numbers explained, (N,).
     notes: for each sample the lines that a reader of its maps must know.
     sensitivity: method -> sensitivity error (N,), if asked for; see `sensitivity_error`.
+    budget: parts of the score, (N,) each: `feature`, the sum of HiResCAM's map; with a complete method also
+    `bias`, `bypass` and `curvature`, the sums of the constants' maps, and `nowhere`, so that these five sum to
+    the score; and `cancellation`, Σ|terms| / |score|. Empty if no method needs a gradient.
+    constants_by_kind: with a complete method the signed maps (N, h, w) of the constants of each kind.
     """
 
     maps: Mapping[str, Tensor]
     score: Tensor
     notes: tuple[tuple[str, ...], ...]
     sensitivity: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
+    budget: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
+    constants_by_kind: Mapping[Kind, Tensor] = field(default_factory=dict, kw_only=True)
 
     @property
     def conservation(self) -> dict[str, Tensor]:
-        """Method -> conservation error (N,); see `conservation_error`."""
-        return {method: conservation_error(signed, self.score) for method, signed in self.maps.items()}
+        """Method -> conservation error (N,); see `conservation_error`. What is nowhere counts as shown."""
+        nowhere = self.budget.get("nowhere")
+        return {
+            method: conservation_error(
+                signed, self.score, nowhere if method in METHODS and METHODS[method].complete else None
+            )
+            for method, signed in self.maps.items()
+        }
+
+    @property
+    def constants(self) -> Tensor:
+        """The map of all constants behind the layer, signed, (N, h, w), to be added to any map."""
+        self._require_complete("constants")
+        return torch.stack(list(self.constants_by_kind.values())).sum(dim=0)
+
+    @property
+    def nowhere(self) -> Tensor:
+        """The part of the score that has no place, (N,): `maps` of a complete method and it sum to it."""
+        self._require_complete("nowhere")
+        return self.budget["nowhere"]
+
+    def _require_complete(self, what: str) -> None:
+        if "nowhere" not in self.budget:
+            names = ", ".join(name for name, method in METHODS.items() if method.complete)
+            raise XGradCamError(f"{what} is known where a complete method was asked for: {names}")
 
     def heatmap(self, method: str, size: tuple[int, int]) -> Tensor:
         """The method's heatmap at `size` (H, W): (N, H, W) in [0, 1]; see the function `heatmap`."""
@@ -79,6 +110,8 @@ class ClassExplanation(Explanation):
             logits=change(self.logits),
             targets=change(self.targets),
             sensitivity={method: change(errors) for method, errors in self.sensitivity.items()},
+            budget={term: change(value) for term, value in self.budget.items()},
+            constants_by_kind={kind: change(signed) for kind, signed in self.constants_by_kind.items()},
             guided=None if self.guided is None else change(self.guided),
         )
 
@@ -131,13 +164,15 @@ def fuse(heatmaps: Sequence[Tensor]) -> Tensor:
         raise XGradCamError(f"the heatmaps are {given}: give tensors (N, H, W) of one size") from None
 
 
-def conservation_error(signed: Tensor, score: Tensor) -> Tensor:
+def conservation_error(signed: Tensor, score: Tensor, nowhere: Tensor | None = None) -> Tensor:
     """|S − Σ_xy map(x, y)| / |S|, (N,): the share of the score that the map does not account for.
 
-    signed: the map (N, h, w). score: the logit S, (N,). Infinite if the score is 0 and the map is not.
+    signed: the map (N, h, w). score: the logit S, (N,). nowhere: a part of S that is known to have no place,
+    (N,). Infinite if the score is 0 and the map is not.
     Fu et al. 2020, axiom of conservation. XGrad-CAM's error is |bias term of Eq. 5| / |S|.
     """
-    return (score - signed.sum(dim=(1, 2))).abs() / score.abs()
+    left = score - signed.sum(dim=(1, 2))
+    return (left if nowhere is None else left - nowhere).abs() / score.abs()
 
 
 def sensitivity_error(channel_sums: Tensor, drops: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ class Method:
 
     title: the name as the field writes it. weigh: from the evidence to weights that broadcast against the
     activation. says: the weights in a line. source: authors and year. asks_again: True if it runs the network
-    again, or parts of it. needs_gradient: False if it works without a gradient too.
+    again, or parts of it. needs_gradient: False if it works without a gradient too. complete: True if the map
+    of all constants behind the layer is added, so that the map sums to the score.
     """
 
     title: str
@@ -26,6 +27,7 @@ class Method:
     source: str
     asks_again: bool = False
     needs_gradient: bool = True
+    complete: bool = False
 
     def __call__(self, evidence: Evidence) -> Tensor:
         """The weights, (N, C, 1, 1) or (N, C, h, w)."""
@@ -68,6 +70,20 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             gradient_methods.hires_cam,
             "the gradient itself, position by position",
             "Draelos and Carin 2020",
+        ),
+        "complete-cam": Method(
+            "Complete CAM",
+            gradient_methods.hires_cam,
+            "hires-cam plus all constants behind the layer: sums to the score",
+            "this project, after Eq. 5 of Fu et al. 2020",
+            complete=True,
+        ),
+        "complete-xgrad-cam": Method(
+            "Complete XGrad-CAM",
+            gradient_methods.xgrad_cam,
+            "xgrad-cam plus all constants behind the layer; for activations that are not negative",
+            "this project, after Eq. 5 of Fu et al. 2020",
+            complete=True,
         ),
         "grad-cam-elementwise": Method(
             "Element-wise Grad-CAM",

@@ -45,6 +45,12 @@ class Terms:
     nowhere: Tensor
     magnitude: Tensor
 
+    def budget(self, score: Tensor) -> dict[str, Tensor]:
+        """The parts of the scores (N,), (N,) each; see `Explanation`."""
+        sums = {kind: constants.sum(dim=(1, 2)) for kind, constants in self.constants.items()}
+        cancellation = self.magnitude / score.double().abs()
+        return {"feature": self.feature, **sums, "nowhere": self.nowhere, "cancellation": cancellation}
+
     def sum(self) -> Tensor:
         """The score as its terms have it, (N,)."""
         placed = sum(constants.sum(dim=(1, 2)) for constants in self.constants.values())

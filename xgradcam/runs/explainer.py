@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from xgradcam.cam.class_maps import Classes, ClassMaps, finished, require_list, require_rule
 from xgradcam.cam.evidence import Progress
-from xgradcam.cam.explain import DEFAULT_METHODS, FoundLayout, ScoreExplainer, require_compatible
+from xgradcam.cam.explain import DEFAULT_METHODS, require_compatible
+from xgradcam.cam.score_explainer import FoundLayout, ScoreExplainer
 from xgradcam.cam.explanation import ClassExplanation
 from xgradcam.cam.guided import guided_backpropagation
 from xgradcam.cam.methods import METHODS, known_methods
@@ -56,17 +57,17 @@ class Explainer:
     graphs: Graphs | None = field(default_factory=CudaGraphs)
 
     def __post_init__(self) -> None:
-        require_compatible(self.augment, self.axioms)
-        require_rule(self.probability)
         self.methods = tuple(known_methods(self.methods))
+        require_compatible(self.augment, self.axioms, self.methods)
+        require_rule(self.probability)
         find_layer(self.model, self.layer)
         self._folded: tuple[nn.Module, str] | None = None
         self._found: dict[torch.Size, FoundLayout] = {}
         # What the copy, the layouts and the graphs are kept for.
         self._state: State | None = None
         self._settings: tuple[object, ...] = ()
-        asks_again = self.axioms or any(METHODS[method].asks_again for method in self.methods)
-        self._repeater = None if self.graphs is None or asks_again else Repeater(self.graphs)
+        more = any(METHODS[method].asks_again or METHODS[method].complete for method in self.methods)
+        self._repeater = None if self.graphs is None or self.axioms or more else Repeater(self.graphs)
 
     def __call__(self, inputs: Tensor, targets: Targets = None) -> ClassExplanation:
         """Explain a class score of each sample, as `explain` does."""

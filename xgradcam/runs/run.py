@@ -64,7 +64,7 @@ class Explaining:
     layout: str | None = None
 
     def __post_init__(self) -> None:
-        require_compatible(self.augment, self.axioms)
+        require_compatible(self.augment, self.axioms, self.methods)
         if self.precision != FLOAT32 and (self.axioms or ABLATION_CAM in self.methods):
             raise XGradCamError(
                 f"the axioms and {ABLATION_CAM} are about differences of scores, which {self.precision} "
