@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from xgradcam.capture.layers import list_layers as list_layers
     from xgradcam.capture.recording import Recording as Recording
     from xgradcam.capture.recording import record as record
-    from xgradcam.capture.scores import Contrast as Contrast
-    from xgradcam.capture.scores import RegionMean as RegionMean
-    from xgradcam.capture.scores import Similarity as Similarity
     from xgradcam.errors import XGradCamError as XGradCamError
     from xgradcam.models.classifier import Classifier as Classifier
     from xgradcam.models.folding import fold_batch_norms as fold_batch_norms
@@ -33,21 +30,24 @@ if TYPE_CHECKING:
     from xgradcam.proof.verify import verify as verify
     from xgradcam.proof.verify import verify_layers as verify_layers
     from xgradcam.runs.explainer import Explainer as Explainer
+    from xgradcam.scores.score import Contrast as Contrast
+    from xgradcam.scores.score import RegionMean as RegionMean
+    from xgradcam.scores.score import Similarity as Similarity
 
 __version__ = "0.1.0"
 
 _HOME = {
     "ClassExplanation": "cam.explanation",
     "Classifier": "models.classifier",
-    "Contrast": "capture.scores",
+    "Contrast": "scores.score",
     "Contribution": "proof.verification",
     "Evidence": "cam.evidence",
     "Explainer": "runs.explainer",
     "Explanation": "cam.explanation",
     "METHODS": "cam.methods",
     "Recording": "capture.recording",
-    "RegionMean": "capture.scores",
-    "Similarity": "capture.scores",
+    "RegionMean": "scores.score",
+    "Similarity": "scores.score",
     "Verification": "proof.verification",
     "XGradCamError": "errors",
     "default_layer": "capture.layers",

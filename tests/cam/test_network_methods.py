@@ -11,8 +11,8 @@ from xgradcam import explain, explain_score
 from xgradcam.cam import network_methods as p
 from xgradcam.cam.explain import evidence_of
 from xgradcam.cam.methods import METHODS
-from xgradcam.capture.scores import Contrast
 from xgradcam.errors import NotApplicableError
+from xgradcam.scores.score import Contrast
 
 
 @pytest.fixture

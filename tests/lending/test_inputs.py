@@ -15,11 +15,11 @@ from xgradcam.cam.guided import guided_backpropagation
 from xgradcam.cam.methods import METHODS
 from xgradcam.capture.layers import list_layers
 from xgradcam.capture.recording import record
-from xgradcam.capture.scores import Contrast
 from xgradcam.errors import XGradCamError
 from xgradcam.models.folding import fold_batch_norms
 from xgradcam.proof.verify import verify, verify_layers
 from xgradcam.runs.explainer import Explainer, explain_layers
+from xgradcam.scores.score import Contrast
 
 LAYER = "features.3"
 ALL = [name for name in METHODS if name != "cam"]

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from xgradcam.cam.explanation import ClassExplanation
 from xgradcam.cam.notes import notes_on, probability_note, table_of
-from xgradcam.capture.probability import PROBABILITY_RULES
-from xgradcam.capture.scores import Targets, choose_targets, require_finite
 from xgradcam.errors import XGradCamError, shown
 from xgradcam.operations.constants import Kind
+from xgradcam.scores.outputs import require_finite
+from xgradcam.scores.probability import PROBABILITY_RULES
+from xgradcam.scores.targets import Targets, choose_targets
 
 # Several targets, or a function from the class scores (N, classes) to them.
 Classes: TypeAlias = Sequence[Targets] | Callable[[Tensor], Sequence[Targets]]

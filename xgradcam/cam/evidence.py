@@ -12,10 +12,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xgradcam.capture.recording import Recording, record
 from xgradcam.capture.replacing import replay
-from xgradcam.capture.scores import ClassScore, Score, logits_of, of_sample
 from xgradcam.errors import NotApplicableError, XGradCamError, is_out_of_memory
 from xgradcam.layouts.layout import Layout
 from xgradcam.lending.borrowing import arranged, borrowed, is_close
+from xgradcam.scores.outputs import logits_of
+from xgradcam.scores.score import ClassScore, Score, of_sample
 
 # Called after each evaluation of the network: how many are done for a batch, and how many there will be.
 Progress: TypeAlias = Callable[[int, int], None]

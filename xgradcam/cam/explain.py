@@ -11,10 +11,12 @@ from xgradcam.cam.explanation import ClassExplanation, Explanation
 from xgradcam.cam.methods import METHODS, known_methods
 from xgradcam.cam.score_explainer import ScoreExplainer, evidence
 from xgradcam.capture.layers import recorded
-from xgradcam.capture.scores import ClassScore, Score, Targets, choose_targets, finite_logits_of, require_finite
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts.layout import Said
 from xgradcam.lending.inputs import plain_inputs
+from xgradcam.scores.outputs import finite_logits_of, require_finite
+from xgradcam.scores.score import ClassScore, Score
+from xgradcam.scores.targets import Targets, choose_targets
 
 DEFAULT_METHODS = ("grad-cam", "xgrad-cam")
 
@@ -43,7 +45,8 @@ def explain(
     targets: None (each sample's highest score), one class index, or N of them.
     methods: keys of `METHODS`. They share one forward and one backward behind the layer; some ask the network
     again.
-    augment: average the maps over mirrored inputs of more and less contrast (N, C, H, W), with a forward for each.
+    augment: average the maps over mirrored inputs (N, C, H, W) of more and less contrast, with a forward for
+    each.
     axioms: measure the sensitivity error too; the network behind the layer runs once for each channel.
     probability: how scores become probabilities, `softmax`, `sigmoid`, `exp` or `none`; None: as the model's
     last operation tells, with a note where it is not the softmax of logits. The maps do not depend on it.
@@ -86,7 +89,7 @@ def explain_classes(
     return finished(explainer.classes(plain_inputs(inputs), classes, output, augment, probability), classes)
 
 
-def require_compatible(augment: bool, axioms: bool, methods: Sequence[str]) -> None:
+def require_compatible(augment: bool, axioms: bool, methods: Sequence[str] = ()) -> None:
     """Raise XGradCamError for augmentation with what is about a single input."""
     if augment and (complete := [method for method in methods if METHODS[method].complete]):
         raise XGradCamError(

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.cam.methods import METHODS
-from xgradcam.capture.probability import PROBABILITY_RULES, probability_rule
 from xgradcam.errors import XGradCamError, checked_size, shown
 from xgradcam.operations.constants import Kind
+from xgradcam.scores.probability import PROBABILITY_RULES, probability_rule
 
 if TYPE_CHECKING:
     from xgradcam.pictures.paint import HeatmapOf
@@ -28,8 +28,8 @@ class Explanation:
     notes: for each sample the lines that a reader of its maps must know.
     sensitivity: method -> sensitivity error (N,), if asked for; see `sensitivity_error`.
     budget: parts of the score, (N,) each: `feature`, the sum of HiResCAM's map; with a complete method also
-    `bias`, `bypass` and `curvature`, the sums of the constants' maps, and `nowhere`, so that these five sum to
-    the score; and `cancellation`, Σ|terms| / |score|. Empty if no method needs a gradient.
+    `bias`, `bypass` and `curvature`, the sums of the constants' maps, and `nowhere`, so that these five sum
+    to the score; and `cancellation`, Σ|terms| / |score|. Empty if no method needs a gradient.
     constants_by_kind: with a complete method the signed maps (N, h, w) of the constants of each kind.
     """
 

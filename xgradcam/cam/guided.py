@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from xgradcam.capture.recording import record
-from xgradcam.capture.scores import Targets, choose_targets, finite_logits_of
 from xgradcam.errors import XGradCamError, shown
 from xgradcam.lending.inputs import plain_inputs
 from xgradcam.operations.calls import Call, refuse_scripted
+from xgradcam.scores.outputs import finite_logits_of
+from xgradcam.scores.targets import Targets, choose_targets
 
 if TYPE_CHECKING:
     from xgradcam.pictures.photograph import Photograph
@@ -59,7 +60,7 @@ def guided_backpropagation(
     with torch.inference_mode(False):
         # An identity in front of the model makes the inputs a layer's output.
         whole = nn.Sequential(OrderedDict(inputs=nn.Identity(), model=model))
-        recording = record(whole, inputs, "inputs", guiding)
+        recording = record(whole, inputs, "inputs", lambda _inputs: guiding)
         logits = finite_logits_of(recording.output, output)
         chosen = choose_targets(logits, targets)
         try:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xgradcam.cam import gradient_methods, network_methods
 from xgradcam.cam.evidence import Evidence
-from xgradcam.errors import XGradCamError, did_you_mean, shown
+from xgradcam.errors import XGradCamError, did_you_mean, shortened, shown
 
 
 @dataclass(frozen=True)
@@ -162,5 +162,6 @@ def known_methods(methods: Sequence[str]) -> Sequence[str]:
     for method in methods:
         if not isinstance(method, str) or method not in METHODS:
             hint = did_you_mean(method, METHODS, count=1) if isinstance(method, str) else ""
-            raise XGradCamError(f"no method {shown(method)}{hint or ';'} there are: {', '.join(METHODS)}")
+            name = shortened(method, 40) if isinstance(method, str) else method
+            raise XGradCamError(f"no method {shown(name)}{hint or ';'} there are: {', '.join(METHODS)}")
     return methods

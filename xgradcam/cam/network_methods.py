@@ -7,10 +7,11 @@ from torch import Tensor, nn
 
 from xgradcam.cam.evidence import Evidence, Probe, probe_of
 from xgradcam.cam.gradient_methods import plus_plus
-from xgradcam.capture.probability import probability_rule
-from xgradcam.capture.scores import Score, logits_of
 from xgradcam.errors import NotApplicableError
 from xgradcam.lending.precision import is_coarse
+from xgradcam.scores.outputs import logits_of
+from xgradcam.scores.probability import probability_rule
+from xgradcam.scores.score import Score
 
 # Smooth Grad-CAM++: the number of noisy inputs, and the noise's deviation as a share of the input's range.
 NOISY, NOISE = 8, 0.15

@@ -1,6 +1,6 @@
 """Explain scores of a model: one forward, then for each score a gradient, the maps and what is to be said."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -15,22 +15,15 @@ from xgradcam.cam.explanation import sensitivity_error, weighted_map
 from xgradcam.cam.methods import METHODS
 from xgradcam.cam.notes import evidence_facts
 from xgradcam.capture.layers import recorded
-from xgradcam.capture.probability import probability_rule
 from xgradcam.capture.recording import Recording
-from xgradcam.capture.scores import (
-    ClassScore,
-    Score,
-    Targets,
-    choose_targets,
-    logits_of,
-    parse_targets,
-    require_finite,
-    values_of,
-)
 from xgradcam.errors import NoGradientError, XGradCamError
 from xgradcam.layouts.layout import Layout, Said
 from xgradcam.operations.constants import Kind
 from xgradcam.proof.complete import Terms, Trace, trace
+from xgradcam.scores.outputs import logits_of, require_finite
+from xgradcam.scores.probability import probability_rule
+from xgradcam.scores.score import ClassScore, Score, values_of
+from xgradcam.scores.targets import Targets, choose_targets, parse_targets
 
 # Mirrored or not, and a factor for the contrast about the mean colour; the first changes nothing.
 AUGMENTATIONS = tuple(product((False, True), (1.0, 0.9, 1.1)))
@@ -87,13 +80,9 @@ class ScoreExplainer:
                 # Before the network is asked thousands of times for nothing.
                 for score in scores:
                     require_finite(score)
-            gradients: Iterable[tuple[Tensor, Terms | None]] = (
-                ((gradient, None) for gradient in self._gradients(recording, scores))
-                if traced is None
-                else map(traced.terms, chosen, scores)
-            )
             explained = []
-            for score_of, score, (gradient, terms) in zip(chosen, scores, gradients, strict=True):
+            each = self._gradients(recording, chosen, scores, traced)
+            for score_of, score, (gradient, terms) in zip(chosen, scores, each, strict=True):
                 probe = Probe(recording, inputs, self.layer, layout, score_of, score, self.progress)
                 explained.append(self._explained(score_of, evidence(probe, gradient), terms))
         return recording.output, explained
@@ -117,14 +106,19 @@ class ScoreExplainer:
         traced = trace(self.model, inputs, self.layer, said)
         return traced.recording, traced.layout, traced
 
-    def _gradients(self, recording: Recording, scores: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The gradient of each score; NaN if no method needs it, for a model may have none."""
+    def _gradients(
+        self, recording: Recording, chosen: Sequence[Score], scores: Sequence[Tensor], traced: Trace | None
+    ) -> Iterator[tuple[Tensor, Terms | None]]:
+        """The gradient of each score; NaN if no method needs it, for a model may have none. And its terms."""
         if not any(METHODS[method].needs_gradient for method in self.methods):
             unknown = recording.activation.detach().new_tensor(torch.nan)
-            yield from (unknown.expand_as(recording.activation) for _ in scores)
+            yield from ((unknown.expand_as(recording.activation), None) for _ in scores)
             return
         try:
-            yield from recording.gradient_each(scores)
+            if traced is None:
+                yield from ((gradient, None) for gradient in recording.gradient_each(scores))
+            else:
+                yield from map(traced.terms, chosen, scores)
         except NoGradientError as error:
             without = ", ".join(name for name, method in METHODS.items() if not method.needs_gradient)
             raise NoGradientError(f"{error}; methods that need no gradient: {without}") from error
@@ -170,9 +164,7 @@ class ScoreExplainer:
             explained[0].channels if explained else 0,
         )
 
-    def _explained(
-        self, score_of: AnyScore, evidence: Evidence, terms: Terms | None
-    ) -> _Explained[AnyScore]:
+    def _explained(self, score_of: AnyScore, evidence: Evidence, terms: Terms | None) -> _Explained[AnyScore]:
         probe = probe_of(evidence)
         maps: dict[str, Tensor] = {}
         sensitivity: dict[str, Tensor] = {}
@@ -226,6 +218,7 @@ def _targets(logits: Tensor, targets: Targets, late: bool, in_range: list[Tensor
 
 
 def evidence(probe: Probe, gradient: Tensor) -> Evidence:
+    """The evidence of a recorded batch and a gradient by the layer's output, of its shape."""
     maps, gradients = probe.maps(), probe.layout.to_maps(gradient)
     return Evidence(_at_least_single(maps), _at_least_single(gradients), probe)
 

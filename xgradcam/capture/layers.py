@@ -16,7 +16,7 @@ from xgradcam.layouts.layout import Layout as Layout
 from xgradcam.layouts.layout import Said, said_layout
 from xgradcam.layouts.watching import Watch, watched
 from xgradcam.lending.borrowing import borrowed
-from xgradcam.lending.finding import find_layer
+from xgradcam.lending.finding import find_layer, is_input
 from xgradcam.lending.inputs import advice_on, plain_inputs
 from xgradcam.operations.calls import float_tensors_of, refuse_exported
 
@@ -147,6 +147,8 @@ def recorded(
 ) -> tuple[Recording, Layout]:
     """A recording at the layer, and the layout of its output: the one said, or the one that is certain."""
     name, module = find_layer(model, layer)
+    if is_input(model, layer) and said is None and inputs.ndim == 4:
+        said = "channels-first"
     with watched(model, inputs) if said is None else nullcontext() as watch:
         recording = record(model, inputs, layer, downstream)
     shape = tuple(recording.activation.shape)

@@ -5,7 +5,7 @@ import re
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
@@ -21,7 +21,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from xgradcam.capture.replacing import at_output, in_place_of, is_new
 from xgradcam.errors import NoGradientError, XGradCamError
 from xgradcam.lending.borrowing import arranged, borrowed
-from xgradcam.lending.finding import find_layer
+from xgradcam.lending.finding import find_layer, is_input
 from xgradcam.lending.inputs import advice_on, plain_inputs
 from xgradcam.operations.calls import custom_functions, refuse_scripted, tensors_of
 
@@ -148,8 +148,8 @@ def record(
 ) -> Recording:
     """Run `model(inputs)` once and record the graph from the output of `layer` on.
 
-    inputs: (N, ...). layer: a module of the model, or its name. downstream: makes a context that is entered
-    after the layer and left after the forward pass.
+    inputs: (N, ...). layer: a module of the model, or its name; `input` for the inputs themselves.
+    downstream: makes a context that is entered after the layer and left after the forward pass.
     The layer's output is that of its last forward hook that returns another one. The rest of the model, and
     whoever keeps the output in a hook or an attribute, gets a copy in the graph. So if the layer works in
     place, another branch that reads its input sees the written values, but without a graph.
@@ -158,13 +158,15 @@ def record(
     """
     name, module = find_layer(model, layer)
     inputs = plain_inputs(inputs)
-    start = _Start(name, module, downstream)
+    start, of_input = _Start(name, module, downstream), is_input(model, layer)
     with ExitStack() as failed:
         failed.callback(start.release)
         with advice_on(model, inputs), borrowed(model) as run:
             inputs = arranged(model, run, inputs)
-            with start.behind, at_output(module, start), _readable_autograd_errors():
-                returned = run(inputs)
+            at_layer = nullcontext() if of_input else at_output(module, start)
+            with start.behind, at_layer, _readable_autograd_errors():
+                given = start(0, inputs, inputs) if of_input else inputs
+                returned = run(inputs if given is None else given)
         if not start.runs:
             refuse_scripted(model, around=name)
             raise XGradCamError(f"layer '{name}' did not run: the model's forward does not call it here")

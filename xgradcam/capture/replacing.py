@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _global_forward_hooks, register_module_forward_hook
 
 from xgradcam.lending.borrowing import borrowed, fields_of
-from xgradcam.lending.finding import find_layer
+from xgradcam.lending.finding import find_layer, is_input
 from xgradcam.operations.calls import tensors_of
 
 
@@ -72,6 +72,9 @@ def replay(
     place: the recording's.
     """
     _name, module = find_layer(model, layer)
+    if is_input(model, layer):
+        with borrowed(model) as run:
+            return run(activation)
     before: list[Any] = []
     replaced: list[tuple[Tensor, Tensor]] = []
 

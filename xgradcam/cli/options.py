@@ -16,7 +16,7 @@ ALL = "all"
 BATCH_SIZE = 8
 FLOAT32 = "float32"
 PRECISIONS = (FLOAT32, "tf32", "bf16")
-# How scores become probabilities; `xgradcam.capture.probability` has them too.
+# How scores become probabilities; `xgradcam.scores.probability` has them too.
 PROBABILITIES = ("softmax", "sigmoid", "exp", "none")
 # The default methods; `xgradcam.cam.explain` has them too, but importing it takes a second.
 BOTH = ("grad-cam", "xgrad-cam")

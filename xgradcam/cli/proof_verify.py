@@ -120,9 +120,10 @@ def _is_plot(path: Path) -> bool:
 
 def _target(classifier: "Classifier", inputs: "Tensor", index: int | None) -> int:
     """The class of interest; for None the one of the highest score."""
-    from xgradcam.capture.scores import choose_targets, finite_logits_of
     from xgradcam.lending.borrowing import borrowed
     from xgradcam.lending.precision import FLOAT32, computing_in
+    from xgradcam.scores.outputs import finite_logits_of
+    from xgradcam.scores.targets import choose_targets
 
     with borrowed(classifier.module) as run, computing_in(FLOAT32, inputs.device.type):
         logits = finite_logits_of(run(inputs), classifier.output)

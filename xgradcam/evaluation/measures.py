@@ -14,12 +14,12 @@ from xgradcam.cam.evidence import Evidence, Progress, probe_of
 from xgradcam.cam.explain import evidence_of
 from xgradcam.cam.explanation import conservation_error, heatmap, sensitivity_error, weighted_map
 from xgradcam.cam.methods import METHODS
-from xgradcam.capture.probability import PROBABILITY_RULES, probability_rule
-from xgradcam.capture.scores import finite_logits_of, logits_of
 from xgradcam.errors import NotApplicableError
 from xgradcam.evaluation import metrics
 from xgradcam.evaluation.randomisation import randomised, rank_correlation, with_parameters
 from xgradcam.lending.borrowing import borrowed
+from xgradcam.scores.outputs import finite_logits_of, logits_of
+from xgradcam.scores.probability import PROBABILITY_RULES, probability_rule
 
 
 class Measure(NamedTuple):

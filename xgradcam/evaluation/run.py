@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from xgradcam.cam.methods import known_methods
-from xgradcam.capture.scores import finite_logits_of
 from xgradcam.errors import XGradCamError, listed
 from xgradcam.evaluation.boxes import read_annotations, region_of
 from xgradcam.evaluation.log import Log
@@ -22,6 +21,7 @@ from xgradcam.models.classifier import Classifier
 from xgradcam.models.labels import label_of
 from xgradcam.pictures.levels import ValueRange
 from xgradcam.pictures.photograph import read_file
+from xgradcam.scores.outputs import finite_logits_of
 
 # Shares of the modules with random weights at which maps are compared.
 STAGES = (0.0, 0.25, 0.5, 1.0)

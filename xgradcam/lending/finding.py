@@ -6,9 +6,17 @@ from xgradcam.errors import XGradCamError, did_you_mean, shown
 from xgradcam.lending.borrowing import wrapped
 from xgradcam.operations.calls import refuse_exported
 
+# The name of the network's own input as a layer.
+INPUT = "input"
+
+
+def is_input(model: nn.Module, layer: str | nn.Module) -> bool:
+    """True for the name of the network's input, unless a module of the model has that name."""
+    return isinstance(layer, str) and layer == INPUT and INPUT not in dict(model.named_modules())
+
 
 def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
-    """The name and the module of `layer`, which is a module of the model or its name."""
+    """The name and the module of `layer`, a module of the model or its name; the model itself for `input`."""
     refuse_exported(model)
     if not isinstance(model, nn.Module):
         raise XGradCamError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
@@ -25,6 +33,8 @@ def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module
         raise XGradCamError(f"the layer is {shown(layer)}: give a module of the model, or its name{call}")
     if layer in modules:
         return layer, modules[layer]
+    if is_input(model, layer):
+        return INPUT, model
     if (inner := wrapped(model)) is not None:
         return find_layer(inner, layer)
     raise XGradCamError(

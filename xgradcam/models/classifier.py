@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.capture.layers import Layer, default_layer, list_layers
-from xgradcam.capture.scores import logits_of
 from xgradcam.errors import XGradCamError
 from xgradcam.lending.borrowing import borrowed
 from xgradcam.models.preprocessing import CHANNELS
 from xgradcam.models.reading import FileState
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.photograph import Photograph, normalise
+from xgradcam.scores.outputs import logits_of
 
 
 @dataclass(frozen=True)

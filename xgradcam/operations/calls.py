@@ -3,7 +3,6 @@
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from types import FunctionType
 from typing import Any
@@ -20,13 +19,19 @@ DUNDERS |= {"floordiv": "floor_divide", "ifloordiv": "floor_divide"}
 DUNDERS |= {prefix + name: name for name in ("add", "sub", "mul", "pow", "matmul") for prefix in "ir"}
 
 
-@dataclass(frozen=True)
 class Call:
-    """One operation between the layer and the score: `function(*args, **kwargs)`."""
+    """One operation between the layer and the score: `function(*args, **kwargs)`.
 
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
+    tensors: among its inputs, in order; one that is passed twice is listed twice. dependents: those of them
+    that depend on the layer.
+    """
+
+    def __init__(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        self.function, self.args, self.kwargs = function, args, kwargs
+        self.tensors = list(tensors_of((args, kwargs)))
+        self.dependents = [tensor for tensor in self.tensors if depends(tensor)]
 
     @cached_property
     def operation(self) -> str:
@@ -34,16 +39,6 @@ class Call:
         # Exported programs call overloads, such as `add.Tensor`.
         name = str(getattr(self.function, "__name__", self.function)).strip("_").split(".")[0]
         return DUNDERS.get(name, name)
-
-    @cached_property
-    def tensors(self) -> list[Tensor]:
-        """The input tensors, in order; one that is passed twice is listed twice."""
-        return list(tensors_of((self.args, self.kwargs)))
-
-    @cached_property
-    def dependents(self) -> list[Tensor]:
-        """The input tensors that depend on the layer; one that is passed twice is listed twice."""
-        return [tensor for tensor in self.tensors if depends(tensor)]
 
     @cached_property
     def destination(self) -> Tensor | None:

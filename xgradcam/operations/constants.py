@@ -231,6 +231,19 @@ def _of_choice(call: Call) -> Intercept | None:
     return tangent_intercept(call, "bypass" if beside else "bias")
 
 
+def _of_cap(call: Call) -> Intercept | None:
+    """ReLU6 and hardtanh: each bound where it is reached, and the derivative is 0."""
+    low, high = 0.0, 6.0
+    if call.operation == "hardtanh":
+        low, high = call.argument(1, "min_val", -1.0), call.argument(2, "max_val", 1.0)
+    point = call.dependents[0].detach()
+    # Written as numbers at once: the fastest way, and this is the commonest operation of small networks.
+    value = torch.ge(point, high, out=torch.empty_like(point)).mul_(high)
+    if low:
+        value += torch.le(point, low, out=torch.empty_like(point)).mul_(low)
+    return Intercept("bias", [value])
+
+
 def _of_dropout(call: Call, by_default: bool) -> Intercept | None:
     """Dropout: no intercept in evaluation mode, XGradCamError in training mode."""
     training = call.argument(2, "train", call.kwargs.get("training", by_default))
@@ -270,7 +283,7 @@ SUMS = """where setitem copy fill zero block_diag index_put index_add index_copy
 scatter_add put fill_diagonal diff masked_fill masked_scatter select_scatter slice_scatter diagonal_scatter"""
 PRODUCTS = """mul multiply matmul mm bmm mv dot vdot inner outer ger kron tensordot einsum chain_matmul
 linalg_multi_dot linalg_matmul linalg_vecdot cross linalg_cross sparse_mm embedding_bag"""
-CHOICES = """hardtanh relu6 clamp clip clamp_min clamp_max maximum minimum fmax fmin max min hardsigmoid
+CHOICES = """clamp clip clamp_min clamp_max maximum minimum fmax fmin max min hardsigmoid
 threshold hardshrink softshrink round floor ceil trunc fix sign sgn heaviside frac fmod remainder
 floor_divide nan_to_num copysign l1_loss"""
 FIRSTS = "prelu grid_sample ldexp xlogy trapezoid trapz cumulative_trapezoid gradient"
@@ -285,6 +298,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(["add", "sub", "subtract", "rsub"], partial(_of_sum, terms=2)),
     **dict.fromkeys(PRODUCTS.split(), _of_product),
     **dict.fromkeys(CHOICES.split(), _of_choice),
+    **dict.fromkeys(["relu6", "hardtanh"], _of_cap),
     **dict.fromkeys(["div", "divide", "true_divide"], _of_quotient),
     **dict.fromkeys(FIRSTS.split(), _linear_in_first),
     **dict.fromkeys(["scatter_reduce", "index_reduce"], _of_reduction),

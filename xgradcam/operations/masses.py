@@ -64,8 +64,8 @@ class Masses:
                 if own.shape[1]:
                     own = own.reshape(-1, other.height, other.width)
                     maps[other] = maps[other] + own if other in maps else own
-        for other in maps.values():
-            cells += resampled(other, grid.height, grid.width)
+        for masses in maps.values():
+            cells += resampled(masses, grid.height, grid.width)
         return cells, nowhere
 
 
@@ -74,7 +74,15 @@ def _over_channels(gradient: Tensor, value: Tensor) -> Tensor:
     if value.ndim == 3 and value.shape[1:] == (1, 1) and value.shape[0] == gradient.shape[1]:
         # No copy of the gradient's size.
         return torch.einsum("nchw,c->nhw", gradient, value[:, 0, 0].to(gradient))
+    if value.shape == gradient.shape and gradient.shape[1] > 1 and _is_channels_last(gradient, value):
+        # A product of the channels of each place, several times as fast as the product of all.
+        rows, columns = (one.movedim(1, -1).flatten(0, 2) for one in (gradient, value))
+        return torch.bmm(rows[:, None], columns[..., None]).reshape(len(gradient), *gradient.shape[2:])
     return (gradient * value).sum(dim=1)
+
+
+def _is_channels_last(*maps: Tensor) -> bool:
+    return all(one.is_contiguous(memory_format=torch.channels_last) for one in maps)
 
 
 def resampled(masses: Tensor, height: int, width: int) -> Tensor:

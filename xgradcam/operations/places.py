@@ -1,9 +1,9 @@
 """Places of operations' results on a layer's grid, followed through the network behind the layer.
 
 The constant c of an operation adds Σ ĝ c to the score, at the places of its result. Maps (N, C, h', w') lie
-over the whole image, so a cell of theirs covers cells of the layer. Anything else, such as tokens, is followed
-entry by entry: codes name the cells that an entry comes from, and the operation moves them as it moves entries.
-What no rule here can place, such as a pooled value or a class token, is nowhere.
+over the whole image, so a cell of theirs covers cells of the layer. Anything else, such as tokens, is
+followed entry by entry: codes name the cells that an entry comes from, and the operation moves them as it
+moves entries. What no rule here can place, such as a pooled value or a class token, is nowhere.
 """
 
 from collections.abc import Sequence
@@ -39,17 +39,18 @@ SPATIAL = frozenset(
 ELEMENT_WISE = frozenset(
     """add sub subtract rsub mul multiply div divide true_divide floor_divide pow addcmul addcdiv lerp where
     masked_fill masked_scatter fill zero clamp clip clamp_min clamp_max maximum minimum fmax fmin max min
-    remainder fmod neg negative positive abs absolute sqrt rsqrt square exp exp2 expm1 log log2 log10 log1p
-    sin cos tan sinh cosh asinh atan tanh erf erfc sigmoid logit reciprocal sign sgn round floor ceil trunc fix
-    frac heaviside nan_to_num copysign hypot atan2 logaddexp xlogy ldexp relu relu6 leaky_relu rrelu prelu elu
-    selu celu gelu silu swish mish softplus softsign hardtanh hardsigmoid hardswish hardshrink softshrink
-    tanhshrink threshold logsigmoid log_sigmoid softmax log_softmax softmin gumbel_softmax normalize batch_norm
-    layer_norm group_norm instance_norm rms_norm local_response_norm dropout dropout1d dropout2d dropout3d
-    feature_dropout alpha_dropout feature_alpha_dropout""".split()
+    remainder fmod neg negative positive abs absolute sqrt rsqrt square exp exp2 expm1 log log2 log10
+    log1p sin cos tan sinh cosh asinh atan tanh erf erfc sigmoid logit reciprocal sign sgn round floor
+    ceil trunc fix frac heaviside nan_to_num copysign hypot atan2 logaddexp xlogy ldexp relu relu6
+    leaky_relu rrelu prelu elu selu celu gelu silu swish mish softplus softsign hardtanh hardsigmoid
+    hardswish hardshrink softshrink tanhshrink threshold logsigmoid log_sigmoid softmax log_softmax
+    softmin gumbel_softmax normalize batch_norm layer_norm group_norm instance_norm rms_norm
+    local_response_norm dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout
+    feature_alpha_dropout""".split()
 )
 CONTRACTIONS = frozenset("linear matmul mm bmm scaled_dot_product_attention".split())
 REDUCTIONS = frozenset(
-    "mean sum amax amin max min var std norm vector_norm linalg_norm linalg_vector_norm logsumexp prod".split()
+    "mean sum amax amin max min var std norm linalg_norm linalg_vector_norm logsumexp prod".split()
 )
 # fmt: on
 # Those that leave the entries of maps where they are, or join their channels.
@@ -94,9 +95,7 @@ class Follower:
     def follow(self, call: Call, result: Any) -> None:
         """Find the places of an operation's results."""
         known = [
-            (tensor, places)
-            for tensor in call.dependents
-            if (places := self.places_of(tensor)) is not None
+            (tensor, places) for tensor in call.dependents if (places := self.places_of(tensor)) is not None
         ]
         results = [tensor for tensor in float_tensors_of(result) if tensor.requires_grad]
         if known and results:
@@ -150,7 +149,7 @@ class Follower:
     ) -> Grid | None:
         """The grid of joined or copied maps: the common moves, at no cost."""
         grid = known[0][1]
-        if not isinstance(grid, Grid) or any(places != grid for _, places in known if isinstance(places, Grid)):
+        if not isinstance(grid, Grid) or any(isinstance(at, Grid) and at != grid for _, at in known):
             return None
         joins = call.operation in _JOINS and call.argument(1, "dim", 0) in (1, -3)
         same = all(result.ndim == 4 and result.shape[2:] == (grid.height, grid.width) for result in results)
@@ -258,7 +257,7 @@ class Follower:
 
         Entries that are nowhere do not count: padding, or a class token beside each patch.
         """
-        cells, counts = pattern[pattern != NOWHERE].unique(return_counts=True)
+        cells, counts = torch.unique(pattern[pattern != NOWHERE], return_counts=True)
         if len(cells) == 1:
             return int(cells[0])
         if not 0 < len(cells) <= min(MOST_MIXED, self.grid.height * self.grid.width - 1):
@@ -323,7 +322,6 @@ def _without_repeats(codes: Tensor, keep: int | None = None) -> Tensor:
 
 
 def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
-    try:
-        return torch.broadcast_shapes(tuple(shape), tuple(to)) == tuple(to)
-    except RuntimeError:
-        return False
+    """True if a tensor of one shape can be expanded to the other."""
+    pairs = zip(reversed(shape), reversed(to), strict=False)
+    return len(shape) <= len(to) and all(size in (1, wanted) for size, wanted in pairs)

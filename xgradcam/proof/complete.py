@@ -1,7 +1,7 @@
 """The constants of Eq. 5 at their places: maps that make a CAM add up to the score.
 
-An operation v behind the layer adds b_v(x, y) = Σ_c ĝ_v[c, x, y] c_v[c, x, y] at the places of its result, where
-ĝ is the gradient of the score and c_v the operation's intercept. With HiResCAM's map of the feature term,
+An operation v behind the layer adds b_v(x, y) = Σ_c ĝ_v[c, x, y] c_v[c, x, y] at the places of its result,
+where ĝ is the gradient of the score and c_v the operation's intercept. With HiResCAM's map of the features,
 
     S = Σ_xy Σ_k g_k F^k (x, y) + Σ_xy Σ_v b_v(x, y) + nowhere
 
@@ -9,9 +9,9 @@ exactly, at any layer. *Nowhere* is what has no place: constants behind global p
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, get_args
 
 import torch
@@ -19,15 +19,15 @@ from torch import Tensor, nn
 
 from xgradcam.capture.layers import recorded
 from xgradcam.capture.recording import Recording
-from xgradcam.capture.scores import Score, of_sample, values_of
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts.layout import Layout, Said, said_layout
 from xgradcam.operations.calls import refuse_scripted
 from xgradcam.operations.constants import Kind
 from xgradcam.operations.masses import Masses
 from xgradcam.operations.places import NOWHERE, Follower, Grid
-from xgradcam.proof.tracing import Tracer, refuse_custom_functions
+from xgradcam.proof.tracing import TracedIntercept, Tracer, refuse_custom_functions
 from xgradcam.proof.verification import RELATIVE_TOLERANCE, ROUNDINGS
+from xgradcam.scores.score import Score, of_sample, values_of
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
@@ -47,7 +47,7 @@ class Terms:
 
     def budget(self, score: Tensor) -> dict[str, Tensor]:
         """The parts of the scores (N,), (N,) each; see `Explanation`."""
-        sums = {kind: constants.sum(dim=(1, 2)) for kind, constants in self.constants.items()}
+        sums: dict[str, Tensor] = {kind: maps.sum(dim=(1, 2)) for kind, maps in self.constants.items()}
         cancellation = self.magnitude / score.double().abs()
         return {"feature": self.feature, **sums, "nowhere": self.nowhere, "cancellation": cancellation}
 
@@ -83,42 +83,51 @@ class Trace:
                 "adds up to the score: take float32 or float64"
             )
         refuse_custom_functions(score)
-        gradient, gradients = self.recording.gradients(score, [one.edge for one in self.tracer.intercepts])
-        terms = self._terms(gradient, gradients)
+        gradient, terms = self._terms(score)
         if terms is None or not bool(_closes(terms, score).all()):
             terms = self._one_by_one(score_of, score)
         return gradient, terms
 
-    def _terms(self, gradient: Tensor, gradients: Sequence[Tensor | None]) -> Terms | None:
-        """The terms; None if the first axis of an operation's result is not that of the samples."""
+    def _terms(self, score: Tensor) -> tuple[Tensor, Terms | None]:
+        """The gradient and the terms; None if an operation's first axis is not that of the samples.
+
+        The gradient at an operation's result is summed while the backward pass has it, and not kept.
+        """
         samples, follower = len(self.inputs), self.tracer.follower or Follower(1, 1)
+        masses = {kind: Masses(follower, samples) for kind in KINDS}
+        sizes: list[Tensor | None] = []
+
+        def add(one: TracedIntercept, gradients: Sequence[Tensor | None]) -> None:
+            by_result = gradients[one.edge.output_nr]
+            if by_result is not None:
+                fits = by_result.ndim and len(by_result) % samples == 0
+                sizes.append(masses[one.kind].add(one.places, by_result, one.value) if fits else None)
+
+        with ExitStack() as hooks:
+            for one in self.tracer.intercepts if samples else ():
+                hooks.callback(one.edge.node.register_prehook(partial(add, one)).remove)
+            gradient = self.recording.gradient(score)
         activation = self.recording.activation.detach()
         products = (self.layout.to_maps(gradient) * self.layout.to_maps(activation)).flatten(1)
         feature = products.sum(dim=1).double()
         every = (gradient * activation).flatten(1)
         nowhere, magnitude = every.sum(dim=1).double() - feature, every.abs().sum(dim=1).double()
-        masses = {kind: Masses(follower, samples) for kind in KINDS}
-        for one, by_result in zip(self.tracer.intercepts, gradients, strict=True):
-            if by_result is None:
-                continue
-            if not by_result.ndim or len(by_result) % samples:
-                return None
-            magnitude = magnitude + masses[one.kind].add(one.places, by_result, one.value).abs()
         constants = {}
         for kind, mass in masses.items():
             constants[kind], rest = mass.at_cells(feature)
             nowhere = nowhere + rest
-        return Terms(feature, constants, nowhere, magnitude)
+        right = [size for size in sizes if size is not None]
+        if len(right) < len(sizes):
+            return gradient, None
+        magnitude = magnitude + sum(size.abs() for size in right)
+        return gradient, Terms(feature, constants, nowhere, magnitude)
 
     def _one_by_one(self, score_of: Score, score: Tensor) -> Terms:
         """The terms of each sample by itself: behind the layer, the first axis may not be the samples'."""
         each = []
         for sample, trace in enumerate(self._alone):
             alone = values_of(of_sample(score_of, sample), trace.recording.output, 1)
-            gradient, gradients = trace.recording.gradients(
-                alone, [one.edge for one in trace.tracer.intercepts]
-            )
-            terms = trace._terms(gradient, gradients)
+            _, terms = trace._terms(alone)
             if terms is None or not _closes(terms, score[sample : sample + 1]):
                 left = 0.0 if terms is None else float(score[sample] - terms.sum())
                 raise XGradCamError(
@@ -194,5 +203,6 @@ def _places(layout: Layout, activation: Tensor) -> Grid | Tensor:
 def _closes(terms: Terms, score: Tensor) -> Tensor:
     """True where the terms add up to the score, within the tolerance of `Verification`, (N,)."""
     score, rounding = score.detach(), ROUNDINGS * torch.finfo(score.dtype).eps / 2
-    tolerance = torch.maximum(RELATIVE_TOLERANCE[score.dtype] * score.double().abs(), rounding * terms.magnitude)
+    share = RELATIVE_TOLERANCE[score.dtype] * score.double().abs()
+    tolerance = torch.maximum(share, rounding * terms.magnitude)
     return (score.double() - terms.sum()).abs() <= tolerance

@@ -19,6 +19,12 @@ from xgradcam.operations.calls import Call, custom_functions, float_tensors_of, 
 from xgradcam.operations.constants import Intercept, Kind, intercept, is_linear
 from xgradcam.operations.places import Follower, Places
 
+# Attributes of a tensor and questions about it that make no other tensor.
+_READERS = frozenset(
+    [getattr(Tensor, name).__get__ for name in "shape dtype device ndim is_cuda requires_grad layout".split()]
+    + [Tensor.dim, Tensor.size, Tensor.is_floating_point, Tensor.numel, Tensor.stride, Tensor.is_contiguous]
+)
+
 
 @dataclass(frozen=True)
 class TracedIntercept:
@@ -53,6 +59,8 @@ class Tracer(TorchFunctionMode):
         self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Run the operation and record its intercept."""
+        if function in _READERS:  # many, and they compute nothing
+            return function(*args, **(kwargs or {}))
         call = Call(function, args, kwargs or {})
         if any(map(is_functorch_wrapped_tensor, call.tensors)):
             raise XGradCamError(

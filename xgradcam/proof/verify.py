@@ -4,9 +4,10 @@ The graph starts at the layer's activation A; ĝ is the gradient of the score S 
 
     S = ⟨ĝ_A, A⟩ + Σ_v ⟨ĝ_v, c_v⟩    feature + (bias + bypass + curvature)
 
-over all operations v behind the layer, where c_v is the operation's intercept (`xgradcam.operations.constants`).
-Every term is computed by itself; none is the remainder of the score. Fu et al. 2020 state Eq. 5 for a
-ReLU-CNN: there the curvature is 0, and so is the bypass if the layer cuts the network.
+over all operations v behind the layer, where c_v is the operation's intercept: see
+`xgradcam.operations.constants`. Every term is computed by itself; none is the remainder of the score. Fu et
+al. 2020 state Eq. 5 for a ReLU-CNN: there the curvature is 0, and so is the bypass if the layer cuts the
+network.
 """
 
 from collections import Counter
@@ -19,7 +20,6 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.capture.recording import record
-from xgradcam.capture.scores import Targets, choose_targets, logits_of, parse_targets, require_finite
 from xgradcam.errors import XGradCamError
 from xgradcam.lending.finding import find_layer
 from xgradcam.lending.inputs import advice_on, plain_inputs
@@ -35,6 +35,8 @@ from xgradcam.proof.tracing import (
     trace_activations,
 )
 from xgradcam.proof.verification import RELATIVE_TOLERANCE, Contribution, Verification
+from xgradcam.scores.outputs import logits_of, require_finite
+from xgradcam.scores.targets import Targets, choose_targets, parse_targets
 
 
 def verify(

@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from xgradcam.cam.class_maps import Classes, ClassMaps, finished, require_list, require_rule
 from xgradcam.cam.evidence import Progress
 from xgradcam.cam.explain import DEFAULT_METHODS, require_compatible
-from xgradcam.cam.score_explainer import FoundLayout, ScoreExplainer
 from xgradcam.cam.explanation import ClassExplanation
 from xgradcam.cam.guided import guided_backpropagation
 from xgradcam.cam.methods import METHODS, known_methods
-from xgradcam.capture.scores import Targets, parse_targets
+from xgradcam.cam.score_explainer import FoundLayout, ScoreExplainer
 from xgradcam.layouts.layout import Said
 from xgradcam.lending.finding import find_layer
 from xgradcam.lending.inputs import plain_inputs
 from xgradcam.lending.precision import FLOAT32, computing_in
 from xgradcam.models.folding import fold_batch_norms
 from xgradcam.runs.graphs import CudaGraphs, Graphs, Repeater, State
+from xgradcam.scores.targets import Targets, parse_targets
 
 
 def unheard(_done: int, _total: int) -> None:

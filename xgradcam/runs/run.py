@@ -11,7 +11,6 @@ from xgradcam.cam.class_maps import top_classes
 from xgradcam.cam.evidence import Progress
 from xgradcam.cam.explain import DEFAULT_METHODS, require_compatible
 from xgradcam.cam.explanation import ClassExplanation
-from xgradcam.capture.scores import Targets
 from xgradcam.errors import XGradCamError
 from xgradcam.files import KeptFiles
 from xgradcam.lending.precision import FLOAT32, computing_in
@@ -22,6 +21,7 @@ from xgradcam.pictures.paint import DEFAULT_STYLE, Style
 from xgradcam.pictures.photograph import Photograph, normalise
 from xgradcam.runs.explainer import Explainer, explain_layers, unheard
 from xgradcam.runs.sources import Source
+from xgradcam.scores.targets import Targets
 
 ABLATION_CAM = "ablation-cam"
 

@@ -8,15 +8,10 @@ from torch import nn
 
 from tests.support import TinyNet
 from xgradcam import Contrast, RegionMean, Similarity, XGradCamError, explain, explain_score
-from xgradcam.capture.scores import (
-    ClassScore,
-    choose_targets,
-    finite_logits_of,
-    logits_of,
-    of_sample,
-    require_finite,
-)
 from xgradcam.errors import NotFiniteError
+from xgradcam.scores.outputs import finite_logits_of, logits_of, require_finite
+from xgradcam.scores.score import ClassScore, of_sample
+from xgradcam.scores.targets import choose_targets
 
 
 @pytest.fixture
