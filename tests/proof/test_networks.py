@@ -14,7 +14,7 @@ from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
 from tests.support import evenly, features_by_autograd, layers_of, randomised
-from xgradcam import load_classifier
+from xgradcam import explain, list_layers, load_classifier
 from xgradcam.proof.verification import Verification
 from xgradcam.proof.verify import verify, verify_layers
 
@@ -174,3 +174,31 @@ def test_it_holds_for_the_bundled_network_on_a_photograph(name: str) -> None:
         assert found.holds.item()
         assert found.curvature.item() == 0
         assert found.bias.item() != 0
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_complete_maps_and_what_is_nowhere_sum_to_the_score_at_ten_layers(name):
+    model, image = built(name, torch.float64)
+    images = torch.cat([image, image.flip(3)])
+    maps = [layer.name for layer in list_layers(model, images) if layer.name and layer.is_map]
+    layers = evenly(maps, 10)
+    assert len(set(layers)) == 10
+    for layer in layers:
+        explained = explain(model, images, layer, 1, ["complete-cam"])
+        placed = explained.maps["complete-cam"].sum((1, 2))
+        torch.testing.assert_close(placed + explained.nowhere, explained.score, rtol=1e-9, atol=1e-10)
+        assert (explained.constants != 0).any() or layer != layers[0]
+
+
+def test_on_the_bundled_network_layers_joined_by_pointwise_operations_have_one_map():
+    """1 x 1 convolutions, norms and ReLU6 alone lie between the layers of a pair."""
+    classifier = load_classifier("efficientnet-lite0")
+    inputs = classifier.inputs(skimage.data.chelsea())
+    for early, late in [("blocks.6.0.bn2", "bn2"), ("blocks.4.2.bn2", "blocks.4.2.bn3")]:
+        one, other = (
+            explain(classifier.module, inputs, layer, 285, ["complete-cam"]) for layer in (early, late)
+        )
+        one_map, other_map = one.maps["complete-cam"], other.maps["complete-cam"]
+        assert (one_map - other_map).abs().max() < 3e-6 * other_map.abs().max()
+        # Though the features are very different parts of the score.
+        assert (one.budget["feature"] - other.budget["feature"]).abs() > one.score.abs() / 10

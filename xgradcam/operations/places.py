@@ -27,7 +27,7 @@ MOVES = frozenset(
     repeat_interleave tile roll rot90 flip fliplr flipud getitem select narrow index_select take gather
     take_along_dim chunk split tensor_split hsplit vsplit dsplit split_with_sizes unbind diagonal alias cat
     concat concatenate stack hstack vstack dstack column_stack row_stack setitem copy pixel_shuffle
-    pixel_unshuffle channel_shuffle to type float double half bfloat16 cpu cuda detach pad iter
+    pixel_unshuffle channel_shuffle to type float double half bfloat16 cpu cuda detach pad iter get index_put
     unsafe_chunk unsafe_split select_scatter slice_scatter""".split()
 )
 SPATIAL = frozenset(
@@ -115,6 +115,8 @@ class Follower:
         on_maps = operation != "pad" or isinstance(known[0][1], Grid)
         if operation in SPATIAL and on_maps and all(result.ndim == 4 for result in results):
             return [self._over_maps(known[0][1], result) for result in results]
+        if operation == "index_put" and call.argument(3, "accumulate"):
+            return [None] * len(results)
         if operation in MOVES:
             kept = self._kept(call, known, results)
             return self._moved(call, results) if kept is None else [kept] * len(results)
