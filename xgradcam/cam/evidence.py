@@ -15,6 +15,7 @@ from xgradcam.capture.replacing import replay
 from xgradcam.errors import NotApplicableError, XGradCamError, is_out_of_memory
 from xgradcam.layouts.layout import Layout
 from xgradcam.lending.borrowing import arranged, borrowed, is_close
+from xgradcam.proof.complete import Terms
 from xgradcam.scores.outputs import logits_of
 from xgradcam.scores.score import ClassScore, Score, of_sample
 
@@ -31,12 +32,14 @@ INPUTS_AT_ONCE = 16
 class Evidence:
     """The activation of a layer and the gradient of the score by it, both (N, C, h, w).
 
-    probe: asks the network again, for the methods that need more than these two.
+    probe: asks the network again, for the methods that need more than these two. terms: of Eq. 5 at their
+    places, for the complete methods.
     """
 
     activation: Tensor
     gradient: Tensor
     probe: "Probe | None" = None
+    terms: Terms | None = None
 
 
 def probe_of(evidence: Evidence) -> "Probe":

@@ -9,11 +9,12 @@ from xgradcam.cam.class_maps import Classes, finished, notes_of, numbers_of, req
 from xgradcam.cam.evidence import Evidence, Probe, Progress
 from xgradcam.cam.explanation import ClassExplanation, Explanation
 from xgradcam.cam.methods import METHODS, known_methods
-from xgradcam.cam.score_explainer import ScoreExplainer, evidence
+from xgradcam.cam.score_explainer import ScoreExplainer, evidence_from
 from xgradcam.capture.layers import recorded
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts.layout import Said
 from xgradcam.lending.inputs import plain_inputs
+from xgradcam.proof.complete import trace
 from xgradcam.scores.outputs import finite_logits_of, require_finite
 from xgradcam.scores.score import ClassScore, Score
 from xgradcam.scores.targets import Targets, choose_targets
@@ -140,16 +141,23 @@ def evidence_of(
     output: str | int | None = None,
     progress: Progress = lambda _done, _total: None,
     layout: Said | None = None,
+    *,
+    complete: bool = False,
 ) -> Evidence:
     """The evidence for a class score: activation, gradient, and a probe that asks the network again.
 
-    The arguments are those of `explain`.
+    complete: with the terms of Eq. 5 at their places, too. The other arguments are those of `explain`.
     """
     inputs = plain_inputs(inputs)
     with torch.inference_mode(False):
-        recording, laid_out = recorded(model, inputs, layer, layout)
+        traced = trace(model, inputs, layer, layout) if complete else None
+        recording, laid_out = (
+            recorded(model, inputs, layer, layout) if traced is None else (traced.recording, traced.layout)
+        )
         logits = finite_logits_of(recording.output, output)
         score_of = ClassScore(choose_targets(logits, targets), output)
         score = score_of(recording.output)
         probe = Probe(recording, inputs, layer, laid_out, score_of, score, progress)
-        return evidence(probe, recording.gradient(score))
+        if traced is None:
+            return evidence_from(probe, recording.gradient(score))
+        return evidence_from(probe, *traced.terms(score_of, score))

@@ -33,6 +33,17 @@ class Method:
         """The weights, (N, C, 1, 1) or (N, C, h, w)."""
         return self.weigh(evidence)
 
+    def map(self, evidence: Evidence, weights: Tensor) -> Tensor:
+        """The signed map, (N, h, w): Σ_k w_k F^k, and all constants if the method is complete."""
+        signed = (weights * evidence.activation).sum(dim=1)
+        if not self.complete:
+            return signed
+        if evidence.terms is None:
+            raise XGradCamError(
+                f"{self.title} needs the terms of Eq. 5: use explain, or evidence_of(complete=True)"
+            )
+        return (signed.double() + sum(evidence.terms.constants.values())).to(signed)
+
 
 METHODS: Mapping[str, Method] = MappingProxyType(
     {

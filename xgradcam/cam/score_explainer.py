@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xgradcam.cam.class_maps import Classes, ClassMaps, numbers_of, require_list, require_rule
 from xgradcam.cam.evidence import Evidence, Probe, Progress, probe_of
-from xgradcam.cam.explanation import sensitivity_error, weighted_map
+from xgradcam.cam.explanation import sensitivity_error
 from xgradcam.cam.methods import METHODS
 from xgradcam.cam.notes import evidence_facts
 from xgradcam.capture.layers import recorded
@@ -84,7 +84,7 @@ class ScoreExplainer:
             each = self._gradients(recording, chosen, scores, traced)
             for score_of, score, (gradient, terms) in zip(chosen, scores, each, strict=True):
                 probe = Probe(recording, inputs, self.layer, layout, score_of, score, self.progress)
-                explained.append(self._explained(score_of, evidence(probe, gradient), terms))
+                explained.append(self._explained(score_of, evidence_from(probe, gradient, terms)))
         return recording.output, explained
 
     def _recorded(self, inputs: Tensor) -> tuple[Recording, Layout, Trace | None]:
@@ -164,16 +164,14 @@ class ScoreExplainer:
             explained[0].channels if explained else 0,
         )
 
-    def _explained(self, score_of: AnyScore, evidence: Evidence, terms: Terms | None) -> _Explained[AnyScore]:
-        probe = probe_of(evidence)
+    def _explained(self, score_of: AnyScore, evidence: Evidence) -> _Explained[AnyScore]:
+        probe, terms = probe_of(evidence), evidence.terms
         maps: dict[str, Tensor] = {}
         sensitivity: dict[str, Tensor] = {}
         score = _at_least_single(probe.score.detach())
         for method in self.methods:
             weights = METHODS[method](evidence)
-            maps[method] = weighted_map(weights, evidence.activation)
-            if terms is not None and METHODS[method].complete:
-                maps[method] = (maps[method].double() + sum(terms.constants.values())).to(maps[method])
+            maps[method] = METHODS[method].map(evidence, weights)
             if self.axioms:
                 channel_sums = (weights * evidence.activation).sum(dim=(2, 3))
                 drops = score[:, None] - probe.without_channels
@@ -217,10 +215,10 @@ def _targets(logits: Tensor, targets: Targets, late: bool, in_range: list[Tensor
     return safe
 
 
-def evidence(probe: Probe, gradient: Tensor) -> Evidence:
+def evidence_from(probe: Probe, gradient: Tensor, terms: Terms | None = None) -> Evidence:
     """The evidence of a recorded batch and a gradient by the layer's output, of its shape."""
     maps, gradients = probe.maps(), probe.layout.to_maps(gradient)
-    return Evidence(_at_least_single(maps), _at_least_single(gradients), probe)
+    return Evidence(_at_least_single(maps), _at_least_single(gradients), probe, terms)
 
 
 def _at_least_single(values: Tensor) -> Tensor:

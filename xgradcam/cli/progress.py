@@ -1,6 +1,7 @@
 """The lines that `xgrad-cam` prints during a run, and its progress bars."""
 
 import json
+import math
 import re
 import sys
 from collections import Counter
@@ -18,6 +19,9 @@ COUNTED = re.compile(r"^(folder|link|result|pipe|icon|video|archive)|(?<=other )
 # Conservation errors that differ by less than this share are not worth a line.
 CLOSE = 0.01
 # Nor where the maps are the same, and so differ by rounding, if no more than this of the score.
+# Parts of a score; the share that plain maps may leave out without a word; that which may have no place.
+PARTS = ("feature", "bias", "bypass", "curvature", "nowhere")
+LITTLE_MISSING, MUCH_NOWHERE = 0.5, 0.2
 COINCIDE, ROUNDING = "the two maps coincide", 1e-3
 
 
@@ -164,6 +168,31 @@ def _conservation(record: Mapping[str, Any]) -> list[str]:
     return [f"conservation error (0: the map adds up to the score): {listed}"]
 
 
+def _budget(record: Mapping[str, Any]) -> list[str]:
+    """The parts of the score, where that changes how a map is to be read."""
+    budget, score = record.get("budget", {}), record["score"]
+    if budget.get("feature") is None or not score:
+        return []
+    shares = {term: (budget.get(term) or 0) / score for term in PARTS}
+    feature = shares["feature"]
+    if "nowhere" in budget:
+        parts = ", ".join(f"{term} {share:.1%}" for term, share in shares.items())
+        cancels = budget.get("cancellation") or math.inf
+        lines = [f"parts of the score: {parts}; its terms are {cancels:.3g} times as large, with both signs"]
+        if abs(shares["nowhere"]) > MUCH_NOWHERE:
+            lines.append(
+                "nowhere: constants behind pooling, class tokens and the like, which no map can show"
+            )
+        return lines
+    if abs(feature - 1) <= LITTLE_MISSING:
+        return []
+    return [
+        f"{feature:.0%} of the score is in this layer's features, the rest in constants behind it: "
+        f"{'a plain CAM shows little here' if abs(feature) < 1 else 'a plain CAM misleads here'}, "
+        "--method complete-cam shows all"
+    ]
+
+
 def _digits(value: float | None) -> str:
     return "infinite" if value is None else f"{value:.4g}"
 
@@ -178,5 +207,6 @@ def _long(record: Mapping[str, Any]) -> list[str]:
         f"probability {record['probability']:.1%}, rank {record['rank']} of {record['classes']}",
         f"model {record['model']}, layer {record['layer']}",
         *(_axioms(record) or _conservation(record)),
+        *_budget(record),
         f"wrote {written}",
     ]

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from xgradcam.cli.options import ALL, FLOAT32
+from xgradcam.cli.options import ALL
 from xgradcam.cli.record import kept_files, settings_of
 from xgradcam.cli.terminal import note
 from xgradcam.errors import XGradCamError, did_you_mean, shown, users_code
@@ -200,15 +200,16 @@ def range_of(arguments: argparse.Namespace) -> "ValueRange | None":
 def explaining_of(arguments: argparse.Namespace) -> "Explaining":
     """The explaining that the arguments ask for, checked as far as that needs no network.
 
-    `all` methods leaves out those that the precision does not allow.
+    `all` methods leaves out those that the precision or the augmentation does not allow.
     """
     from xgradcam.cam.methods import METHODS, known_methods
-    from xgradcam.runs.run import ABLATION_CAM, Explaining
+    from xgradcam.runs.run import Explaining, why_not
 
-    names = known_methods([name for name in arguments.method if name != ALL])
+    named = known_methods([name for name in arguments.method if name != ALL])
+    names = list(named)
     if ALL in arguments.method:
-        coarse = arguments.precision != FLOAT32 and ABLATION_CAM not in names
-        names = [name for name in METHODS if not (coarse and name == ABLATION_CAM)]
+        how = arguments.precision, arguments.augment
+        names = [name for name in METHODS if name in named or not why_not(name, *how)]
     return Explaining(
         methods=list(dict.fromkeys(names)),
         augment=arguments.augment,
@@ -262,14 +263,16 @@ def _applicable(
     explaining: "Explaining", classifier: "Classifier", layers: Sequence[str], say: Callable[[str], None]
 ) -> "Explaining":
     """The same with the methods that apply at these layers and in this precision."""
+    from xgradcam.cam.methods import METHODS
     from xgradcam.runs.preparation import without_cam
-    from xgradcam.runs.run import ABLATION_CAM
+    from xgradcam.runs.run import why_not
 
     methods, reason = without_cam(classifier, layers, explaining.methods, explaining.layout)
     if reason:
         say(f"left out: {reason}")
-    if ABLATION_CAM not in methods:
-        say(f"left out: {ABLATION_CAM}: {explaining.precision} rounds differences of scores away")
+    for method in METHODS:
+        if method not in explaining.methods:
+            say(f"left out: {method}: {why_not(method, explaining.precision, explaining.augment)}")
     return replace(explaining, methods=methods)
 
 

@@ -155,6 +155,7 @@ def _record(
     explanation = view.first
     score = explanation.score
     guided = {key[len(GUIDED) :]: name for key, name in names.items() if key.startswith(GUIDED)}
+    budget = {term: _finite(float(value)) for term, value in explanation.budget.items()}
     axioms = {"conservation_error": explanation.conservation, "sensitivity_error": explanation.sensitivity}
     return {
         "image": source.path,
@@ -175,6 +176,7 @@ def _record(
             for axiom, errors in axioms.items()
             if errors and not view.is_fused
         },
+        **({"budget": budget} if budget and not view.is_fused else {}),
         "notes": [] if view.is_fused else [*explanation.notes[0], *notes],
     }
 

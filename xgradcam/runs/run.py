@@ -11,6 +11,7 @@ from xgradcam.cam.class_maps import top_classes
 from xgradcam.cam.evidence import Progress
 from xgradcam.cam.explain import DEFAULT_METHODS, require_compatible
 from xgradcam.cam.explanation import ClassExplanation
+from xgradcam.cam.methods import METHODS, known_methods
 from xgradcam.errors import XGradCamError
 from xgradcam.files import KeptFiles
 from xgradcam.lending.precision import FLOAT32, computing_in
@@ -44,6 +45,17 @@ class TopClasses:
 Target: TypeAlias = int | TopClasses | None
 
 
+def why_not(method: str, precision: str, augment: bool) -> str:
+    """The reason why a method makes no sense with these settings; empty if it does."""
+    if method == ABLATION_CAM and precision != FLOAT32:
+        return f"{precision} rounds differences of scores away"
+    if METHODS[method].complete and precision != FLOAT32:
+        return f"{precision} is too coarse for a map that adds up to the score"
+    if METHODS[method].complete and augment:
+        return "an average over augmentations does not add up to the score"
+    return ""
+
+
 @dataclass(frozen=True)
 class Explaining:
     """The settings of explaining a photograph.
@@ -64,12 +76,15 @@ class Explaining:
     layout: str | None = None
 
     def __post_init__(self) -> None:
-        require_compatible(self.augment, self.axioms, self.methods)
-        if self.precision != FLOAT32 and (self.axioms or ABLATION_CAM in self.methods):
+        require_compatible(self.augment, self.axioms, known_methods(self.methods))
+        if self.precision != FLOAT32 and self.axioms:
             raise XGradCamError(
-                f"the axioms and {ABLATION_CAM} are about differences of scores, which {self.precision} "
-                f"rounds away: compute in {FLOAT32}"
+                f"the axioms are about differences of scores, which {self.precision} rounds away: compute in "
+                f"{FLOAT32}"
             )
+        for method in self.methods:
+            if reason := why_not(method, self.precision, self.augment):
+                raise XGradCamError(f"{method}: {reason}: compute in {FLOAT32}")
         if self.batch_size < 1:
             raise XGradCamError(f"the batch size is {self.batch_size}: take 1 or more")
 
