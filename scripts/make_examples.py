@@ -24,12 +24,14 @@ from xgradcam.cam.explanation import heatmap_of
 from xgradcam.cam.methods import title_of
 from xgradcam.cli.proof_verify import main as proof_verify
 from xgradcam.pictures.panel import draw_panel, panel, score_line
-from xgradcam.pictures.photograph import Photograph, encode_jpeg, read_image
+from xgradcam.pictures.photograph import JPEG_QUALITY, Photograph, encode_jpeg, read_image
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES, PICTURES = ROOT / "examples", ROOT / "docs" / "pictures"
 MODEL = "efficientnet-lite0"
+PLAIN, COMPLETE = "xgrad-cam", "complete-cam"
 LAST_LAYER, LATE_LAYER, EARLY_LAYER = "bn2", "blocks.6.0.bn2", "blocks.4.0.bn2"
+FINE_LAYER = "blocks.4.2.bn3"
 CAT, ESPRESSO = 285, 967
 HEIGHT = 336
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -77,6 +79,23 @@ def row_with_errors(
     return panel(pictures, header(explanation)[0], "errors of conservation and sensitivity: 0 is exact")
 
 
+def row_of_the_complete_map(
+    classifier: xgradcam.Classifier, photograph: Photograph, target: int
+) -> Photograph:
+    """Photograph, the plain map at the last and at a fine layer, and the complete map at the fine one."""
+    inputs, shown = classifier.inputs(photograph), smaller(photograph, HEIGHT)
+    pictures = {"photograph": shown}
+    for layer, method in [(LAST_LAYER, PLAIN), (FINE_LAYER, PLAIN), (FINE_LAYER, COMPLETE)]:
+        explanation = xgradcam.explain(classifier.module, inputs, layer, target, [method])
+        height, width = explanation.maps[method].shape[1:]
+        heatmap = explanation.heatmap(method, shown.shape[:2])[0].numpy()
+        caption = f"{title_of(method)}, {height} x {width} cells"
+        pictures[caption] = xgradcam.overlay_heatmap(shown, heatmap)
+        error = explanation.conservation[method].item()
+        print(f"{layer}, class {target}: {caption}, conservation error {error:.2g}")
+    return panel(pictures, *header(explanation))
+
+
 def header(explanation: xgradcam.ClassExplanation) -> tuple[str, str]:
     """The class's name, and its score and probability."""
     words = xgradcam.imagenet_labels()[int(explanation.targets[0])].split(" ", 1)[1]
@@ -110,17 +129,21 @@ def main() -> None:
     cat, coffee = data.chelsea(), data.coffee()
     photographs = {"cat": cat, "coffee": coffee, "cat-and-coffee": side_by_side(cat, coffee)}
     for name, photograph in photographs.items():
-        (EXAMPLES / f"{name}.jpg").write_bytes(encode_jpeg(photograph))
+        # Not by `encode_jpeg`: they are no results of the command, which may write those over.
+        bgr = cv2.cvtColor(photograph, cv2.COLOR_RGB2BGR)
+        cv2.imwrite(str(EXAMPLES / f"{name}.jpg"), bgr, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
     classifier = xgradcam.load_classifier(MODEL)
     # As the commands see it: a JPEG's pixels are not quite those that were written.
     both = read_image(EXAMPLES / "cat-and-coffee.jpg")
     applying = [method for method in xgradcam.METHODS if method != "cam"]
     methods = row(classifier, both, ESPRESSO, LATE_LAYER, applying)
+    complete = np.vstack([row_of_the_complete_map(classifier, both, one) for one in (CAT, ESPRESSO)])
     last = np.vstack([row(classifier, both, target, LAST_LAYER) for target in (CAT, ESPRESSO)])
     late = row(classifier, both, CAT, LATE_LAYER)
     pictures = {
         "photograph": smaller(both, HEIGHT),
         "explanation": row_with_errors(classifier, both, CAT, EARLY_LAYER),
+        "complete": smaller(complete, complete.shape[0] * 2 // 3),
         "last-layer": smaller(last, last.shape[0] * 2 // 3),
         "late-layer": smaller(late, late.shape[0] * 2 // 3),
         "methods": smaller(methods, methods.shape[0] // 2),

@@ -142,6 +142,36 @@ def test_axioms_are_printed_for_each_map(capsys):
     assert "leave out augment or axioms" in capsys.readouterr().err
 
 
+def test_a_complete_map_comes_with_the_parts_of_the_score(capsys):
+    assert run("--method", "complete-cam", "--json", "--save-maps") == 0
+    (record,) = records(capsys)
+    budget = record["budget"]
+    terms = [budget[term] for term in ("feature", "bias", "bypass", "curvature", "nowhere")]
+    assert sum(terms) == pytest.approx(record["score"], rel=1e-4)
+    assert record["conservation_error"]["complete-cam"] < 1e-5
+    maps = np.load("out/maps.npz")
+    assert maps["complete-cam"].sum() + budget["nowhere"] == pytest.approx(record["score"], rel=1e-4)
+    assert maps["constants_bias"].sum() == pytest.approx(budget["bias"], rel=1e-4, abs=1e-5)
+    assert run("--json") == 0
+    (record,) = records(capsys)
+    assert set(record["budget"]) == {"feature"}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--augment"], "an average over augmentations does not add up to the score"),
+        (["--precision", "bf16"], "bf16 is too coarse for a map that adds up to the score"),
+    ],
+)
+def test_where_nothing_adds_up_complete_maps_are_refused_and_left_out_of_all(options, reason, capsys):
+    assert run("--method", "complete-cam", *options) == 2
+    assert "complete-cam" in capsys.readouterr().err
+    assert run("--method", "all", *options) == 0
+    assert f"left out: complete-cam: {reason}" in capsys.readouterr().err
+    assert not [path for path in tree("out") if "complete" in path]
+
+
 def test_a_run_does_not_go_on_with_other_methods(capsys):
     noise("photos", 2)
     assert run("--html", photograph="photos") == 0

@@ -219,6 +219,7 @@ def _npz(explanation: ClassExplanation) -> bytes:
         buffer,
         allow_pickle=False,
         **{method: signed[0].cpu().numpy() for method, signed in explanation.maps.items()},
+        **{f"constants_{kind}": of[0].cpu().numpy() for kind, of in explanation.constants_by_kind.items()},
         scores=explanation.logits[0].cpu().numpy(),
         class_index=int(explanation.targets[0]),
     )
