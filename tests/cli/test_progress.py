@@ -90,29 +90,29 @@ def test_the_errors_that_axioms_asks_for_take_their_place(capsys):
         (
             {"feature": 0.3},
             [
-                "12% of the score is in this layer's features, the rest in constants behind it: a plain CAM shows "
-                "little here, --method complete-cam shows all"
+                "12% of the score is in this layer's features, the rest in constants behind it: a plain CAM "
+                "shows little here, --method complete-cam shows all"
             ],
         ),
         (
             {"feature": -5.0},
             [
-                "-200% of the score is in this layer's features, the rest in constants behind it: a plain CAM "
-                "misleads here, --method complete-cam shows all"
+                "-200% of the score is in this layer's features, the rest in constants behind it: a plain "
+                "CAM misleads here, --method complete-cam shows all"
             ],
         ),
         (
             {"feature": 1, "bias": 0.5, "bypass": 0, "curvature": 1, "nowhere": 0.0, "cancellation": 3.51},
             [
-                "parts of the score: feature 40.0%, bias 20.0%, bypass 0.0%, curvature 40.0%, nowhere 0.0%; its "
-                "terms are 3.51 times as large, with both signs"
+                "parts of the score: feature 40.0%, bias 20.0%, bypass 0.0%, curvature 40.0%, nowhere 0.0%; "
+                "its terms are 3.51 times as large, with both signs"
             ],
         ),
         (
             {"feature": 0, "bias": 0.5, "bypass": 0, "curvature": 0, "nowhere": 2.0, "cancellation": None},
             [
-                "parts of the score: feature 0.0%, bias 20.0%, bypass 0.0%, curvature 0.0%, nowhere 80.0%; its "
-                "terms are inf times as large, with both signs",
+                "parts of the score: feature 0.0%, bias 20.0%, bypass 0.0%, curvature 0.0%, nowhere 80.0%; "
+                "its terms are inf times as large, with both signs",
                 "nowhere: constants behind pooling, class tokens and the like, which no map can show",
             ],
         ),

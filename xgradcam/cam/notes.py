@@ -10,6 +10,8 @@ from xgradcam.cam.explanation import FLAT
 
 # The two methods whose maps may coincide, and the share of the largest value that they may differ by.
 TWO_MAPS, CLOSE = ("grad-cam", "xgrad-cam"), 1e-3
+# Methods whose weights are means weighted by the activation.
+_WEIGHTED_BY_ACTIVATION = {"xgrad-cam", "complete-xgrad-cam"}
 
 
 def evidence_facts(evidence: Evidence, methods: Collection[str]) -> Tensor:
@@ -21,7 +23,7 @@ def evidence_facts(evidence: Evidence, methods: Collection[str]) -> Tensor:
     flat, negative = evidence.gradient.new_zeros(2, len(evidence.gradient))
     if set(TWO_MAPS) <= set(methods):
         flat = _is_flat(evidence.gradient).to(flat)
-    if "xgrad-cam" in methods:
+    if _WEIGHTED_BY_ACTIVATION & set(methods):
         negative = (evidence.activation < 0).any(dim=3).any(dim=2).sum(dim=1).to(negative)
     some = evidence.gradient.flatten(1).any(dim=1)
     return torch.stack([flat, negative, some.to(flat)], dim=1)
@@ -106,7 +108,7 @@ def _lines(row: Sequence[float], methods: Sequence[str], channels: int) -> tuple
             "the two maps coincide here: the gradient is constant over space, as where global average "
             "pooling and a linear layer follow; an earlier layer tells the methods apart"
         )
-    if "xgrad-cam" in methods and negative:
+    if _WEIGHTED_BY_ACTIVATION & set(methods) and negative:
         lines.append(
             f"signed activations: {negative:.0f} of {channels} channels have negative values, where an "
             "XGrad-CAM weight is no weighted mean of the gradient and its denominator can vanish"
