@@ -269,16 +269,115 @@ class Cube(nn.Module):
         return self.head(self.same(self.conv(images).permute(0, 2, 3, 1)).mean(dim=(1, 2)))
 
 
-def test_a_cube_is_told_by_a_larger_image_or_refused_with_the_choices():
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_cube_is_told_by_a_change_of_a_few_places(fixed):
     torch.manual_seed(0)
-    images = torch.randn(1, 3, 4, 4)
-    assert layout_at(Cube(False).eval(), images, "same") == Layout("channels last", 4, 4)
-    with pytest.raises(XGradCamError, match=r"layer 'same': .* channels-first or channels-last"):
-        explain(Cube(True).eval(), images, "same")
-    model = Cube(False).eval()
-    found = explain(model, images, "same").maps["grad-cam"]
-    model.fixed = True
-    assert torch.equal(found, explain(model, images, "same", layout="channels-last").maps["grad-cam"])
+    model, images = Cube(fixed).eval(), torch.randn(1, 3, 4, 4)
+    assert layout_at(model, images, "same") == Layout("channels last", 4, 4)
+    found, said = (explain(model, images, "same", layout=one).maps for one in (None, "channels-last"))
+    assert torch.equal(found["grad-cam"], said["grad-cam"])
+
+
+class Lambda(nn.Module):
+    """A function of maps as a module, behind a module that makes the maps, if any."""
+
+    def __init__(self, function, inner=None):
+        super().__init__()
+        self.function, self.inner = function, inner
+
+    def forward(self, maps):
+        return self.function(maps if self.inner is None else self.inner(maps))
+
+
+def to_last(maps):
+    return maps.permute(0, 2, 3, 1)
+
+
+class Permuted(nn.Module):
+    """Two sizes of maps, and a module whose output has the shape of the first, but is the second permuted."""
+
+    def __init__(self, fixed, inside):
+        super().__init__()
+        self.one = nn.Conv2d(3, 8, 3, stride=4, padding=1)
+        self.two = nn.Conv2d(8, 16, 3, stride=(1, 2), padding=1)
+        self.same = Lambda(to_last, self.two if inside else None)
+        self.head, self.fixed, self.inside = nn.Linear(16, 5), fixed, inside
+
+    def forward(self, images):
+        if self.fixed and images.shape[2:] != (32, 64):
+            raise RuntimeError("takes 32 x 64")
+        maps = self.one(images)
+        return self.head(self.same(maps if self.inside else self.two(maps)).tanh().mean(dim=(1, 2)))
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_shape_that_is_by_chance_that_of_other_maps_tells_nothing(fixed, inside):
+    torch.manual_seed(0)
+    model, images = Permuted(fixed, inside).eval(), torch.randn(2, 3, 32, 64)
+    assert (
+        model.one(images).shape
+        == model.same(model.one(images) if inside else model.two(model.one(images))).shape
+    )
+    assert layout_at(model, images, "same") == Layout("channels last", 8, 8)
+    output = model.two(model.one(images)).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(model.head(to_last(output).tanh().mean(dim=(1, 2)))[:, 1].sum(), output)
+    found = explain(model, images, "same", 1, ["hires-cam"]).maps["hires-cam"]
+    torch.testing.assert_close(found, (gradient * output.detach()).sum(dim=1))
+
+
+@pytest.mark.parametrize("image", [(16, 32), (16, 16)])
+def test_a_block_around_a_convolution_of_its_own_shape_may_be_channels_last(image):
+    """(N, 8, 8, 8), or (N, 4, 8, 4), whether the channels are first or last."""
+    torch.manual_seed(0)
+    channels = image[0] // 2
+    block = Lambda(to_last, nn.Conv2d(channels, channels, 1))
+    stem = nn.Conv2d(3, channels, (2, image[1] // channels), stride=(2, image[1] // channels))
+    model = nn.Sequential(stem, block, nn.Flatten(), nn.Linear(channels**3, 2)).eval()
+    images = torch.randn(1, 3, *image)
+    assert layout_at(model, images, "1") == Layout("channels last", channels, channels)
+    assert layout_at(model, images, "1.inner") == Layout("maps", channels, channels)
+
+
+FUNCTIONS = {
+    "relu": (torch.relu, Layout("maps", 8, 12)),
+    "added": (lambda maps: maps + maps.tanh(), Layout("maps", 8, 12)),
+    "scaled by its mean": (lambda maps: maps * maps.mean(dim=(2, 3), keepdim=True), Layout("maps", 8, 12)),
+    "pooled": (lambda maps: nn.functional.max_pool2d(maps, 3, 2, 1), Layout("maps", 4, 6)),
+    "cropped": (lambda maps: maps[..., 1:-1, 1:-1], Layout("maps", 6, 10)),
+    "upsampled": (lambda maps: nn.functional.interpolate(maps, scale_factor=2), Layout("maps", 16, 24)),
+    "channels last": (to_last, Layout("channels last", 8, 12)),
+    "transposed": (lambda maps: maps.mT, None),
+    "transposed, channels last": (lambda maps: maps.permute(0, 3, 2, 1), None),
+    "mirrored": (lambda maps: maps.flip(3), None),
+    "upside down": (lambda maps: maps.flip(2), None),
+    "windows": (
+        lambda maps: (
+            to_last(maps)
+            .unflatten(1, (2, 4))
+            .unflatten(3, (3, 4))
+            .transpose(2, 3)
+            .flatten(1, 2)
+            .flatten(2, 3)
+        ),
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_a_function_makes_of_maps_is_read_right_or_refused(name):
+    torch.manual_seed(0)
+    function, expected = FUNCTIONS[name]
+    model = nn.Sequential(nn.Conv2d(3, 9, 4, 4), Lambda(function), nn.Flatten(), nn.LazyLinear(2)).eval()
+    images = torch.randn(1, 3, 32, 48)
+    model(images)
+    assert {layer.name: layer.layout for layer in list_layers(model, images)}["1"] == expected
+    around = nn.Sequential(model[:2], *model[2:])
+    assert {layer.name: layer.layout for layer in list_layers(around, images)}["0"] == expected
+    if expected is None:
+        with pytest.raises(XGradCamError, match="not certain: say it by layout="):
+            explain(model, images, "1")
 
 
 def test_a_pooled_vector_is_no_grid():
@@ -417,6 +516,48 @@ def test_the_weights_of_an_attention_are_no_maps(same, size):
     torch.manual_seed(0)
     with pytest.raises(XGradCamError, match=r"layer .same.: .* not certain"):
         explain(Weights(same).eval(), torch.randn(1, 3, *size), "same")
+
+
+class Reduced(nn.Module):
+    """Attention to fewer keys than queries, as where they are pooled, whose weights a module passes on."""
+
+    def __init__(self, pooled, heads, same):
+        super().__init__()
+        self.patches, self.norm = nn.Conv2d(3, 24, 8, 8), nn.LayerNorm(24)
+        self.pool, self.heads, self.same, self.head = (
+            nn.AdaptiveAvgPool2d(pooled),
+            heads,
+            same,
+            nn.Linear(24, 5),
+        )
+
+    def forward(self, images):
+        maps = self.patches(images)
+        queries, keys = (
+            self.norm(one.flatten(2).mT).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for one in (maps, self.pool(maps))
+        )
+        weights = queries @ keys.mT
+        weights = self.same(weights if isinstance(self.same, nn.Softmax) else weights.softmax(dim=-1))
+        return self.head((weights @ keys).transpose(1, 2).flatten(2).mean(dim=1))
+
+
+@pytest.mark.parametrize("same", [nn.Softmax(dim=-1), nn.Dropout(), nn.Identity()], ids=repr)
+@pytest.mark.parametrize(
+    ("size", "pooled", "heads"),
+    [
+        ((64, 64), (2, 2), 2),
+        ((64, 64), (4, 4), 8),
+        ((32, 16), (2, 2), 4),
+        ((16, 16), (1, 2), 2),
+        ((64, 64), (2, 4), 4),
+    ],
+)
+def test_the_weights_of_an_attention_to_pooled_keys_are_no_maps(same, size, pooled, heads):
+    """Though heads, queries or keys are by chance as many as rows and columns of maps."""
+    torch.manual_seed(0)
+    with pytest.raises(XGradCamError, match=r"layer .same.: .* not certain"):
+        explain(Reduced(pooled, heads, same).eval(), torch.randn(1, 3, *size), "same")
 
 
 def test_a_softmax_over_the_channels_of_square_maps_makes_maps():

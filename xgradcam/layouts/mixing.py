@@ -1,0 +1,101 @@
+"""Operations that mix the places of the image, kept from mixing the changed ones with the others."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+# Share of the largest change below which an entry counts as unchanged.
+UNCHANGED = 1e-3
+# The axis of an argument that an operation sums over and the one that it keeps, by the argument's position.
+_AXES = {
+    "mm": {0: (-1, -2)},
+    "addmm": {1: (-1, -2)},
+    "bmm": {0: (-1, -2), 1: (-2, -1)},
+    "baddbmm": {1: (-1, -2), 2: (-2, -1)},
+}
+# The position of the axes that an operation sums over.
+_SUMS = {"mean": 1, "sum": 1, "linalg_vector_norm": 2, "_softmax": 1}
+
+
+class Unmixed(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Operations on batches of `count` samples in which a change of a few places stays at these places.
+
+    The first sample is the unchanged one. A product that sums over places, such as that of an attention's
+    weights and values, gets these without the change: its rows are changed where those of the queries are.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = count
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call the operation, with unchanged arguments where it would mix places."""
+        name, given = function.overloadpacket.__name__, list(args)
+        if axes := _AXES.get(name):
+            few = {one: self._are_few_changed(given[one], axes[one]) for one in axes}
+            for position, (summed, kept) in few.items():
+                if summed and not kept:
+                    given[position] = self._unchanged(given[position])
+            # The weights of an attention: rows are those of the queries, columns those of the keys.
+            if len(few) == 2 and all(kept for _, kept in few.values()):
+                given[max(few)] = self._unchanged(given[max(few)])
+        elif name in _SUMS and len(given) > _SUMS[name]:
+            given[0] = self._unless_mixed(given[0], given[_SUMS[name]])
+            given[0] = self._strong(given[0]) if name == "_softmax" else given[0]
+        elif name.startswith("_scaled_dot_product"):
+            # The samples are along the first axis, or along the second where that was added.
+            folded = [one.flatten(0, 1) for one in given[:3]]
+            # An attention between channels sums over the places in its queries and keys.
+            between_channels = self._are_few_changed(folded[0], (-1,))[0]
+            for position in (0, 1) if between_channels else (1, 2):
+                given[position] = self._unchanged(folded[position]).reshape(given[position].shape)
+        elif name == "_native_multi_head_attention":
+            # Keys and values that are one tensor must stay one.
+            given[1:3] = (
+                [self._unchanged(given[1])] * 2 if given[1] is given[2] else map(self._unchanged, given[1:3])
+            )
+        return function(*given, **(kwargs or {}))
+
+    def _unless_mixed(self, tensor: Tensor, summed: Any) -> Tensor:
+        """A tensor to be summed over axes, unchanged if that would mix its places."""
+        sums = {axis % tensor.ndim for axis in ([summed] if isinstance(summed, int) else summed or ())}
+        axes = range(1, tensor.ndim)
+        few = dict(zip(axes, self._are_few_changed(tensor, axes), strict=True))
+        mixed = any(few[axis] for axis in sums - {0}) and not any(few[axis] for axis in few.keys() - sums)
+        return self._unchanged(tensor) if mixed else tensor
+
+    def _strong(self, tensor: Tensor) -> Tensor:
+        """A tensor whose change is at least 1: a softmax of random weights would lose it in rounding."""
+        if (samples := self._samples(tensor)) is None:
+            return tensor
+        changes = samples - samples[:1]
+        largest = changes.abs().amax()
+        if not 0 < largest < 1 or largest < UNCHANGED * samples[0].abs().amax():
+            return tensor
+        return (samples[:1] + changes / largest).reshape(tensor.shape)
+
+    def _samples(self, tensor: Tensor) -> Tensor | None:
+        """The tensor with an axis of samples in front; None where its first axis holds none."""
+        holds = tensor.is_floating_point() and tensor.numel() and len(tensor) % self.count == 0
+        return tensor.reshape(self.count, -1, *tensor.shape[1:]) if holds else None
+
+    def _are_few_changed(self, tensor: Tensor, axes: Sequence[int]) -> list[bool]:
+        """True for each axis along which no more than half of the entries are changed."""
+        samples = self._samples(tensor)
+        if samples is None or torch.equal(samples[0], samples[1]):
+            return [False] * len(axes)
+        changes = (samples[1] - samples[0]).abs_()
+        least, few = UNCHANGED * changes.amax(), []
+        for axis in axes:
+            others = [one for one in range(changes.ndim) if one != axis % changes.ndim]
+            few.append(int((changes.amax(dim=others) > least).sum()) <= changes.shape[axis] // 2)
+        return few
+
+    def _unchanged(self, tensor: Tensor) -> Tensor:
+        samples = self._samples(tensor)
+        return tensor if samples is None else samples[:1].expand_as(samples).reshape(tensor.shape)

@@ -1,0 +1,260 @@
+"""Places of the image in the outputs of modules, told by a change at a few of them: the marks.
+
+A model runs on two equal samples. In the second, every map of a convolution and the like is that of the
+first, but for the marks. A module's output is of places if it is changed most, or alone, at these.
+"""
+
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import comb
+from threading import get_ident
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
+
+from xgradcam.layouts.axes import FIRST, axis_by_type
+from xgradcam.layouts.layout import PREFIXES
+from xgradcam.layouts.mixing import UNCHANGED, Unmixed
+from xgradcam.lending.borrowing import borrowed
+
+Grid: TypeAlias = tuple[int, int]
+# The most marks of a grid.
+MARKS = 6
+# Where all is mixed: the share of pairs of a mark and another place of which the mark is changed more; the
+# ways to choose as many marks, or the ratio of their least change to the largest other, that are no chance.
+ORDERED, WAYS, RATIO = 0.95, 1000, 2.0
+# Share of the largest entry below which a change is made anew.
+WEAK = 0.01
+
+
+def halved(grids: Collection[Grid]) -> set[Grid]:
+    """The grids that later stages make of these, which halve them once or more: floor or ceiling."""
+    return {grid for one in grids for _, grid in _stages(one) if grid != one}
+
+
+def _stages(grid: Grid) -> Iterator[tuple[int, Grid]]:
+    """A grid and those that later stages make of it, each with the number of times that it is halved."""
+    times, grids = 0, {grid}
+    while grids:
+        yield from ((times, one) for one in sorted(grids))
+        halves = {((height + more) // 2, (width + more) // 2) for height, width in grids for more in (0, 1)}
+        times, grids = times + 1, {one for one in halves if one[0] * one[1] > 1}
+
+
+def marks(grid: Grid) -> list[Grid]:
+    """A few places of a grid, fewer than half, which are not the same in another order of its places.
+
+    Most have even numbers of row and column, or multiples of 4 and so on: they remain where later stages take
+    every second, and are in different cells where these merge neighbours.
+    """
+    height, width = grid
+    step = 1
+    while min(height, width) > 4 * step:
+        step *= 2
+    bottom, right = (height - 1) // step * step, (width - 1) // step * step
+    middle = bottom // step // 2 * step, right // step // 2 * step
+    chosen = [(0, 0), (0, 1), (1, 0), (0, right), middle, (bottom, right)]
+    within = [place for place in dict.fromkeys(chosen) if place[0] < height and place[1] < width]
+    return within[: max(1, height * width // 2)]
+
+
+@dataclass(eq=False)
+class Marked:
+    """The changes of the outputs of modules where a few places are changed.
+
+    image: the grid of patches of the image that are changed, and their size; else maps are, of `grids`.
+    told: of each module's last output its shape and, by the axis of the channels, the grids of its places,
+    each with its first entry: none if the output is not of places, several if they cannot be told apart.
+    scattered: modules with maps that are changed at no more places than there are marks, but at others.
+    """
+
+    model: nn.Module
+    inputs: Tensor
+    image: tuple[Grid, int] | None = None
+    grids: list[Grid] = field(default_factory=list)
+    told: dict[nn.Module, tuple[tuple[int, ...], dict[int, set[tuple[Grid, int]]]]] = field(
+        default_factory=dict
+    )
+    scattered: set[nn.Module] = field(default_factory=set)
+    _thread: int = field(default_factory=get_ident)
+
+    def __post_init__(self) -> None:
+        # Some models take no other batch than the caller's.
+        counts = () if self.inputs.is_meta else dict.fromkeys((2, max(2, len(self.inputs))))
+        for count in counts:
+            samples = self.inputs[:1].repeat(count, *[1] * (self.inputs.ndim - 1))
+            if self.image is not None:
+                grid, patch = self.image
+                _mark(samples, [(int((y + 0.5) * patch), int((x + 0.5) * patch)) for y, x in marks(grid)])
+            # A model may raise anything; what ran before is compared.
+            with suppress(Exception):
+                self._run(samples)
+                break
+
+    def _run(self, samples: Tensor) -> None:
+        # The last output: containers return that of their last module.
+        last: tuple[Tensor, nn.Module] | None = None
+
+        def see(module: nn.Module, inputs: Any, output: Any) -> Any:
+            nonlocal last
+            if get_ident() != self._thread or not _is_batch(output, samples):
+                return output
+            if last and output is last[0] and last[1] in self.told:
+                self.told[module] = self.told[last[1]]
+                self.scattered |= {module} if last[1] in self.scattered else set()
+                return output
+            # What is looked at here is no operation of the model.
+            with _disable_current_modes():
+                output = _revived(module, inputs, output)
+                if output.ndim == 4 and axis_by_type(module, output.shape) == FIRST and self.image is None:
+                    output = self._with_marks(output, len(samples))
+                elif output.ndim in (3, 4) and len(output) == len(samples):
+                    output = self._see(module, output)
+            last = output, module
+            return output
+
+        with ExitStack() as hooks:
+            for module in self.model.modules():
+                hooks.enter_context(module.register_forward_hook(see))
+            run = hooks.enter_context(borrowed(self.model))
+            hooks.enter_context(Unmixed(len(samples)))
+            run(samples)
+
+    def told_of(self, module: nn.Module, shape: tuple[int, ...], axis: int) -> set[tuple[Grid, int]]:
+        """What is told of an output of this shape (N, ...) whose channels are along an axis."""
+        seen, told = self.told.get(module, ((), {}))
+        return told.get(axis, set()) if seen == shape[1:] else set()
+
+    def _see(self, module: nn.Module, output: Tensor) -> Tensor:
+        """Note the places of an output (count, ...); the output, marked where it is of a map or weakly."""
+        grids = self.grids if self.image is None else [self.image[0]]
+        change = (output[1] - output[0]).abs().float()
+        told: dict[int, set[tuple[Grid, int]]] = {}
+        self.told[module] = tuple(output.shape[1:]), told
+        self.scattered.discard(module)
+        sizes = {grid for grid, _ in _cells(tuple(grids))} | {grid[::-1] for grid in grids}
+        for axis in (2,) if output.ndim == 3 else (1, 3):
+            sides = tuple(output.movedim(axis, 1).shape[2:])
+            told[axis] = set()
+            if output.ndim == 4 and sides not in sizes:
+                continue
+            along = change.amax(dim=axis - 1).flatten()
+            exact = _exact(along, grids)
+            told[axis] = set(exact) or _ordered(along, grids)
+            turned = sides in grids or sides[::-1] in grids
+            if not told[axis] and turned and 0 < len(_changed(along)) <= MARKS:
+                self.scattered.add(module)
+            # A change may fade to the size of rounding, as behind the attention of random weights.
+            if len(exact) == 1 and along.amax() < WEAK * output[0].abs().amax():
+                output = output.clone()
+                maps = output.movedim(axis, 1)
+                (numbers,) = exact.values()
+                places = [divmod(number, maps.shape[-1]) for number in numbers]
+                _mark(maps if output.ndim == 4 else maps[:, :, None], places)
+        return output
+
+    def _with_marks(self, maps: Tensor, count: int) -> Tensor:
+        """Maps (count, C, h, w), or of several heads: all but the first are that one with the marks."""
+        grid = maps.shape[2], maps.shape[3]
+        known = grid in self.grids or (len(maps) == count and grid != (1, 1))
+        # Tokens as maps of one column, and the like, are left as they are.
+        again = any(grid != one and grid[0] * grid[1] == one[0] * one[1] for one in self.grids)
+        if again or (not known and grid != (1, 1)):
+            return maps
+        samples = maps.reshape(count, -1, *maps.shape[1:])
+        maps = samples[:1].expand_as(samples).flatten(0, 1).clone()
+        if known:
+            self.grids = list(dict.fromkeys([*self.grids, grid]))
+            _mark(maps, marks(grid), len(maps) // count)
+        return maps
+
+
+def _is_batch(output: Any, samples: Tensor) -> bool:
+    if not isinstance(output, Tensor) or not output.is_floating_point() or output.ndim < 2:
+        return False
+    return output.numel() > 0 and len(output) % len(samples) == 0
+
+
+def _revived(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+    """The output of a module, with the module's input added if its weight is zero.
+
+    Norms of such a weight end the branches of many networks before training, where nothing would be changed.
+    """
+    weight, given = getattr(module, "weight", None), inputs[0] if inputs else None
+    if (
+        not isinstance(weight, Tensor)
+        or not isinstance(given, Tensor)
+        or given.shape[:-1] != output.shape[:-1]
+    ):
+        return output
+    if weight.flatten()[:64].any() or weight.any():
+        return output
+    # As many channels as the output has.
+    return output + given[..., torch.arange(output.shape[-1], device=given.device) % given.shape[-1]]
+
+
+def _mark(maps: Tensor, places: Collection[Grid], kept: int = 1) -> None:
+    """Change maps (N, C, h, w), in place, at places, each channel otherwise; the first are kept."""
+    # A change that is the same in all channels would be lost in a norm.
+    waves = (1 + maps[:kept].abs().amax()) * _waves(maps, 1)
+    at = torch.tensor(list(places), device=maps.device)
+    rows, columns = (at[:, axis].clamp(max=maps.shape[2 + axis] - 1) for axis in (0, 1))
+    maps[kept:, :, rows, columns] += waves[:, None]
+
+
+def _waves(like: Tensor, axis: int) -> Tensor:
+    """Numbers in [-1, 1], one for each channel."""
+    return torch.arange(1, 1 + like.shape[axis], device=like.device).cos().to(like.dtype)
+
+
+def _changed(change: Tensor) -> list[int]:
+    return (change > UNCHANGED * change.amax()).nonzero()[:, 0].tolist()
+
+
+def _exact(change: Tensor, grids: Collection[Grid]) -> dict[tuple[Grid, int], list[int]]:
+    """The grids whose marks are all that is changed of (entries,), each with its first entry: the marks."""
+    changed = _changed(change)
+    return {
+        (grid, changed[0]): changed
+        for grid, cells in _cells(tuple(grids))
+        if [cell + changed[0] for cell in cells] == changed
+        and changed[0] <= (rest := len(change) - grid[0] * grid[1])
+        and (rest <= max(PREFIXES) or grid in grids)
+    } if changed else {}  # fmt: skip
+
+
+def _ordered(change: Tensor, grids: Collection[Grid]) -> set[tuple[Grid, int]]:
+    """The grids whose marks are changed most of (entries,), each with its first entry: none if by chance."""
+    numbers, shares = change.cpu().numpy(), dict[tuple[Grid, int], float]()
+    for grid, cells in _cells(tuple(grids)):
+        rest = len(change) - grid[0] * grid[1]
+        for first in range(rest + 1 if rest <= max(PREFIXES) else 0):
+            share = _order(numbers[first : len(change) - rest + first], cells)
+            shares[grid, first] = max(share, shares.get((grid, first), 0.0))
+    most = max(shares.values(), default=0.0)
+    return {one for one, share in shares.items() if share == most >= ORDERED}
+
+
+@lru_cache
+def _cells(grids: tuple[Grid, ...]) -> list[tuple[Grid, list[int]]]:
+    """Grids and their later stages, each with the numbers of the cells that marks are in."""
+    found = []
+    for grid in grids:
+        for times, (height, width) in _stages(grid):
+            places = {(row >> times, column >> times) for row, column in marks(grid)}
+            cells = sorted(row * width + column for row, column in places if row < height and column < width)
+            if len(cells) < height * width:
+                found.append(((height, width), cells))
+    return found
+
+
+def _order(change: np.ndarray, cells: list[int]) -> float:
+    """The share of pairs of a mark and another place of which the mark is changed more; 0 if by chance."""
+    marked, others = change[cells], np.delete(change, cells)
+    certain = comb(len(change), len(cells)) >= WAYS or marked.min() > RATIO * others.max()
+    return float((marked[:, None] > others).mean()) if certain else 0.0
