@@ -96,6 +96,7 @@ class Probe:
         The part up to the layer runs for one input, if the part behind it can combine that with M maps, or
         else for M copies of the input.
         """
+        self.recording.refuse_detours(self.score)
         row, maps = slice(sample, sample + 1), self.maps()
 
         def with_one_input(variants: Tensor) -> Any:

@@ -7,23 +7,23 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.module import register_module_forward_hook
 from torch.utils.checkpoint import CheckpointFunction
 
-from xgradcam.capture.replacing import at_output, in_place_of, is_new
 from xgradcam.errors import NoGradientError, XGradCamError
-from xgradcam.lending.borrowing import arranged, borrowed
+from xgradcam.lending.borrowing import arranged, borrowed, fields_of
+from xgradcam.lending.detours import detours, listing_new
 from xgradcam.lending.finding import find_layer, is_input
 from xgradcam.lending.inputs import advice_on, plain_inputs
-from xgradcam.operations.calls import custom_functions, refuse_scripted, tensors_of
+from xgradcam.lending.norms import contiguous_norm_gradients
+from xgradcam.lending.outputs import at_output, in_place_of, is_new
+from xgradcam.operations.calls import custom_functions, edge_of, edges_of, refuse_scripted, tensors_of
 
 # From the layer's output, as the rest of the model gets it, to a context for that rest.
 Downstream: TypeAlias = Callable[[Tensor], AbstractContextManager[Any]]
@@ -35,6 +35,11 @@ REENTRANT = (
     "model.set_grad_checkpointing(False) in timm, or set use_reentrant=False"
 )
 
+DETOUR = (
+    "the score also depends on the layer's output by a tensor that the layer makes of it and keeps, as in an "
+    "attribute or a hook's list: take the module inside it that makes the output, or make that tensor outside"
+)
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -42,13 +47,26 @@ class Recording:
 
     activation: a copy of the layer's output, (N, ...), the leaf of the graph. output: everything that the
     model returned, a tensor or a structure of tensors, which depend on `activation`. model: the one that ran.
-    place: among the layer's hooks, where the graph starts, for `replay`.
+    place: among the layer's hooks, where the graph starts, for `replay`. find_detours: tells of which tensors
+    in the output the layer's own reaches past the graph. edges: others by which it does.
     """
 
     activation: Tensor
     output: Any
     model: nn.Module
     place: int = 0
+    find_detours: Callable[[], Sequence[bool]] = tuple
+    edges: Sequence[tuple[Any, int]] = ()
+
+    @cached_property
+    def _detours(self) -> set[tuple[Any, int]]:
+        found = zip(tensors_of(fields_of(self.output)), self.find_detours(), strict=False)
+        return {*self.edges, *(edge_of(one) for one, past in found if past and one.requires_grad)}
+
+    def refuse_detours(self, score: Tensor) -> None:
+        """Raise XGradCamError if the score depends on the layer's output past the graph: see `detours`."""
+        if self._detours and not self._detours.isdisjoint(edges_of(score)):
+            raise XGradCamError(DETOUR)
 
     def gradient(self, score: Tensor) -> Tensor:
         """The gradient of the score with respect to the activation, in its shape; score: (N,).
@@ -63,6 +81,7 @@ class Recording:
         """The gradient with respect to the activation, and those at other edges, None where there is none."""
         gradient: Tensor | None = None
         others: Sequence[Tensor | None] = ()
+        self.refuse_detours(score)
         if score.requires_grad:
             # Borrowed again: checkpointed modules run once more here, and must run as before.
             with borrowed(self.model), torch.enable_grad():
@@ -95,6 +114,7 @@ class Recording:
     def _batched(self, scores: Sequence[Tensor]) -> Tensor | None:
         """The gradients of all scores in one backward pass; None if an operation cannot be batched."""
         sums = torch.stack([score.sum() for score in scores])
+        self.refuse_detours(sums)
         if not sums.requires_grad:
             return None
         try:
@@ -159,18 +179,23 @@ def record(
     name, module = find_layer(model, layer)
     inputs = plain_inputs(inputs)
     start, of_input = _Start(name, module, downstream), is_input(model, layer)
+    again: Callable[[], Sequence[bool]] = tuple
     with ExitStack() as failed:
         failed.callback(start.release)
         with advice_on(model, inputs), borrowed(model) as run:
             inputs = arranged(model, run, inputs)
-            at_layer = nullcontext() if of_input else at_output(module, start)
+            at_layer = nullcontext() if of_input else start.at_layer()
             with start.behind, at_layer, _readable_autograd_errors():
                 given = start(0, inputs, inputs) if of_input else inputs
                 returned = run(inputs if given is None else given)
         if not start.runs:
             refuse_scripted(model, around=name)
             raise XGradCamError(f"layer '{name}' did not run: the model's forward does not call it here")
-        recording = Recording(start.leaf_or_error(), returned, model, start.place)
+        if start.keeps and not start.place:
+            again = partial(detours, model, inputs, module)
+            start.give_edges(returned)
+        leaf = start.leaf_or_error()
+        recording = Recording(leaf, returned, model, start.place, again, start.edges)
         failed.pop_all()
     weakref.finalize(recording, start.release).atexit = False
     return recording
@@ -179,7 +204,8 @@ def record(
 class _Start:
     """Starts the graph at a layer's output, and enters `downstream`; called at each `place` of `at_output`.
 
-    runs: of the layer. place: the last one at which the output was another than before.
+    runs: of the layer. place: the last one at which the output was another than before. keeps: True if a
+    tensor made in the layer is kept. edges: of outputs that a hook has made, for what it made of them.
     """
 
     def __init__(self, name: str, module: nn.Module, downstream: Downstream | None) -> None:
@@ -188,16 +214,44 @@ class _Start:
         self._name, self._module, self._downstream = name, module, downstream
         self._output: Any = None
         self._version = 0
+        self._new: Callable[[], list[Tensor]] = list
+        self.keeps, self.edges = False, list[tuple[Any, int]]()
+        self._made: list[weakref.ref[Tensor]] = []
         self._leaf: Tensor | None = None
         self._replaced: list[Tensor] = []
+        self._returned: list[Tensor] = []
 
     def release(self) -> None:
         """Take the outputs that the model or a hook may have kept out of the graph."""
         for output in self._replaced:
             output.detach_()
+        for tensor in self._returned:
+            tensor.requires_grad_(False)
+
+    def give_edges(self, returned: Any) -> None:
+        """Give tensors without a graph an edge, by which a score tells that it depends on them."""
+        plain = (one for one in tensors_of(fields_of(returned)) if one.is_floating_point())
+        self._returned = [one.requires_grad_() for one in plain if not one.requires_grad]
+
+    @contextmanager
+    def at_layer(self) -> Iterator[None]:
+        """Have this called at the layer's output, with a list of the tensors that are new there."""
+        with listing_new(self._module) as self._new, at_output(self._module, self):
+            yield
 
     def __call__(self, place: int, given: Any, output: Any) -> Tensor | None:
-        self.runs += place == 0
+        if place:
+            self.keeps |= any(made() is not None for made in self._made)
+            self._made = []
+            return self._see(place, given, output)
+        self.runs += 1
+        made = self._new()
+        replacement = self._see(place, given, output)
+        # Who alone held them lets go of them before the next place.
+        self._made = [weakref.ref(tensor) for tensor in made if tensor is not self._output]
+        return replacement
+
+    def _see(self, place: int, given: Any, output: Any) -> Tensor | None:
         if self.runs > 1:
             raise XGradCamError(
                 f"layer '{self._name}' runs more than once in a forward: take one that runs once"
@@ -206,6 +260,8 @@ class _Start:
         if same and (self._leaf is None or output._version == self._version):
             return None
         if self._leaf is not None:
+            if isinstance(output, Tensor) and output.requires_grad:
+                self.edges.append(edge_of(output))
             # A hook changed the output: what others keep of the one before does not come from the new one.
             self._output.detach_()
             self.behind.close()
@@ -221,7 +277,7 @@ class _Start:
         # A copy: a module may return its own input, and the rest of the model may write to that.
         leaf = _row_major_copy(output.detach()).requires_grad_()
         torch.set_grad_enabled(True)
-        self.behind.enter_context(_contiguous_norm_gradients())
+        self.behind.enter_context(contiguous_norm_gradients())
         # Another copy: in-place operations cannot write to a leaf.
         replacement = leaf.clone()
         copy = in_place_of(output, replacement) if new else replacement
@@ -272,21 +328,3 @@ def _readable_autograd_errors() -> Iterator[None]:
         else:
             raise
         raise XGradCamError(message) from None
-
-
-def _contiguous_norm_gradients() -> AbstractContextManager[Any]:
-    """Give batch and instance norms their output's gradient in the memory layout of that output.
-
-    PyTorch (2.14) misreads the strides of one sample on a CPU, for example of transposed tokens, as another
-    layout, and returns a wrong gradient without an error.
-    """
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-
-    def fix(module: nn.Module, _inputs: Any, output: Any) -> None:
-        if not isinstance(module, _NormBase) or not isinstance(output, Tensor) or not output.requires_grad:
-            return
-        if len(output) == 1 and output.ndim in formats:
-            order = torch.contiguous_format if output.is_contiguous() else formats[output.ndim]
-            output.register_hook(partial(torch.Tensor.contiguous, memory_format=order))  # type: ignore[no-untyped-call]
-
-    return register_module_forward_hook(fix)

@@ -1,61 +1,13 @@
-"""Replace a layer's output, in the very object that the model and its hooks keep."""
+"""Run a model again with its layer's output replaced, in the object that the model and its hooks keep."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any, cast
+from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _global_forward_hooks, register_module_forward_hook
 
 from xgradcam.lending.borrowing import borrowed, fields_of
 from xgradcam.lending.finding import find_layer, is_input
+from xgradcam.lending.outputs import at_output, in_place_of, is_new
 from xgradcam.operations.calls import tensors_of
-
-
-@contextmanager
-def at_output(module: nn.Module, see: Callable[[int, Any, Any], Any]) -> Iterator[None]:
-    """Call `see(place, inputs, output)` at the module's output, before and after each of its forward hooks.
-
-    place: 0 before all hooks, those of all modules too; 1 after those; then one more after each of its own.
-    What `see` returns is the output for the hooks that follow, None to leave it.
-    """
-
-    def first(ran: nn.Module, given: Any, output: Any) -> Any:
-        return see(0, given, output) if ran is module else None
-
-    def hook(place: int) -> Callable[[nn.Module, Any, Any], Any]:
-        return lambda _module, given, output: see(place, given, output)
-
-    with ExitStack() as hooks:
-        handle = hooks.enter_context(register_module_forward_hook(first))
-        cast(OrderedDict[int, Any], _global_forward_hooks).move_to_end(handle.id, last=False)
-        own = list(module._forward_hooks)
-        hooks.enter_context(module.register_forward_hook(hook(1), prepend=True))
-        for place, key in enumerate(own, 2):
-            cast(OrderedDict[int, Any], module._forward_hooks).move_to_end(key)
-            hooks.enter_context(module.register_forward_hook(hook(place)))
-        yield
-
-
-def is_new(module: nn.Module, output: Any, given: Any) -> bool:
-    """True if the module made this tensor; False if it is a parameter, or one of its inputs or buffers."""
-    others = (*tensors_of(given), *module.buffers())
-    return type(output) is Tensor and all(output is not one for one in others)
-
-
-def in_place_of(output: Tensor, replacement: Tensor) -> Tensor:
-    """The replacement, as the output's object where possible: modules and hooks may keep that object.
-
-    The other object is then the output. It may be one that the model keeps for later, so it is put back.
-    """
-    try:
-        torch.utils.swap_tensors(output, replacement)  # type: ignore[no-untyped-call]
-    # Another tensor, for example a view, or a weak reference holds it.
-    except RuntimeError:
-        return replacement
-    return output
 
 
 def replay(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
+from torch.autograd.graph import get_gradient_edge
 
 from xgradcam.errors import XGradCamError
 
@@ -117,17 +118,30 @@ def _inplace_position(function: Callable[..., Any]) -> int | None:
     return names.index("inplace") if "inplace" in names else None
 
 
+def edges_of(score: Tensor) -> Iterator[tuple[Any, int]]:
+    """Yield the edges of the score's graph, its own first: nodes and the numbers of their results."""
+    waiting = [edge_of(score)] if score.requires_grad else []
+    seen = {*waiting, (None, 0)}
+    while waiting:
+        edge = waiting.pop()
+        yield edge
+        for following in edge[0].next_functions:
+            if following not in seen:
+                seen.add(following)
+                waiting.append(following)
+
+
+def edge_of(tensor: Tensor) -> tuple[Any, int]:
+    """The edge of the graph at which a tensor is made."""
+    edge = get_gradient_edge(tensor)
+    return edge.node, edge.output_nr
+
+
 def custom_functions(score: Tensor) -> Iterator[Any]:
     """Yield the `torch.autograd.Function`s in the score's graph."""
-    waiting: list[Any] = [score.grad_fn]
-    seen: set[Any] = {None}
-    while waiting:
-        node = waiting.pop()
-        if node not in seen:
-            seen.add(node)
-            if isinstance(node, BackwardCFunction):
-                yield node._forward_cls  # type: ignore[attr-defined]
-            waiting += [following for following, _ in node.next_functions]
+    for node in dict.fromkeys(node for node, _ in edges_of(score)):
+        if isinstance(node, BackwardCFunction):
+            yield node._forward_cls  # type: ignore[attr-defined]
 
 
 def refuse_scripted(model: nn.Module, around: str | None = None) -> None:

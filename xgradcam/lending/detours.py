@@ -1,0 +1,102 @@
+"""Detours of a module's output: what the module makes of it inside, keeps, and hands to others unseen."""
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+
+from xgradcam.errors import is_out_of_memory
+from xgradcam.lending.borrowing import borrowed, fields_of
+from xgradcam.lending.outputs import at_output, in_place_of, is_new
+from xgradcam.operations.calls import edge_of, edges_of, substitute, tensors_of
+
+
+@contextmanager
+def listing_new(module: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
+    """Yield a function that lists the tensors that the module made in this run, and that are still there.
+
+    It is to be called at the module's output. Listed are floating-point tensors, wherever they are kept: the
+    youngest objects of the garbage collector. A buffer into which the module wrote is listed too.
+    """
+    was_enabled = gc.isenabled()
+    versions: list[tuple[Tensor, int]] = []
+
+    def begin(*_: Any) -> None:
+        versions[:] = [(one, one._version) for one in module.buffers() if not one.is_inference()]
+        # Whatever is older leaves the youngest generation, and nothing made from now on does.
+        gc.collect(0)
+        gc.disable()
+
+    def resume() -> None:
+        if was_enabled:
+            gc.enable()
+
+    def new() -> list[Tensor]:
+        # By their type: isinstance asks the objects, which may answer by anything.
+        made = [one for one in gc.get_objects(0) if issubclass(type(one), Tensor)]
+        resume()
+        made += [buffer for buffer, version in versions if buffer._version != version]
+        return [tensor for tensor in made if tensor.is_floating_point()]
+
+    with ExitStack() as left:
+        left.callback(resume)
+        left.enter_context(module.register_forward_pre_hook(begin))
+        yield new
+
+
+def detours(model: nn.Module, inputs: Tensor, module: nn.Module) -> list[bool]:
+    """For each tensor that the model returns: True if it depends on the module's output past that output.
+
+    It does if it depends on a tensor that the module makes of its output and that the model finds elsewhere,
+    as in an attribute or a hook's list; what is made on the way to the output is another matter.
+    The model runs with a graph from the module's inputs on, which is cut at the output. Empty if it cannot.
+    """
+    cuts: list[tuple[Any, int]] = []
+    kept: list[Tensor] = []
+    try:
+        # Only the shape of the graph is read: the tensors in it need no memory.
+        with (
+            borrowed(model) as run,
+            listing_new(module) as new,
+            module.register_forward_pre_hook(_tracked, with_kwargs=True),
+            saved_tensors_hooks(lambda tensor: tensor.new_empty(0), lambda empty: empty),
+        ):
+
+            def cut(place: int, given: Any, output: Tensor) -> Tensor | None:
+                if place:
+                    return None
+                kept.extend(new())
+                if not output.requires_grad:
+                    return None
+                base = output._base
+                cuts.append(edge_of(output if base is None or base.numel() != output.numel() else base))
+                plain = output.detach().clone()
+                return in_place_of(output, plain) if is_new(module, output, given) else plain
+
+            with at_output(module, cut):
+                returned = run(inputs)
+        return [any(edge in cuts for edge in edges_of(one)) for one in tensors_of(fields_of(returned))]
+    # A model may raise anything where it expects no graph, for example in numpy().
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        return []
+    finally:
+        for tensor in kept:
+            if tensor.grad_fn is not None:
+                in_place_of(tensor, tensor.detach()) if tensor._is_view() else tensor.detach_()
+
+
+def _tracked(_module: nn.Module, args: Any, kwargs: Any) -> Any:
+    """Start a graph, which `borrowed` ends, and put the arguments of a module into it."""
+    torch.set_grad_enabled(True)
+
+    def track(tensor: Tensor) -> Tensor:
+        # A copy, since nothing may be written into a leaf.
+        return tensor.detach().requires_grad_().clone() if tensor.is_floating_point() else tensor
+
+    return substitute((args, kwargs), track)
