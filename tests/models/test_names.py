@@ -6,7 +6,8 @@ import pytest
 from torchvision.models import VGG16_Weights
 
 from xgradcam import Classifier, XGradCamError, load_classifier
-from xgradcam.models.names import Names, names_of, with_names
+from xgradcam.models.names import Names, names_of
+from xgradcam.models.naming import with_names
 
 
 def five(net):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import takewhile
 
 from xgradcam.models.labels import WORDNET_ID
@@ -56,7 +57,7 @@ def names_by_index(source: str, found: Lines) -> Names | None:
         return read[0]
     rows = found[1:] if is_column_header(found[0][1]) else found
     middle = list(filter(None, takewhile(bool, (IN_THE_MIDDLE.fullmatch(line) for _, line in rows))))
-    if len(rows) == len(middle) > 1 and _first_of([int(match["index"]) for match in middle]) is not None:
+    if len(rows) == len(middle) > 1 and first_of([int(match["index"]) for match in middle]) is not None:
         number, line = rows[0]
         refuse(source, f"line {number} ({line[:40]!r}): either column may be the name: {ADVICE}")
     return None
@@ -86,7 +87,7 @@ def _read(source: str, found: Lines, pattern: re.Pattern[str]) -> Names | None:
         if len(columns) > 1 and INDEX_COLUMN.fullmatch(other) and not INDEX_COLUMN.fullmatch(its):
             return None
         if len(columns) == 2 and COUNT_COLUMN.fullmatch(its) and is_header(other):
-            return _ordered(source, matches, lines, range(len(lines)), 0)
+            return replace(_ordered(source, matches, lines, range(len(lines)), 0), numbered=False)
     return _by_index(source, header, lines, matches)
 
 
@@ -107,16 +108,17 @@ def _by_index(
         return None  # not a header, but a name without a number
     left = [match["name"] for match in matches]
     alike = len(numbers) > 1 and 2 * len(set(left)) <= len(left)
-    first = _first_of(numbers)
+    first = first_of(numbers)
     if first is None:
         certain = (lowest == 0 and not alike) if is_behind else (lowest == 0 or not loose)
         if is_named and certain and (not is_behind or len(numbers) > 1):
-            refuse(source, _fault(numbers, lines))
+            refuse(source, fault(numbers, lines))
         return None
     if loose and first and header is not None and not has_columns:
         return None
     order = sorted(range(len(numbers)), key=numbers.__getitem__)
-    if loose and "id" not in pattern.groupindex and not has_columns:
+    with_ids = all(WORDNET_ID.match(tidy(match["name"])) for match in matches)
+    if loose and not with_ids and "id" not in pattern.groupindex and not has_columns:
         in_order = order == list(range(len(numbers)))
         # `1 series, 2 series` may be names: in this order nothing depends on it.
         if in_order and (first or alike or (is_behind and len(numbers) == 1)):
@@ -133,7 +135,7 @@ def _by_index(
     return names
 
 
-def _first_of(numbers: Sequence[int]) -> int | None:
+def first_of(numbers: Sequence[int]) -> int | None:
     """The lowest of the numbers, if they are 0 to n - 1 or 1 to n in any order; None if they are not."""
     first = min(numbers)
     return first if first < 2 and sorted(numbers) == list(range(first, first + len(numbers))) else None
@@ -150,7 +152,8 @@ def _ordered(
 ) -> Names:
     """The names of the matches in this order, or their whole lines."""
     names = [tidy(matches[place][0] if whole else _name_in(matches[place])) for place in order]
-    return Names(source, tuple(names), tuple(f"line {lines[place]}" for place in order), first)
+    places = tuple(f"line {lines[place]}" for place in order)
+    return Names(source, tuple(names), places, first, numbered=not whole)
 
 
 def _name_in(match: re.Match[str]) -> str:
@@ -159,7 +162,7 @@ def _name_in(match: re.Match[str]) -> str:
     return f"{identity}\t{match['name']}" if identity else match["name"]
 
 
-def _fault(numbers: Sequence[int], lines: Sequence[int]) -> str:
+def fault(numbers: Sequence[int], lines: Sequence[int]) -> str:
     """The first number that is there twice or missing, with its line, and what to do."""
     seen: set[int] = set()
     for number, line in zip(numbers, lines, strict=True):
@@ -174,8 +177,9 @@ def _fault(numbers: Sequence[int], lines: Sequence[int]) -> str:
 def tidy(name: str) -> str:
     """The name without quotes around it, behind its WordNet id and a space if it has one."""
     match = re.fullmatch(r"(n\d{8})\s*[,;\t]\s*(.+)", name)
-    swapped = None if match else re.fullmatch(r"(.*\S)\s*[,;\t]\s*(n\d{8})", name)
-    identity, words = match.groups() if match else swapped.groups()[::-1] if swapped else ("", name)
+    identity, words = match.groups() if match else ("", name)
+    if re.fullmatch(r"[\s,;]n\d{8}", name[-10:]):
+        identity, words = name[-9:], name[:-9].rstrip(" \t,;")
     quoted = re.fullmatch(r"""(["'])(.*)\1""", words.strip())
     words = " ".join((quoted[2].replace('""', '"') if quoted else words).split())
     return f"{identity} {words}" if identity else words

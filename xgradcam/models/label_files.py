@@ -15,6 +15,7 @@ from typing import Any
 
 from xgradcam.errors import XGradCamError
 from xgradcam.files import open_regular
+from xgradcam.models.fields import names_in_fields, names_of_label_map
 from xgradcam.models.index_lines import is_column_header, names_by_index, tidy
 from xgradcam.models.names import LONGEST_NAME, WANTED, Names, names_of, refuse
 
@@ -53,6 +54,8 @@ def read_names(path: Path) -> Names:
         content = _json(source, text, is_json)
         if is_json or content is not None:
             return names_of(content, source)
+    if (mapped := names_of_label_map(source, text)) is not None:
+        return mapped
     names = _names(source, _of_columns(source, text, suffix) if suffix in (".csv", ".tsv") else _lines(text))
     for place, name in zip(names.places, names.names, strict=True):
         if not name:
@@ -65,7 +68,8 @@ def _names(source: str, found: Sequence[tuple[int, str]]) -> Names:
     if not found:
         refuse(source, f"no names: {WANTED}")
     _require_names_in(source, found)
-    if (numbered := names_by_index(source, found)) is not None:
+    numbered = names_in_fields(source, found) or names_by_index(source, found)
+    if numbered is not None:
         return numbered
     _require_no_other_text(source, found)
     blank = sorted(set(range(found[0][0], found[-1][0])) - {number for number, _ in found})

@@ -23,7 +23,8 @@ from xgradcam.models.classifier import LoadedWeights
 from xgradcam.models.download import Report
 from xgradcam.models.fitting import fit
 from xgradcam.models.labels import imagenet_labels
-from xgradcam.models.names import Names, with_names
+from xgradcam.models.names import Names
+from xgradcam.models.naming import with_names
 from xgradcam.models.preprocessing import (
     CHANNELS,
     Preprocessing,

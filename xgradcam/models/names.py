@@ -1,12 +1,11 @@
 """Names of a model's classes, from what a caller or a JSON file gives, checked against their number."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 from xgradcam.errors import XGradCamError, listed
-from xgradcam.models.classifier import Classifier
 from xgradcam.models.labels import WORDNET_ID
 
 LONGEST_NAME = 1000
@@ -22,7 +21,6 @@ BACKGROUND = re.compile(
 )
 # Keys under which files of JSON keep the names of classes.
 LISTS = ("classes", "class_names", "names", "labels", "categories", "label2id", "class_to_idx")
-PLACEHOLDER = re.compile(r"LABEL_\d+")
 KINDS = {
     str: "the text",
     bool: "the value",
@@ -40,7 +38,7 @@ class Names:
 
     source: the file, or `the labels`, for messages. names: in the order of the classes. places: where each
     name is, as `line 3` or `entry 2`. first: the number of the first class in the source, 0 or 1. blank:
-    lines without a name between those with names.
+    lines without a name between those with names. numbered: True if each has its number in the source.
     """
 
     source: str
@@ -48,6 +46,7 @@ class Names:
     places: tuple[str, ...]
     first: int = 0
     blank: tuple[int, ...] = ()
+    numbered: bool = False
 
     def for_classes(self, count: int, model: str) -> tuple[str, ...]:
         """The names, if they may be those of `count` classes: as many, or fewer for the first of them.
@@ -74,45 +73,6 @@ class Names:
         if self.blank and len(self.names) + len(self.blank) <= count:
             return f", and line {self.blank[0]} is blank: delete it, or name the class of that line"
         return ""
-
-
-def with_names(classifier: Classifier, labels: object, say: Callable[[str], None]) -> Classifier:
-    """The classifier with these names of its classes: `Names`, what `names_of` takes, or None for its own.
-
-    Its own are those of its configuration, if it has as many as classes, or else those that it comes with.
-    say: is called with a line if there are fewer names than classes. The classes are counted by showing the
-    model a blank photograph; if it does not run on one, their number is not checked.
-    Raises XGradCamError for more names than classes, and for what is no list of names.
-    """
-    if labels is None:
-        return _with_own_names(classifier)
-    names = labels if isinstance(labels, Names) else names_of(labels)
-    count = classifier.class_count()
-    if count is None:
-        return replace(classifier, labels=names.names)
-    fitting = names.for_classes(count, classifier.name)
-    if len(fitting) < count:
-        few = f"{len(fitting)} names for the {count} classes of {classifier.name}"
-        say(f"{names.source}: {few}: the others are called by their index")
-    return replace(classifier, labels=fitting)
-
-
-def _with_own_names(classifier: Classifier) -> Classifier:
-    """The classifier with the names in a configuration of Hugging Face or timm that its model carries."""
-    id2label = getattr(getattr(classifier.module, "config", None), "id2label", None)
-    of_timm = getattr(classifier.module, "pretrained_cfg", None)
-    carried = [id2label] if isinstance(id2label, Mapping) else []
-    if isinstance(of_timm, Mapping) and of_timm.get("label_names"):
-        carried.append(of_timm)
-    for labels in carried:
-        try:
-            names = names_of(labels).names
-        except XGradCamError:
-            continue
-        # Hugging Face calls the classes of models without names LABEL_0, LABEL_1, ...
-        if not all(map(PLACEHOLDER.fullmatch, names)) and len(names) == classifier.class_count():
-            return replace(classifier, labels=names)
-    return classifier
 
 
 def names_of(labels: object, source: str = "the labels") -> Names:
@@ -163,7 +123,8 @@ def _of_mapping(labels: Mapping[Any, Any], source: str) -> Names:
     missing = [index for index in order if index not in named]
     if missing:
         refuse(source, f"{len(named)} names, but none for {missing[0]}: number them from 0 without gaps")
-    return _named(source, [named[index] for index in order], "index", first)
+    ordered = [named[index] for index in order]
+    return replace(_named(source, ordered, "index", first), numbered=True)
 
 
 def _of_timm(names: Names, descriptions: object) -> Names:
