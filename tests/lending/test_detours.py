@@ -254,6 +254,7 @@ class Own(nn.Module):
         super().__init__()
         self.convolution, self.own = nn.Conv2d(3, 4, 3), forward
         self.register_buffer("bank", torch.zeros(2, 4))
+        self.place = torch.zeros(2, 4, dtype=torch.float64)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.own(self, self.convolution(images))
@@ -278,6 +279,10 @@ FORWARDS = {
     "in place, then mean": (lambda layer, maps: keeping(layer, maps.relu_().mean((2, 3)), maps), True),
     "view, then in place": (lambda layer, maps: keeping(layer, maps.flatten(2), maps).relu_(), True),
     "into a buffer": (lambda layer, maps: keeping(layer, layer.bank.copy_(maps.mean((2, 3))), maps), True),
+    "into an attribute": (
+        lambda layer, maps: keeping(layer, layer.place.copy_(maps.mean((2, 3))), maps),
+        True,
+    ),
     "buffer, before": (lambda layer, maps: keeping(layer, layer.bank.copy_(maps.mean((2, 3))), -maps), False),
     "a view of what is kept": (
         lambda layer, maps: keeping(layer, maps, maps.flatten(2).unflatten(2, (4, 4))),
@@ -301,6 +306,7 @@ def test_what_is_kept_counts_if_it_comes_from_the_output_as_it_is_returned(name,
         with pytest.raises(XGradCamError, match="the score also depends on"):
             explain(net, images, "layer", 1)
         assert net.layer.bank.grad_fn is None
+        assert net.layer.place.grad_fn is None
     else:
         recording = record(net, images, "layer")
         gradient = recording.gradient(recording.output[:, 1])

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -20,13 +21,15 @@ def listing_new(module: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
     """Yield a function that lists the tensors that the module made in this run, and that are still there.
 
     It is to be called at the module's output. Listed are floating-point tensors, wherever they are kept: the
-    youngest objects of the garbage collector. A buffer into which the module wrote is listed too.
+    youngest objects of the garbage collector. Its buffers and attributes into which it wrote are listed too.
     """
     was_enabled = gc.isenabled()
     versions: list[tuple[Tensor, int]] = []
 
     def begin(*_: Any) -> None:
-        versions[:] = [(one, one._version) for one in module.buffers() if not one.is_inference()]
+        values = chain.from_iterable(vars(inner).values() for inner in module.modules())
+        tensors = chain(module.buffers(), (one for one in values if issubclass(type(one), Tensor)))
+        versions[:] = [(one, one._version) for one in tensors if not one.is_inference()]
         # Whatever is older leaves the youngest generation, and nothing made from now on does.
         gc.collect(0)
         gc.disable()
@@ -39,7 +42,7 @@ def listing_new(module: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
         # By their type: isinstance asks the objects, which may answer by anything.
         made = [one for one in gc.get_objects(0) if issubclass(type(one), Tensor)]
         resume()
-        made += [buffer for buffer, version in versions if buffer._version != version]
+        made += [tensor for tensor, version in versions if tensor._version != version]
         return [tensor for tensor in made if tensor.is_floating_point()]
 
     with ExitStack() as left:
