@@ -27,9 +27,7 @@ def listing_new(module: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
     versions: list[tuple[Tensor, int]] = []
 
     def begin(*_: Any) -> None:
-        values = chain.from_iterable(vars(inner).values() for inner in module.modules())
-        tensors = chain(module.buffers(), (one for one in values if issubclass(type(one), Tensor)))
-        versions[:] = [(one, one._version) for one in tensors if not one.is_inference()]
+        versions[:] = [(one, one._version) for one in _held_by(module) if not one.is_inference()]
         # Whatever is older leaves the youngest generation, and nothing made from now on does.
         gc.collect(0)
         gc.disable()
@@ -49,6 +47,14 @@ def listing_new(module: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
         left.callback(resume)
         left.enter_context(module.register_forward_pre_hook(begin))
         yield new
+
+
+def _held_by(module: nn.Module) -> Iterator[Tensor]:
+    """Yield the buffers and attributes of a module and those in it; PyTorch's own write into none here."""
+    for inner in module.modules():
+        if not type(inner).__module__.startswith("torch.nn."):
+            held = chain(inner._buffers.values(), vars(inner).values())
+            yield from (one for one in held if issubclass(type(one), Tensor))
 
 
 def detours(model: nn.Module, inputs: Tensor, module: nn.Module) -> list[bool]:
