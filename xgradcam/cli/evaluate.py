@@ -221,7 +221,9 @@ def _measure(
     from xgradcam.files import make_folder
     from xgradcam.lending.precision import FLOAT32, computing_in
     from xgradcam.runs.ledger import alone_in
+    from xgradcam.runs.preparation import keep_freed_memory
 
+    keep_freed_memory()
     folder = arguments.output_dir
     kept = kept_files(arguments, [*(photograph.path for photograph in photographs), str(arguments.boxes)])
     for path in (folder / name for name in WRITTEN):

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from xgradcam.cam.explanation import conservation_error, heatmap, sensitivity_er
 from xgradcam.cam.methods import METHODS
 from xgradcam.errors import NotApplicableError
 from xgradcam.evaluation import metrics
+from xgradcam.evaluation.changed_pixels import ChangedPixels
 from xgradcam.evaluation.randomisation import randomised, rank_correlation, with_parameters
 from xgradcam.lending.borrowing import borrowed
 from xgradcam.scores.outputs import finite_logits_of, logits_of
@@ -54,7 +56,8 @@ class Question:
 
     inputs: (1, C, H, W). target: index of the class. output: place of the scores in what the model returns,
     as in `explain`. region: True where an object of the class is, (H, W) bool; None if not known.
-    steps, removed: see `metrics`. probability, layout: as in `explain`.
+    steps, removed: see `metrics`. probability, layout: as in `explain`. asked: a model that computes the same
+    in less time, for the measures that ask it for many scores.
     """
 
     model: nn.Module
@@ -66,6 +69,41 @@ class Question:
     removed: Sequence[float] = metrics.REMOVED
     probability: str | None = None
     layout: str | None = None
+    asked: nn.Module | None = None
+
+    @cached_property
+    def changed_pixels(self) -> ChangedPixels:
+        """The measures by changed pixels; they keep what they found, for the next layer."""
+        return ChangedPixels(self.inputs, self.steps, self.removed)
+
+    def evidence(
+        self, layer: str, progress: Progress = lambda _done, _total: None, model: nn.Module | None = None
+    ) -> Evidence:
+        """The evidence for the class at a layer of the model, or of another with the same layers."""
+        about = self.target, self.output, progress
+        return evidence_of(model or self.model, self.inputs, layer, *about, layout=self.layout)
+
+    def heatmap(self, signed: Tensor) -> Tensor:
+        """The heatmap of a map (1, h, w) at the size of the inputs, (H, W)."""
+        return heatmap(signed, (self.inputs.shape[2], self.inputs.shape[3]))[0]
+
+
+@dataclass(frozen=True)
+class DrawnMap:
+    """A method's signed map (1, h, w), and the part of each channel in it, (1, C)."""
+
+    signed: Tensor
+    channel_sums: Tensor
+
+
+def drawn(method: str, evidence: Evidence) -> DrawnMap | None:
+    """The method's map; None if it does not apply."""
+    try:
+        weights = METHODS[method](evidence)
+    except NotApplicableError:
+        return None
+    weighted = weights * evidence.activation
+    return DrawnMap(weighted_map(weights, evidence.activation), weighted.sum(dim=(2, 3)))
 
 
 @dataclass
@@ -86,60 +124,40 @@ def measure(question: Question, layer: str, methods: Sequence[str]) -> dict[str,
     """
     count = _EvaluationCount()
     started = time.perf_counter()
-    evidence = _evidence(question, question.model, layer, count)
+    evidence = question.evidence(layer, count)
     shared = time.perf_counter() - started
-    weights: dict[str, Tensor] = {}
+    maps: dict[str, DrawnMap] = {}
     costs: dict[str, dict[str, float]] = {}
-    # First all weights, then all measures: evaluations for a measure are kept, and a method that needs the
+    # First all maps, then all measures: evaluations for a measure are kept, and a method that needs the
     # same ones would seem to cost nothing.
     for method in methods:
         count.done, started = 0, time.perf_counter()
-        found = _weights(method, evidence)
+        found = drawn(method, evidence)
         if found is not None:
-            weights[method] = found
+            maps[method] = found
             seconds = shared + time.perf_counter() - started
             costs[method] = {"seconds": seconds, "evaluations": 1 + count.done}
-    return {method: {**_measures(question, evidence, weights[method]), **costs[method]} for method in weights}
-
-
-def _weights(method: str, evidence: Evidence) -> Tensor | None:
-    """The method's weights; None if it does not apply."""
-    try:
-        return METHODS[method](evidence)
-    except NotApplicableError:
-        return None
-
-
-def _measures(question: Question, evidence: Evidence, weights: Tensor) -> dict[str, Any]:
-    """Measure -> value for one method's weights, and the points of its curves."""
-    signed = weighted_map(weights, evidence.activation)
-    hot = _heatmap(question, signed)
-    probability = _probability(question, evidence)
-    both = torch.cat([question.inputs, metrics.fade(question.inputs, hot)])
-    whole, faded = metrics.scores_in_batches(probability, both)
-    deletion = metrics.deletion(probability, question.inputs, hot, question.steps)
-    insertion = metrics.insertion(probability, question.inputs, hot, question.steps)
+    hot = [question.heatmap(found.signed) for found in maps.values()]
+    changed = question.changed_pixels.measure(_probability(question, evidence), hot)
     return {
-        **_axiom_errors(evidence, weights, signed),
-        "drop": float(metrics.average_drop(whole, faded)),
-        "increase": float(metrics.increase_in_confidence(whole, faded)),
-        "deletion": deletion.area,
-        "insertion": insertion.area,
-        "road": metrics.road(probability, question.inputs, hot, question.removed),
-        "blank": float(not hot.any()),
-        "curves": {"deletion": deletion.scores.tolist(), "insertion": insertion.scores.tolist()},
-        **_localisation(question.region, hot),
+        method: {
+            **_axiom_errors(evidence, found),
+            **of_pixels,
+            "blank": float(not heatmap.any()),
+            **_localisation(question.region, heatmap),
+            **costs[method],
+        }
+        for (method, found), of_pixels, heatmap in zip(maps.items(), changed, hot, strict=True)
     }
 
 
-def _axiom_errors(evidence: Evidence, weights: Tensor, signed: Tensor) -> dict[str, float]:
+def _axiom_errors(evidence: Evidence, found: DrawnMap) -> dict[str, float]:
     probe = probe_of(evidence)
     score = probe.score.detach()
-    channel_sums = (weights * evidence.activation).sum(dim=(2, 3))
     drops = score[:, None] - probe.without_channels
     return {
-        "conservation": float(conservation_error(signed, score)),
-        "sensitivity": float(sensitivity_error(channel_sums, drops)),
+        "conservation": float(conservation_error(found.signed, score)),
+        "sensitivity": float(sensitivity_error(found.channel_sums, drops)),
     }
 
 
@@ -154,11 +172,6 @@ def _localisation(region: Tensor | None, hot: Tensor) -> dict[str, float]:
     }
 
 
-def _heatmap(question: Question, signed: Tensor) -> Tensor:
-    """The heatmap of a map (1, h, w) at the size of the inputs, (H, W)."""
-    return heatmap(signed, (question.inputs.shape[2], question.inputs.shape[3]))[0]
-
-
 def _probability(question: Question, evidence: Evidence) -> metrics.ScoreFunction:
     """The function from inputs (M, C, H, W) to the target's probabilities (M,).
 
@@ -168,7 +181,7 @@ def _probability(question: Question, evidence: Evidence) -> metrics.ScoreFunctio
     of_scores = PROBABILITY_RULES[question.probability or probability_rule(scores)[0]]
 
     def probability(inputs: Tensor) -> Tensor:
-        with borrowed(question.model) as run:
+        with borrowed(question.asked or question.model) as run:
             logits = finite_logits_of(run(inputs), question.output)
         return of_scores(logits)[:, question.target]
 
@@ -207,19 +220,8 @@ def likeness_when_randomised(
     }
 
 
-def _evidence(
-    question: Question, model: nn.Module, layer: str, progress: Progress = lambda _done, _total: None
-) -> Evidence:
-    about = question.target, question.output, progress
-    return evidence_of(model, question.inputs, layer, *about, layout=question.layout)
-
-
 def _heatmaps(question: Question, model: nn.Module, layer: str, methods: Sequence[str]) -> dict[str, Tensor]:
     """Method -> heatmap (H, W), without the methods that do not apply."""
-    evidence = _evidence(question, model, layer)
-    weights = {method: _weights(method, evidence) for method in methods}
-    return {
-        method: _heatmap(question, weighted_map(found, evidence.activation))
-        for method, found in weights.items()
-        if found is not None
-    }
+    evidence = question.evidence(layer, model=model)
+    maps = {method: drawn(method, evidence) for method in methods}
+    return {method: question.heatmap(found.signed) for method, found in maps.items() if found is not None}

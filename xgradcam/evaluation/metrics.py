@@ -4,8 +4,9 @@ Common arguments: `inputs` (1, C, H, W), normalised, so that 0 is the mean colou
 `score`, a function from inputs (M, C, H, W) to scores (M,), such as the probability of the target.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
 import torch
@@ -25,10 +26,11 @@ KERNEL, SIGMA = 11, 5.0
 REMOVED = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
-def scores_in_batches(score: ScoreFunction, inputs: Tensor) -> Tensor:
-    """The scores of inputs (M, C, H, W), computed in batches without a graph: (M,)."""
+def scores_in_batches(score: ScoreFunction, inputs: Iterable[Tensor]) -> Tensor:
+    """The scores of inputs (C, H, W), computed in batches without a graph, in their order: (M,)."""
+    left = iter(inputs)
     with torch.no_grad():
-        return torch.cat([score(inputs[start : start + BATCH]) for start in range(0, len(inputs), BATCH)])
+        return torch.cat([score(torch.stack(batch)) for batch in iter(lambda: [*islice(left, BATCH)], [])])
 
 
 def fade(inputs: Tensor, heatmap: Tensor) -> Tensor:
@@ -70,7 +72,8 @@ def deletion(score: ScoreFunction, inputs: Tensor, heatmap: Tensor, steps: int =
 
     Petsiuk et al. 2018.
     """
-    return _curve(score, inputs, torch.zeros_like(inputs), heatmap, steps)
+    changed = changing(inputs, torch.zeros_like(inputs), ranks(heatmap), steps)
+    return curve(scores_in_batches(score, changed), heatmap.numel())
 
 
 def insertion(score: ScoreFunction, inputs: Tensor, heatmap: Tensor, steps: int = 28) -> Curve:
@@ -78,19 +81,22 @@ def insertion(score: ScoreFunction, inputs: Tensor, heatmap: Tensor, steps: int 
 
     Petsiuk et al. 2018.
     """
-    return _curve(score, blur(inputs), inputs, heatmap, steps)
+    changed = changing(blur(inputs), inputs, ranks(heatmap), steps)
+    return curve(scores_in_batches(score, changed), heatmap.numel())
 
 
-def _curve(score: ScoreFunction, start: Tensor, end: Tensor, heatmap: Tensor, steps: int) -> Curve:
-    rank = ranks(heatmap).to(start.device)
-    counts = torch.arange(steps + 1, device="cpu") * rank.numel() // steps
-    scores = []
-    with torch.no_grad():
-        for first in range(0, steps + 1, BATCH):
-            changed = rank < counts[first : first + BATCH, None, None].to(rank)
-            scores.append(score(torch.where(changed[:, None], end, start)))
-    shares = counts.double() / rank.numel()
-    return Curve(shares, torch.cat(scores).double().cpu())
+def changing(start: Tensor, end: Tensor, rank: Tensor, steps: int) -> Iterator[Tensor]:
+    """The inputs (C, H, W) on the way from one to the other, both included: steps + 1, by rising rank."""
+    rank = rank.to(start.device)
+    for step in range(steps + 1):
+        yield torch.where(rank < step * rank.numel() // steps, end[0], start[0])
+
+
+def curve(scores: Tensor, pixels: int) -> Curve:
+    """The curve of the scores of all that `changing` yields, for inputs of so many pixels."""
+    steps = len(scores) - 1
+    counts = torch.arange(steps + 1, device="cpu") * pixels // steps
+    return Curve(counts.double() / pixels, scores.double().cpu())
 
 
 def ranks(heatmap: Tensor) -> Tensor:
@@ -117,14 +123,20 @@ def road(score: ScoreFunction, inputs: Tensor, heatmap: Tensor, removed: Sequenc
     Removed pixels are imputed from their neighbours, so that the shape of the mask gives nothing away.
     Rong et al. 2022; the two curves become one number as in ROADCombined of the package grad-cam.
     """
-    rank = ranks(heatmap).to(inputs.device)
-    last = rank.numel() - 1
-    filled = [
-        imputed(inputs, order < round(share * rank.numel()))
-        for order in (last - rank, rank)
-        for share in removed
-    ]
-    coldest, hottest = scores_in_batches(score, torch.cat(filled)).reshape(2, len(removed))
+    return road_of(scores_in_batches(score, removing(inputs, ranks(heatmap), removed)))
+
+
+def removing(inputs: Tensor, rank: Tensor, removed: Sequence[float]) -> Iterator[Tensor]:
+    """The inputs (C, H, W) that ROAD asks for: without the coldest pixels, then without the hottest."""
+    rank = rank.to(inputs.device)
+    for order in (rank.numel() - 1 - rank, rank):
+        for share in removed:
+            yield imputed(inputs, order < round(share * rank.numel()))[0]
+
+
+def road_of(scores: Tensor) -> float:
+    """ROAD from the scores of all that `removing` yields."""
+    coldest, hottest = scores.reshape(2, -1)
     return float((coldest - hottest).mean() / 2)
 
 
