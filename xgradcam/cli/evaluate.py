@@ -51,8 +51,9 @@ scikit-learn (pip install 'xgradcam[test]'). The default model is the bundled ef
 
 Measured for each photograph, layer and method: the errors of the two axioms, average drop, increase in
 confidence, deletion, insertion and ROAD; with --boxes also the pointing game and the energy inside the
-boxes of the class; and how much the map stays the same when the network's weights are random (mean rank
-correlation).
+boxes of the class; with --mosaics how much of the positive evidence for a class lies in its tile of a
+mosaic of four photographs (chance: 0.25); and how much the map stays the same when the network's
+weights are random (mean rank correlation).
 
 Files in the output folder: evaluation.md and evaluation.csv (means with 95% bootstrap intervals),
 evaluation.png (the same as plots, with the curves) and evaluation.jsonl (all numbers; --resume reads it).
@@ -90,9 +91,24 @@ def evaluation_parser(prog: str = PROG) -> Parser:
     add_probability_argument(parser)
     add_device_arguments(parser)
     parser.set_defaults(model="efficientnet-lite0")
+    _add_measure_arguments(parser)
+    parser.add_argument("--limit", type=int, help="take only the first photographs, this many")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the random weights, the mosaics and the bootstrap"
+    )
+    parser.add_argument("--output-dir", type=Path, default=Path("evaluation"), help="default: evaluation")
+    parser.add_argument("--resume", action="store_true", help="keep what an earlier run has measured")
+    return parser
+
+
+def _add_measure_arguments(parser: Parser) -> None:
+    """Add the options on what is measured, and how."""
     parser.add_argument("--crop", action="store_true", help="resize and crop as the weights expect it")
     add_range_argument(parser)
     parser.add_argument("--method", nargs="+", default=[ALL], help="methods; default: all")
+    parser.add_argument(
+        "--without", metavar="METHOD", nargs="+", default=[], help="methods to leave out, such as score-cam"
+    )
     parser.add_argument(
         "--boxes",
         type=Path,
@@ -108,11 +124,10 @@ def evaluation_parser(prog: str = PROG) -> Parser:
         "--randomise", metavar="N", type=int, default=4,
         help="photographs to compare with random weights on (default: 4; 0: none)",
     )  # fmt: skip
-    parser.add_argument("--limit", type=int, help="take only the first photographs, this many")
-    parser.add_argument("--seed", type=int, default=0, help="of the random weights and the bootstrap")
-    parser.add_argument("--output-dir", type=Path, default=Path("evaluation"), help="default: evaluation")
-    parser.add_argument("--resume", action="store_true", help="keep what an earlier run has measured")
-    return parser
+    parser.add_argument(
+        "--mosaics", metavar="N", type=int, default=0,
+        help="mosaics of four photographs of known classes to look for one of them in (default: 0)",
+    )  # fmt: skip
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -121,11 +136,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         return DONE
     if find_spec("scipy") is None:
         raise XGradCamError("the evaluation needs scipy: pip install 'xgradcam[evaluation]'")
-    from xgradcam.cam.methods import METHODS
     from xgradcam.evaluation.run import Evaluation
 
     evaluation = Evaluation(
-        methods=list(METHODS) if ALL in arguments.method else list(dict.fromkeys(arguments.method)),
+        methods=_methods(arguments.method, arguments.without),
         layers=(),
         crop=arguments.crop,
         boxes=arguments.boxes,
@@ -136,6 +150,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         probability=arguments.probability,
         value_range=range_of(arguments),
         layout=arguments.layout,
+        mosaics=arguments.mosaics,
     )
     classifier = open_classifier(PROG, arguments, many=True).to(choose_device(PROG, arguments))
     classifier.framing(arguments.crop)  # an error, before any work, if the crop is not known
@@ -147,6 +162,17 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     _say_classes(photographs, classifier)
     _measure(arguments, evaluation, classifier, photographs)
     return DONE if len(photographs) == len(named) else FAILED
+
+
+def _methods(asked: Sequence[str], without: Sequence[str]) -> list[str]:
+    """The methods asked for, each once, but those to leave out."""
+    from xgradcam.cam.methods import METHODS, known_methods
+
+    known_methods(without)
+    methods = [name for name in (METHODS if ALL in asked else dict.fromkeys(asked)) if name not in without]
+    if not methods:
+        raise XGradCamError("no method is left to measure: take one out of --without")
+    return methods
 
 
 def _readable(

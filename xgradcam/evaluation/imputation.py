@@ -27,7 +27,11 @@ def imputed(inputs: Tensor, missing: Tensor) -> Tensor:
         matrix = equations[:, unknown].tocsc()
         # For a symmetric matrix that needs no pivoting SuperLU is twice as fast with these settings.
         factors = splu(
-            matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.0, options={"SymmetricMode": True}
+            matrix,
+            permc_spec="MMD_AT_PLUS_A",
+            diag_pivot_thresh=0.0,
+            panel_size=1,
+            options={"SymmetricMode": True},
         )
         filled[:, unknown] = factors.solve(-(equations @ filled.T)).T
     noise = torch.randn(

@@ -14,7 +14,7 @@ from xgradcam.files import open_regular, write_files
 
 # What must be the same for a line to count: what was measured, and the state of what it was measured on.
 KEY = ("kind", "photo", "layer", "method", "state")
-KINDS = ("map", "randomised")
+KINDS = ("map", "mosaic", "randomised")
 CURVES = ("deletion", "insertion")
 # Settings of every evaluation, by which its log is known.
 SETTINGS = {"model", "weights", "crop", "steps", "removed", "randomise", "seed"}
@@ -134,6 +134,8 @@ def _is_whole(line: Any, steps: int | None) -> bool:
         return False
     if line["kind"] == "randomised":
         return "randomised" in line
+    if line["kind"] == "mosaic":
+        return "focus" in line
     curves = line.get("curves")
     return isinstance(curves, dict) and all(_is_curve(curves.get(name), steps) for name in CURVES)
 

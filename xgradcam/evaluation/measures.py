@@ -15,7 +15,7 @@ from xgradcam.cam.evidence import Evidence, Progress, probe_of
 from xgradcam.cam.explain import evidence_of
 from xgradcam.cam.explanation import conservation_error, heatmap, sensitivity_error, weighted_map
 from xgradcam.cam.methods import METHODS
-from xgradcam.errors import NotApplicableError
+from xgradcam.errors import NotApplicableError, XGradCamError
 from xgradcam.evaluation import metrics
 from xgradcam.evaluation.changed_pixels import ChangedPixels
 from xgradcam.evaluation.randomisation import randomised, rank_correlation, with_parameters
@@ -42,6 +42,8 @@ MEASURES: Mapping[str, Measure] = MappingProxyType(
         "road": Measure("ROAD", True),
         "pointing": Measure("pointing game", True),
         "energy": Measure("energy inside", True),
+        "focus": Measure("focus in mosaics", True),
+        "unfocused": Measure("blank in mosaics", None),
         "randomised": Measure("likeness when randomised", False),
         "blank": Measure("blank", None),
         "seconds": Measure("seconds", None),
@@ -138,7 +140,7 @@ def measure(question: Question, layer: str, methods: Sequence[str]) -> dict[str,
             seconds = shared + time.perf_counter() - started
             costs[method] = {"seconds": seconds, "evaluations": 1 + count.done}
     hot = [question.heatmap(found.signed) for found in maps.values()]
-    changed = question.changed_pixels.measure(_probability(question, evidence), hot)
+    changed = question.changed_pixels.measure(probability_of(question, evidence), hot)
     return {
         method: {
             **_axiom_errors(evidence, found),
@@ -161,6 +163,22 @@ def _axiom_errors(evidence: Evidence, found: DrawnMap) -> dict[str, float]:
     }
 
 
+def measure_focus(
+    question: Question, layer: str, methods: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    """Method -> `metrics.focus` of its map in the question's region, and 1 if there is none, else 0."""
+    if question.region is None:
+        raise XGradCamError("the focus is measured in a region: give the question one")
+    evidence = question.evidence(layer)
+    maps = {method: drawn(method, evidence) for method in methods}
+    shares = {
+        method: metrics.focus(found.signed, question.region)
+        for method, found in maps.items()
+        if found is not None
+    }
+    return {method: {"focus": share, "unfocused": float(share is None)} for method, share in shares.items()}
+
+
 def _localisation(region: Tensor | None, hot: Tensor) -> dict[str, float]:
     """Pointing game and energy inside; nothing if the object's region is not known."""
     if region is None:
@@ -172,7 +190,7 @@ def _localisation(region: Tensor | None, hot: Tensor) -> dict[str, float]:
     }
 
 
-def _probability(question: Question, evidence: Evidence) -> metrics.ScoreFunction:
+def probability_of(question: Question, evidence: Evidence) -> metrics.ScoreFunction:
     """The function from inputs (M, C, H, W) to the target's probabilities (M,).
 
     The rule is the same for all inputs: the one for the question's own, whose scores have a graph.
@@ -205,6 +223,8 @@ def likeness_when_randomised(
     modules = len(with_parameters(model))
     counts = {max(1, round(share * modules)) for share in stages}
     inputs = torch.cat([question.inputs for question in questions])
+    if not likeness:
+        return {}
     for _, changed in randomised(model, inputs, seed, counts):
         for index, question in enumerate(questions):
             now = _heatmaps(question, changed, layer, [*likeness])

@@ -7,10 +7,11 @@ Common arguments: `inputs` (1, C, H, W), normalised, so that 0 is the mean colou
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from math import inf
 from typing import TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from xgradcam.errors import XGradCamError
@@ -158,6 +159,20 @@ def energy_inside(heatmap: Tensor, region: Tensor) -> float:
     _require_region(region, heatmap)
     total = float(heatmap.sum())
     return float(heatmap[region].sum()) / total if total else 0.0
+
+
+def focus(signed: Tensor, region: Tensor) -> float | None:
+    """The share of a map's positive evidence that is in the region; None for a map without any.
+
+    signed: (1, h, w), of any size; its positive part is enlarged to the region's (H, W), as for a heatmap.
+    For one tile of a mosaic of four it is 1/4 by chance. Arias-Duart et al. 2022, where two tiles of four
+    are of the class.
+    """
+    positive = signed.clamp(min=0)[:, None]
+    large = nn.functional.interpolate(positive, size=region.shape, mode="bilinear", align_corners=False)[0, 0]
+    _require_region(region, large)
+    total = float(large.sum())
+    return float(large[region.to(large.device)].sum()) / total if 0 < total < inf else None
 
 
 def _require_region(region: Tensor, heatmap: Tensor) -> None:

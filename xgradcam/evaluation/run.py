@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xgradcam.cam.methods import known_methods
 from xgradcam.errors import XGradCamError, listed
 from xgradcam.evaluation.boxes import read_annotations, region_of
+from xgradcam.evaluation.cost import Cost, cost_of
 from xgradcam.evaluation.log import Log
 from xgradcam.evaluation.matching import Matches, match
-from xgradcam.evaluation.measures import Question, likeness_when_randomised, measure
+from xgradcam.evaluation.measures import Question, likeness_when_randomised, measure, measure_focus
+from xgradcam.evaluation.mosaics import TILES, Mosaic, draw_mosaics, lay
 from xgradcam.evaluation.photographs import LabelledPhotograph, by_folder
 from xgradcam.evaluation.report import Report, report_on
 from xgradcam.files import make_folder
@@ -30,6 +32,10 @@ from xgradcam.scores.outputs import finite_logits_of
 
 # Shares of the modules with random weights at which maps are compared.
 STAGES = (0.0, 0.25, 0.5, 1.0)
+ABOUT_MOSAICS = (
+    "focus: means over {} mosaics of four photographs of four classes; by chance it is 0.25. Mosaics where a "
+    "method's map has no positive evidence do not count: their share is beside it."
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,8 @@ class Evaluation:
     methods: their names. layers: their names; none for the model's default layer. crop: resize and crop the
     photographs as the weights expect it. boxes: file or folder of the objects' boxes. steps: of the curves.
     removed: shares of pixels for ROAD. randomise: photographs for the randomisation check. seed: of the
-    random weights and the bootstrap. probability, layout: as in `explain`. value_range: as in `read_image`.
+    random weights, the mosaics and the bootstrap. mosaics: their number. probability, layout: as in
+    `explain`. value_range: as in `read_image`.
     Raises XGradCamError for an unknown method and a value out of its range.
     """
 
@@ -54,6 +61,7 @@ class Evaluation:
     probability: str | None = None
     value_range: ValueRange | None = None
     layout: str | None = None
+    mosaics: int = 0
 
     def __post_init__(self) -> None:
         known_methods(self.methods)
@@ -61,12 +69,17 @@ class Evaluation:
             raise XGradCamError(f"steps is {self.steps}: a curve has at least 1")
         if self.randomise < 0:
             raise XGradCamError(f"randomise is {self.randomise}: give a number of photographs, 0 for none")
+        if self.mosaics < 0:
+            raise XGradCamError(f"mosaics is {self.mosaics}: give a number of mosaics, 0 for none")
         for share in self.removed:
             if not 0 < share < 1:
                 raise XGradCamError(f"removed has {share}: shares lie between 0 and 1")
 
     def settings(self) -> dict[str, Any]:
-        """The values that a resumed run must share, as JSON has them; boxes belong to their photographs."""
+        """The values that a resumed run must share, as JSON has them.
+
+        Boxes and mosaics are not among them: the lines of the log are of the very pixels, class and region.
+        """
         return {
             "crop": self.crop,
             "steps": self.steps,
@@ -95,25 +108,36 @@ def evaluate(
 
     photographs: readable ones. settings: what else a resumed run must share, such as the model's name.
     progress: called with the number of steps done and of all steps; a step is one photograph at one layer.
-    say: called with a line about boxes that were not found, and about lines of the log that are malformed.
+    say: called with a line about boxes that were not found, about lines of the log that are malformed, and
+    about the time that a long evaluation will take.
     Raises XGradCamError if nothing can be measured.
     """
     layers = list(evaluation.layers) or [classifier.default_layer()]
+    mosaics = draw_mosaics(photographs, evaluation.mosaics, evaluation.seed)
     matches = _matches(evaluation.boxes, photographs, say)
     make_folder(folder)
     with Log(folder / "evaluation.jsonl", {**settings, **evaluation.settings()}, resume) as log:
-        if log.malformed:
-            many = "1 malformed line is" if log.malformed == 1 else f"{log.malformed} malformed lines are"
-            say(f"{log.path}: {many} passed over, and measured anew")
         asked = _faster(classifier, layers)
-        lines = _Run(evaluation, classifier, asked, photographs, layers, matches, log, progress).measure()
+        run = _Run(evaluation, classifier, asked, photographs, mosaics, layers, matches, log, progress)
+        _say_before(run, resume, say)
+        lines = run.measure()
     remarks = [] if evaluation.boxes is None else [matches.summary(len(photographs))]
     for remark in remarks:
         say(remark)
     classes = by_folder(photographs, classifier.labels)
+    remarks += [ABOUT_MOSAICS.format(len(mosaics))] if mosaics else []
     return report_on(
         lines, layers, evaluation.methods, len(photographs), evaluation.seed, classes=classes, remarks=remarks
     )
+
+
+def _say_before(run: "_Run", resume: bool, say: Callable[[str], None]) -> None:
+    """Say which lines of the log are malformed, and what a long evaluation will cost."""
+    if malformed := run.log.malformed:
+        many = "1 malformed line is" if malformed == 1 else f"{malformed} malformed lines are"
+        say(f"{run.log.path}: {many} passed over, and measured anew")
+    if line := run.cost().line():
+        say(f"{line}; less for what the log has" if resume else line)
 
 
 def _matches(
@@ -140,7 +164,9 @@ def _faster(classifier: Classifier, layers: Sequence[str]) -> nn.Module:
     # A module may hold anything.
     except Exception:
         return classifier.module
-    noise = torch.randn(classifier.blank().shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+    noise = torch.randn(
+        classifier.blank().shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu"
+    )
     fold_batch_norms(copy, classifier.like_weights(noise).to(classifier.device()), layers)
     return copy
 
@@ -153,6 +179,7 @@ class _Run:
     classifier: Classifier
     asked: nn.Module
     photographs: Sequence[LabelledPhotograph]
+    mosaics: Sequence[Mosaic]
     layers: Sequence[str]
     matches: Matches
     log: Log
@@ -161,22 +188,37 @@ class _Run:
     def measure(self) -> list[dict[str, Any]]:
         """Log all measures that are not in the log; return the lines of all that were asked for."""
         randomised = self.photographs[: self.evaluation.randomise]
-        total = len(self.photographs) * len(self.layers) + (len(self.layers) if randomised else 0)
+        steps = len(self.photographs) + len(self.mosaics) + bool(randomised)
         lines: list[dict[str, Any]] = []
         done = 0
-        self.progress(done, total)
+        self.progress(done, steps * len(self.layers))
+
+        def add(found: list[dict[str, Any]]) -> None:
+            nonlocal done
+            lines.extend(found)
+            done += 1
+            self.progress(done, steps * len(self.layers))
+
         for photograph in self.photographs:
             subject = self._subject(photograph)
             for layer in self.layers:
-                lines += self._measure_maps(subject, layer)
-                done += 1
-                self.progress(done, total)
+                add(self._measure_maps(subject, layer))
+        for number, mosaic in enumerate(self.mosaics):
+            subject = self._mosaic_subject(number, mosaic)
+            for layer in self.layers:
+                add(self._measure_mosaic(subject, mosaic, layer))
         subjects = [self._subject(photograph) for photograph in randomised]
         for layer in self.layers if randomised else ():
-            lines += self._randomise(subjects, layer)
-            done += 1
-            self.progress(done, total)
+            add(self._randomise(subjects, layer))
         return lines
+
+    def cost(self) -> Cost:
+        """The cost of all that is to be measured, also of what the log has."""
+        evaluation = self.evaluation
+        photographs = len(self.photographs)
+        again = (1 + len(STAGES)) * min(evaluation.randomise, photographs)
+        question = self._subject(self.photographs[0]).question
+        return cost_of(question, self.layers, evaluation.methods, photographs, len(self.mosaics) + again)
 
     def _measure_maps(self, subject: "_Subject", layer: str) -> list[dict[str, Any]]:
         methods = self.evaluation.methods
@@ -184,6 +226,20 @@ class _Run:
         for method, measures in measure(subject.question, layer, left).items() if left else ():
             self.log.add({"kind": "map", **subject.line(layer, method), **measures})
         return [line for name in methods if (line := self._find("map", subject, layer, name))]
+
+    def _measure_mosaic(self, subject: "_Subject", mosaic: Mosaic, layer: str) -> list[dict[str, Any]]:
+        methods = self.evaluation.methods
+        left = [name for name in methods if not self._find("mosaic", subject, layer, name)]
+        made_of = {
+            "tiles": [
+                {"photo": path, "class_index": target}
+                for path, target in zip(mosaic.paths, mosaic.targets, strict=True)
+            ],
+            "explained": TILES[mosaic.chosen],
+        }
+        for method, measures in measure_focus(subject.question, layer, left).items() if left else ():
+            self.log.add({"kind": "mosaic", **subject.line(layer, method), **made_of, **measures})
+        return [line for name in methods if (line := self._find("mosaic", subject, layer, name))]
 
     def _randomise(self, subjects: Sequence["_Subject"], layer: str) -> list[dict[str, Any]]:
         # The statistics under random weights are those of all these photographs together.
@@ -223,11 +279,24 @@ class _Run:
             self.matches.crop_away(photograph.path)
             region = None
         state = _digest(pixels.tobytes(), shape, target, b"" if region is None else region.numpy().tobytes())
-        question = Question(
-            classifier.module,
+        question = self._question(classifier.module, inputs, target, region)
+        return _Subject(photograph.path, label_of(classifier.labels, target), state, question)
+
+    def _mosaic_subject(self, number: int, mosaic: Mosaic) -> "_Subject":
+        classifier, evaluation = self.classifier, self.evaluation
+        target = mosaic.targets[mosaic.chosen]
+        laid = lay(mosaic, classifier, evaluation.crop, evaluation.value_range)
+        state = _digest(laid.pixels.tobytes(), target, laid.tile.numpy().tobytes())
+        question = self._question(self.asked, classifier.inputs(laid.pixels), target, laid.tile)
+        return _Subject(f"mosaic {number}", label_of(classifier.labels, target), state, question)
+
+    def _question(self, model: nn.Module, inputs: Tensor, target: int, region: Tensor | None) -> Question:
+        evaluation = self.evaluation
+        return Question(
+            model,
             inputs,
             target,
-            classifier.output,
+            self.classifier.output,
             region,
             evaluation.steps,
             evaluation.removed,
@@ -235,7 +304,6 @@ class _Run:
             evaluation.layout,
             self.asked,
         )
-        return _Subject(photograph.path, label_of(classifier.labels, target), state, question)
 
 
 @dataclass(frozen=True)
