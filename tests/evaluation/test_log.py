@@ -11,7 +11,7 @@ CURVES = {"deletion": [0.9, 0.5, 0.1], "insertion": [0.1, 0.5, 0.9]}
 
 
 def line(photo, method, kind="map", state="0", **values):
-    measured = {"curves": CURVES} if kind == "map" else {"randomised": 0.5}
+    measured = {"map": {"curves": CURVES}, "randomised": {"randomised": 0.5}, "mosaic": {"focus": None}}[kind]
     return {
         "kind": kind,
         "photo": photo,

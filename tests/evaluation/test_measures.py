@@ -1,10 +1,18 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from xgradcam import explain
+from xgradcam import XGradCamError, explain
 from xgradcam.cam.methods import METHODS
 from xgradcam.evaluation import metrics
-from xgradcam.evaluation.measures import MEASURES, Question, likeness_when_randomised, measure
+from xgradcam.evaluation.measures import (
+    MEASURES,
+    Question,
+    likeness_when_randomised,
+    measure,
+    measure_focus,
+)
 from xgradcam.evaluation.randomisation import randomised, rank_correlation, with_parameters
 
 
@@ -40,12 +48,42 @@ def test_the_measures_are_those_of_their_functions(net, question):
         assert measures["pointing"] == metrics.pointing_game(hot, question.region)
         assert measures["blank"] == (not hot.any())
         assert measures["seconds"] > 0
-        assert set(measures) - {"curves"} == set(MEASURES) - {"randomised"}
+        assert set(measures) - {"curves"} == set(MEASURES) - {"randomised", "focus", "unfocused"}
 
 
 def test_without_a_region_nothing_is_said_of_the_object(net, batch):
     found = measure(Question(net, batch[:1], 2, steps=2, removed=(0.5,)), "features.4", ["grad-cam"])
-    assert set(MEASURES) - set(found["grad-cam"]) == {"pointing", "energy", "randomised"}
+    others = {"randomised", "focus", "unfocused"}
+    assert set(MEASURES) - set(found["grad-cam"]) == {"pointing", "energy", *others}
+    with pytest.raises(XGradCamError, match="measured in a region"):
+        measure_focus(Question(net, batch[:1], 2), "features.4", ["grad-cam"])
+
+
+def test_the_focus_is_that_of_the_map_and_none_for_a_blank_one(net, question):
+    found = measure_focus(question, "features.4", ["xgrad-cam", "cam", "layer-cam"])
+    explanation = explain(net, question.inputs, "features.4", 2, ["xgrad-cam", "layer-cam"])
+    for method, signed in explanation.maps.items():
+        expected = metrics.focus(signed, question.region)
+        assert found[method] == {"focus": pytest.approx(expected), "unfocused": 0}
+        assert 0 < expected < 1
+    assert "cam" not in found
+    with torch.no_grad():
+        net.classifier[2].weight.zero_()
+    assert measure_focus(question, "features.4", ["xgrad-cam"]) == {
+        "xgrad-cam": {"focus": None, "unfocused": 1}
+    }
+
+
+def test_the_measures_of_a_second_layer_know_those_of_the_first(net, question):
+    counted = []
+    asked = torch.nn.Sequential(net)
+    asked.register_forward_hook(lambda _module, given, _output: counted.append(len(given[0])))
+    question = replace(question, asked=asked)
+    first = measure(question, "features.4", ["grad-cam", "hires-cam"])
+    assert sum(counted) == 3 + 2 * question.changed_pixels.evaluations
+    again = measure(question, "features.4", ["grad-cam", "layer-cam"])
+    assert sum(counted) == 2 * 3 + 3 * question.changed_pixels.evaluations
+    assert {**again["grad-cam"], "seconds": 0} == {**first["grad-cam"], "seconds": 0}
 
 
 def test_evaluations_are_counted_method_by_method(question):

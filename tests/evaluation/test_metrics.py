@@ -149,3 +149,27 @@ def test_energy_is_the_share_of_the_sum():
         metrics.energy_inside(heatmap, region.float())
     with pytest.raises(XGradCamError, match="not a bool for each pixel"):
         metrics.pointing_game(heatmap, region[:2])
+
+
+def test_the_focus_is_the_share_of_the_enlarged_positive_part():
+    tile = torch.zeros(4, 4, dtype=torch.bool)
+    tile[:2, 2:] = True
+    signed = torch.tensor([[[-5.0, 3.0], [1.0, -2.0]]])
+    # By hand: bilinear weights of 2 x 2 cells at 4 x 4 pixels are 1, 3/4, 1/4, 0 along each side.
+    near, far = 1 + 3 / 4, 1 / 4
+    right, left = near * near * 3 + far * far * 1, near * near * 1 + far * far * 3
+    total = 4 * (3 + 1)
+    assert metrics.focus(signed, tile) == pytest.approx(right / total)
+    assert metrics.focus(signed, tile.flip(0, 1)) == pytest.approx(left / total)
+    assert metrics.focus(10 * signed, tile) == pytest.approx(right / total)
+    quarters = [metrics.focus(torch.ones(1, 3, 3), tile.roll((2 * down, 2 * right), (0, 1)))
+                for down in (0, 1) for right in (0, 1)]  # fmt: skip
+    assert quarters == [pytest.approx(0.25)] * 4
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_map_without_positive_evidence_has_no_focus(value):
+    tile = torch.ones(4, 4, dtype=torch.bool)
+    assert metrics.focus(torch.full((1, 2, 2), value), tile) is None
+    with pytest.raises(XGradCamError, match="not a bool for each pixel"):
+        metrics.focus(torch.ones(1, 2, 2), tile.float())

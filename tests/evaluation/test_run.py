@@ -1,17 +1,22 @@
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from tests.support import EXAMPLES
-from xgradcam import Classifier, XGradCamError, read_image
+from tests.support import EXAMPLES, TinyNet
+from xgradcam import Classifier, XGradCamError, explain, read_image
 from xgradcam.errors import listed
+from xgradcam.evaluation import metrics
 from xgradcam.evaluation.boxes import Box, region_of
-from xgradcam.evaluation.measures import Question, likeness_when_randomised, measure
+from xgradcam.evaluation.measures import Question, likeness_when_randomised, measure, measure_focus
+from xgradcam.evaluation.mosaics import TILES, draw_mosaics, lay
 from xgradcam.evaluation.photographs import LabelledPhotograph
 from xgradcam.evaluation.run import STAGES, Evaluation, evaluate
 
@@ -73,8 +78,10 @@ def test_every_photograph_is_measured_at_every_layer_by_every_method(classifier,
         for layer in layers:
             for method, measures in measure(question, layer, PLAIN["methods"]).items():
                 line = found[photograph.path, layer, method]
-                same = {name: line[name] for name in measures if name != "seconds"}
-                assert same == {name: measures[name] for name in same}
+                for name in measures.keys() - {"seconds", "curves"}:
+                    assert line[name] == pytest.approx(measures[name])
+                for name, points in measures["curves"].items():
+                    assert line["curves"][name] == pytest.approx(points)
     assert [(row.layer, row.method) for row in report.rows] == [
         (layer, method) for layer in layers for method in PLAIN["methods"]
     ]
@@ -100,11 +107,117 @@ def test_the_first_photographs_are_measured_with_random_weights(classifier, phot
     )
     assert steps[-1] == (3, 3)
     question = Question(classifier.module, classifier.inputs(read_image(photographs[0].path)), 2)
-    (expected,) = likeness_when_randomised([question], "features.4", ["xgrad-cam"], STAGES, 5)["xgrad-cam"]
+    expected = likeness_when_randomised([question], "features.4", ["xgrad-cam", "score-cam"], STAGES, 5)
     found = lines_of(report, "randomised")
     assert {key: line["randomised"] for key, line in found.items()} == {
-        (photographs[0].path, "features.4", "xgrad-cam"): expected
+        (photographs[0].path, "features.4", method): likeness for method, (likeness,) in expected.items()
     }
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """Five photographs of four known classes and one of none."""
+    targets = [0, 1, 2, 3, 3, None]
+    pixels = read_image(EXAMPLES / "cat-and-coffee.jpg")
+    paths = [tmp_path / f"{index}.png" for index in range(len(targets))]
+    for index, path in enumerate(paths):
+        Image.fromarray(pixels[20 * index : 20 * index + 40, 50 * index : 50 * index + 60]).save(path)
+    return [LabelledPhotograph(str(path), target) for path, target in zip(paths, targets, strict=True)]
+
+
+def test_the_focus_is_measured_in_mosaics_and_logged_with_their_photographs(classifier, labelled, tmp_path):
+    classifier = replace(classifier, labels=["a", "b", "c", "d", "e"])
+    chosen = evaluation(mosaics=6, seed=2, layers=["features.1", "features.4"])
+    steps = []
+    report = evaluate(
+        chosen, classifier, labelled, tmp_path / "out", SETTINGS, progress=lambda *step: steps.append(step)
+    )
+    assert steps == [(done, 24) for done in range(25)]
+    found = lines_of(report, "mosaic")
+    assert len(found) == 6 * 2 * 2
+    mosaics = draw_mosaics(labelled, 6, 2)
+    assert len({mosaic.chosen for mosaic in mosaics}) > 1
+    for number, mosaic in enumerate(mosaics):
+        laid = lay(mosaic, classifier)
+        target = mosaic.targets[mosaic.chosen]
+        for layer in chosen.layers:
+            explained = explain(
+                classifier.module, classifier.inputs(laid.pixels), layer, target, PLAIN["methods"]
+            )
+            for method, signed in explained.maps.items():
+                line = found[f"mosaic {number}", layer, method]
+                assert line["focus"] == pytest.approx(metrics.focus(signed, laid.tile))
+                assert line["unfocused"] == (line["focus"] is None)
+                assert (line["class_index"], line["class_name"]) == (target, "abcd"[target])
+                assert line["tiles"] == [
+                    {"photo": path, "class_index": tile}
+                    for path, tile in zip(mosaic.paths, mosaic.targets, strict=True)
+                ]
+                assert line["explained"] == TILES[mosaic.chosen]
+    for row in report.rows:
+        values = [line["focus"] for key, line in found.items() if key[1:] == (row.layer, row.method)]
+        seen = [value for value in values if value is not None]
+        assert row.means["focus"].count == len(seen)
+        assert row.means["focus"].value == pytest.approx(np.mean(seen))
+        assert row.means["unfocused"].value == pytest.approx(1 - len(seen) / 6)
+    text = report.markdown()
+    assert "| focus in mosaics ↑ | blank in mosaics |" in text
+    assert text.splitlines()[-1].startswith("focus: means over 6 mosaics of four photographs of four classes")
+
+
+def test_a_resumed_run_adds_mosaics_to_those_of_before(classifier, labelled, tmp_path, monkeypatch):
+    fresh = evaluate(evaluation(mosaics=4), classifier, labelled, tmp_path / "fresh", SETTINGS)
+    evaluate(evaluation(mosaics=2), classifier, labelled, tmp_path / "out", SETTINGS)
+    focused = []
+
+    def counted(question, layer, methods):
+        focused.append(question.target)
+        return measure_focus(question, layer, methods)
+
+    monkeypatch.setattr("xgradcam.evaluation.run.measure_focus", counted)
+    again = evaluate(evaluation(mosaics=4), classifier, labelled, tmp_path / "out", SETTINGS, resume=True)
+    assert focused == [mosaic.targets[mosaic.chosen] for mosaic in draw_mosaics(labelled, 4, 0)[2:]]
+    assert values_of(again) == values_of(fresh)
+    # Other pixels in a file: the mosaics with it are measured anew.
+    Image.new("RGB", (9, 9), (255, 0, 0)).save(labelled[0].path)
+    focused.clear()
+    evaluate(evaluation(mosaics=4), classifier, labelled, tmp_path / "out", SETTINGS, resume=True)
+    with_it = [mosaic for mosaic in draw_mosaics(labelled, 4, 0) if labelled[0].path in mosaic.paths]
+    assert len(focused) == len(with_it) > 0
+
+
+def test_mosaics_of_too_few_classes_are_refused_before_any_work(classifier, labelled, tmp_path):
+    with pytest.raises(XGradCamError, match="here are 3"):
+        evaluate(evaluation(mosaics=1), classifier, labelled[:3], tmp_path / "out", SETTINGS)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_long_evaluation_says_its_cost_before_it_begins(classifier, photographs, tmp_path, monkeypatch):
+    monkeypatch.setattr("xgradcam.evaluation.cost.WORTH_SAYING", 0)
+    told = []
+    for resume in (False, True):
+        evaluate(
+            evaluation(randomise=1), classifier, photographs, tmp_path, SETTINGS,
+            resume=resume, say=told.append, progress=lambda done, _total: told.append(done),
+        )  # fmt: skip
+    first, again = (line for line in told if isinstance(line, str))
+    assert told.index(first) == 0
+    # Two photographs are measured, at 4 channels by 2 methods; one is drawn 5 times more.
+    asked = (2 + 5) * 1 + 2 * (4 + 2 * (1 + 2 + 2))
+    assert re.match(rf"about {asked} evaluations of the network, [0-9.]+ seconds; x?grad-cam takes ", first)
+    assert again.endswith("; less for what the log has")
+
+
+def test_a_model_that_cannot_be_copied_is_evaluated_too(classifier, photographs, tmp_path):
+    class Alone(TinyNet):
+        def __deepcopy__(self, memo):
+            raise RuntimeError("there is only one")
+
+    alone = replace(classifier, module=Alone().eval())
+    found = evaluate(evaluation(), alone, photographs, tmp_path / "alone", SETTINGS)
+    copied = evaluate(evaluation(), classifier, photographs, tmp_path / "copied", SETTINGS)
+    for key, (value, count) in values_of(copied).items():
+        assert values_of(found)[key] == (pytest.approx(value, rel=1e-6), count)
 
 
 def test_a_resumed_run_measures_what_is_left(classifier, photographs, tmp_path, monkeypatch):
@@ -351,6 +464,7 @@ def test_a_box_outside_of_the_crop_is_not_measured(classifier, photographs, tmp_
         ({"methods": ["gradcam"]}, "no method 'gradcam'; did you mean"),
         ({"steps": 0}, "steps is 0: a curve has at least 1"),
         ({"removed": [0.5, 1.0]}, "removed has 1.0: shares lie between 0 and 1"),
+        ({"mosaics": -1}, "mosaics is -1: give a number of mosaics"),
         ({"removed": [0.0]}, "removed has 0.0: shares lie between 0 and 1"),
     ],
 )

@@ -38,8 +38,8 @@ def draw_mosaics(photographs: Sequence[LabelledPhotograph], count: int, seed: in
             of_class[photograph.target].append(photograph.path)
     if count and len(of_class) < len(TILES):
         raise XGradCamError(
-            f"a mosaic has photographs of {len(TILES)} known classes, and here are {len(of_class)}: name more "
-            "folders after classes, or leave out --mosaics"
+            f"a mosaic has photographs of {len(TILES)} known classes, and here are {len(of_class)}: "
+            "name more folders after classes, or leave out --mosaics"
         )
     draw = np.random.default_rng(seed)
     mosaics = []
