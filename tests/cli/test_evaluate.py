@@ -204,6 +204,23 @@ def test_the_module_and_the_script_are_this_command(command):
     assert unknown.stderr.startswith("python -m xgradcam.evaluation: error: unrecognized arguments: --what")
 
 
+def test_mosaics_and_methods_that_are_left_out(capsys):
+    for target in (0, 1, 3):
+        Path("photos", str(target)).mkdir()
+        shutil.copy(EXAMPLES / "coffee.jpg", f"photos/{target}/{target}.jpg")
+    arguments = [*RUN, "--method", "grad-cam", "xgrad-cam", "score-cam", "--without", "score-cam"]
+    assert main([*arguments, "--randomise", "0", "--mosaics", "5"]) == 0
+    found = rows()
+    assert {method for _, method, _ in found} == {"grad-cam", "xgrad-cam"}
+    for layer in ("features.0", "features.1"):
+        seen = int(found[layer, "grad-cam", "focus"]["photographs"])
+        assert float(found[layer, "grad-cam", "unfocused"]["mean"]) == pytest.approx(1 - seen / 5)
+        assert float(found[layer, "grad-cam", "drop"]["photographs"]) == 5
+    assert "focus: means over 5 mosaics" in Path("evaluation/evaluation.md").read_text(encoding="utf-8")
+    assert main([*arguments[:-1], "grad-cam", "xgrad-cam", "score-cam"]) == 2
+    assert "no method is left to measure: take one out of --without" in capsys.readouterr().err
+
+
 def test_help_needs_no_torch():
     code = (
         "import runpy, sys; sys.modules['torch'] = None; sys.argv = ['', '--help']; "
@@ -327,6 +344,12 @@ def test_a_negative_limit_is_refused(capsys):
         (["photos", "--method", "gradcam"], "no method 'gradcam'"),
         (["photos", "--removed", "2"], "removed has 2.0: shares lie between 0 and 1"),
         (["photos", "--steps", "0"], "steps is 0: a curve has at least 1"),
+        (["photos", "--without", "gradcam"], "no method 'gradcam'"),
+        (["photos", "--mosaics", "-1"], "mosaics is -1: give a number of mosaics, 0 for none"),
+        (
+            ["photos", "--mosaics", "1"],
+            "a mosaic has photographs of 4 known classes, and here are 1: name more",
+        ),
         (["photos", "--randomise", "-1"], "randomise is -1: give a number of photographs, 0 for none"),
         (["photos", "--boxes", "none.json"], "cannot read none.json"),
         (["photos", "--target-layer", "block"], "no layer 'block'"),
