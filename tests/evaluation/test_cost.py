@@ -40,9 +40,9 @@ def test_the_first_batch_stands_for_all(question, monkeypatch):
     hooked = torch.nn.Sequential(question.model)
     hooked.register_forward_hook(lambda *_: asked.append(1))
     one = replace(question, model=hooked)
-    evidence = one.evidence("0.features.4")
+    at = one.at("0.features.4")
     asked.clear()
-    evaluations, seconds = module._of_method("score-cam", evidence)
+    evaluations, seconds = module._of_method("score-cam", at)
     # One channel, beside what shows that the batch is not mixed.
     assert (evaluations, len(asked)) == (4, 1)
     assert seconds > 0

@@ -208,6 +208,49 @@ def test_a_long_evaluation_says_its_cost_before_it_begins(classifier, photograph
     assert again.endswith("; less for what the log has")
 
 
+class Cube(torch.autograd.Function):
+    """An operation whose constants cannot be found."""
+
+    @staticmethod
+    def forward(ctx, values):
+        ctx.save_for_backward(values)
+        return values**3
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (values,) = ctx.saved_tensors
+        return 3 * gradient * values**2
+
+
+def test_where_no_complete_map_can_be_found_the_others_are_measured(
+    classifier, photographs, labelled, tmp_path
+):
+    class Custom(TinyNet):
+        def forward(self, images):
+            return Cube.apply(super().forward(images))
+
+    custom = replace(classifier, module=Custom().eval())
+    said = []
+    chosen = evaluation(methods=["complete-cam", "grad-cam"], randomise=1, mosaics=1)
+    report = evaluate(chosen, custom, [*photographs, *labelled], tmp_path, SETTINGS, say=said.append)
+    assert {line["method"] for line in report.lines} == {"grad-cam"}
+    (line,) = said
+    assert line.startswith("complete-cam at features.4 is left out: the model runs a torch.autograd.Function")
+
+
+def test_complete_maps_are_measured_signed_and_add_up(classifier, labelled, tmp_path):
+    chosen = evaluation(methods=["complete-cam", "complete-xgrad-cam"], randomise=2, mosaics=2)
+    report = evaluate(chosen, classifier, labelled, tmp_path, SETTINGS)
+    for kind, count in (("map", 6), ("mosaic", 2), ("randomised", 2)):
+        assert len(lines_of(report, kind)) == 2 * count
+    # A rectifier precedes this layer, so that XGrad-CAM's feature map sums to the same but for ε.
+    assert all(line["conservation"] < 1e-4 for line in lines_of(report).values())
+    likeness = [line["randomised"] for line in lines_of(report, "randomised").values()]
+    seen = [value for value in likeness if value is not None]  # the others are blank
+    assert len(seen) > 0
+    assert all(0 <= value <= 1 for value in seen)
+
+
 def test_a_model_that_cannot_be_copied_is_evaluated_too(classifier, photographs, tmp_path):
     class Alone(TinyNet):
         def __deepcopy__(self, memo):

@@ -10,9 +10,9 @@ import torch
 
 from xgradcam.cam.evidence import Evidence, probe_of
 from xgradcam.cam.methods import METHODS
-from xgradcam.errors import NotApplicableError
+from xgradcam.errors import NotApplicableError, XGradCamError
 from xgradcam.evaluation import metrics
-from xgradcam.evaluation.measures import Question, probability_of
+from xgradcam.evaluation.measures import AtLayer, Question, probability_of
 
 # Costs of less are not worth a line, in seconds.
 WORTH_SAYING = 10
@@ -20,10 +20,14 @@ WORTH_SAYING = 10
 
 @dataclass
 class Cost:
-    """Evaluations of the network and seconds, in all; by_method: the seconds of each method."""
+    """Evaluations of the network and seconds, in all; by_method: the seconds of each method.
+
+    refused: lines on complete maps that cannot be found.
+    """
 
     evaluations: float = 0
     seconds: float = 0
+    refused: list[str] = field(default_factory=list)
     by_method: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def add(self, method: str, evaluations: float, seconds: float) -> None:
@@ -78,31 +82,35 @@ def cost_of(
     cost = Cost()
     maps = measured + drawn_only
     for layer in layers:
-        started = time.perf_counter()
-        evidence = question.evidence(layer)
-        cost.add("", maps, maps * (time.perf_counter() - started))
-        of_pixels, seconds_of_pixels = _of_pixels(question, evidence)
+        at = question.at(layer)
+        cost.add("", maps, maps * at.seconds)
+        of_pixels, seconds_of_pixels = _of_pixels(question, at.evidence)
         for method in methods:
             try:
-                evaluations, seconds = _of_method(method, evidence)
+                evaluations, seconds = _of_method(method, at)
             except NotApplicableError:
+                continue
+            except XGradCamError as error:
+                if not METHODS[method].complete:
+                    raise
+                cost.refused.append(f"{method} at {layer} is left out: {error}")
                 continue
             cost.add(method, maps * evaluations, maps * seconds)
             cost.add(method, measured * of_pixels, measured * seconds_of_pixels)
         # Ablation-CAM's evaluations are those of the sensitivity error, which is measured without it too.
         if "ablation-cam" not in methods:
-            evaluations, seconds = _of_method("ablation-cam", evidence)
+            evaluations, seconds = _of_method("ablation-cam", at)
             cost.add("", measured * evaluations, measured * seconds)
     return cost
 
 
-def _of_method(method: str, evidence: Evidence) -> tuple[float, float]:
-    """Evaluations and seconds of the method's weights, from its first batch of evaluations."""
+def _of_method(method: str, at: AtLayer) -> tuple[float, float]:
+    """Evaluations and seconds of the method's map, from its first batch of evaluations."""
     first = _FirstBatch()
-    probe = replace(probe_of(evidence), progress=first)
+    probe = replace(probe_of(at.evidence), progress=first)
     started = time.perf_counter()
     try:
-        METHODS[method](replace(evidence, probe=probe))
+        replace(at, evidence=replace(at.evidence, probe=probe)).drawn(method)
     except _EnoughError:
         pass
     seconds = time.perf_counter() - started

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.cam.evidence import Evidence, Progress, probe_of
-from xgradcam.cam.explain import evidence_of
-from xgradcam.cam.explanation import conservation_error, heatmap, sensitivity_error, weighted_map
+from xgradcam.cam.explain import evidence_of, explain
+from xgradcam.cam.explanation import conservation_error, heatmap, sensitivity_error
 from xgradcam.cam.methods import METHODS
 from xgradcam.errors import NotApplicableError, XGradCamError
 from xgradcam.evaluation import metrics
@@ -78,12 +78,15 @@ class Question:
         """The measures by changed pixels; they keep what they found, for the next layer."""
         return ChangedPixels(self.inputs, self.steps, self.removed)
 
-    def evidence(
+    def at(
         self, layer: str, progress: Progress = lambda _done, _total: None, model: nn.Module | None = None
-    ) -> Evidence:
-        """The evidence for the class at a layer of the model, or of another with the same layers."""
+    ) -> "AtLayer":
+        """The evidence for the class at a layer, of the model or of another with the same layers."""
+        model = model or self.model
+        started = time.perf_counter()
         about = self.target, self.output, progress
-        return evidence_of(model or self.model, self.inputs, layer, *about, layout=self.layout)
+        evidence = evidence_of(model, self.inputs, layer, *about, layout=self.layout)
+        return AtLayer(self, layer, model, evidence, time.perf_counter() - started)
 
     def heatmap(self, signed: Tensor) -> Tensor:
         """The heatmap of a map (1, h, w) at the size of the inputs, (H, W)."""
@@ -92,20 +95,61 @@ class Question:
 
 @dataclass(frozen=True)
 class DrawnMap:
-    """A method's signed map (1, h, w), and the part of each channel in it, (1, C)."""
+    """A method's signed map (1, h, w), and the part of each channel in it, (1, C).
+
+    nowhere: what of the score has no place in a complete map, (1,). seconds: what it took, alone.
+    """
 
     signed: Tensor
     channel_sums: Tensor
+    nowhere: Tensor | None
+    seconds: float
 
 
-def drawn(method: str, evidence: Evidence) -> DrawnMap | None:
-    """The method's map; None if it does not apply."""
-    try:
-        weights = METHODS[method](evidence)
-    except NotApplicableError:
-        return None
-    weighted = weights * evidence.activation
-    return DrawnMap(weighted_map(weights, evidence.activation), weighted.sum(dim=(2, 3)))
+@dataclass(frozen=True)
+class AtLayer:
+    """The evidence for a class at a layer; seconds: what it took."""
+
+    question: Question
+    layer: str
+    model: nn.Module
+    evidence: Evidence
+    seconds: float
+
+    @cached_property
+    def complete(self) -> tuple[Tensor, Tensor, float]:
+        """The map of the constants behind the layer, (1, h, w), what is nowhere, (1,), and the seconds.
+
+        Raises XGradCamError for a model whose constants cannot be found.
+        """
+        question = self.question
+        methods = [name for name, method in METHODS.items() if method.complete][:1]
+        started = time.perf_counter()
+        found = explain(
+            self.model, question.inputs, self.layer, question.target, methods, question.output,
+            layout=question.layout,
+        )  # fmt: skip
+        return found.constants, found.nowhere, time.perf_counter() - started
+
+    def drawn(self, method: str) -> DrawnMap:
+        """The method's map; NotApplicableError, or XGradCamError for a complete one, if there is none."""
+        constants, nowhere, shared = self.complete if METHODS[method].complete else (0, None, self.seconds)
+        started = time.perf_counter()
+        weights = METHODS[method](self.evidence)
+        weighted = weights * self.evidence.activation
+        seconds = shared + time.perf_counter() - started
+        return DrawnMap(weighted.sum(dim=1) + constants, weighted.sum(dim=(2, 3)), nowhere, seconds)
+
+    def drawn_if_any(self, method: str) -> DrawnMap | None:
+        """The method's map; None if it does not apply, or a complete map cannot be found."""
+        try:
+            return self.drawn(method)
+        except NotApplicableError:
+            return None
+        except XGradCamError:
+            if METHODS[method].complete:
+                return None
+            raise
 
 
 @dataclass
@@ -125,25 +169,22 @@ def measure(question: Question, layer: str, methods: Sequence[str]) -> dict[str,
     are the cost of a map alone: one forward, one backward, and all evaluations that the method asks for.
     """
     count = _EvaluationCount()
-    started = time.perf_counter()
-    evidence = question.evidence(layer, count)
-    shared = time.perf_counter() - started
+    at = question.at(layer, count)
     maps: dict[str, DrawnMap] = {}
     costs: dict[str, dict[str, float]] = {}
     # First all maps, then all measures: evaluations for a measure are kept, and a method that needs the
     # same ones would seem to cost nothing.
     for method in methods:
-        count.done, started = 0, time.perf_counter()
-        found = drawn(method, evidence)
+        count.done = 0
+        found = at.drawn_if_any(method)
         if found is not None:
             maps[method] = found
-            seconds = shared + time.perf_counter() - started
-            costs[method] = {"seconds": seconds, "evaluations": 1 + count.done}
+            costs[method] = {"seconds": found.seconds, "evaluations": 1 + count.done}
     hot = [question.heatmap(found.signed) for found in maps.values()]
-    changed = question.changed_pixels.measure(probability_of(question, evidence), hot)
+    changed = question.changed_pixels.measure(probability_of(question, at.evidence), hot)
     return {
         method: {
-            **_axiom_errors(evidence, found),
+            **_axiom_errors(at.evidence, found),
             **of_pixels,
             "blank": float(not heatmap.any()),
             **_localisation(question.region, heatmap),
@@ -158,7 +199,7 @@ def _axiom_errors(evidence: Evidence, found: DrawnMap) -> dict[str, float]:
     score = probe.score.detach()
     drops = score[:, None] - probe.without_channels
     return {
-        "conservation": float(conservation_error(found.signed, score)),
+        "conservation": float(conservation_error(found.signed, score, found.nowhere)),
         "sensitivity": float(sensitivity_error(found.channel_sums, drops)),
     }
 
@@ -169,8 +210,8 @@ def measure_focus(
     """Method -> `metrics.focus` of its map in the question's region, and 1 if there is none, else 0."""
     if question.region is None:
         raise XGradCamError("the focus is measured in a region: give the question one")
-    evidence = question.evidence(layer)
-    maps = {method: drawn(method, evidence) for method in methods}
+    at = question.at(layer)
+    maps = {method: at.drawn_if_any(method) for method in methods}
     shares = {
         method: metrics.focus(found.signed, question.region)
         for method, found in maps.items()
@@ -228,12 +269,12 @@ def likeness_when_randomised(
     for _, changed in randomised(model, inputs, seed, counts):
         for index, question in enumerate(questions):
             now = _heatmaps(question, changed, layer, [*likeness])
-            for method in likeness:
+            for method in likeness.keys() & now.keys():
                 correlation = rank_correlation(before[index][method], now[method])
                 likeness[method][index].append(abs(correlation))
     return {
         method: [
-            float(np.mean(values)) if before[index][method].any() else None
+            float(np.mean(values)) if values and before[index][method].any() else None
             for index, values in enumerate(found)
         ]
         for method, found in likeness.items()
@@ -242,6 +283,6 @@ def likeness_when_randomised(
 
 def _heatmaps(question: Question, model: nn.Module, layer: str, methods: Sequence[str]) -> dict[str, Tensor]:
     """Method -> heatmap (H, W), without the methods that do not apply."""
-    evidence = question.evidence(layer, model=model)
-    maps = {method: drawn(method, evidence) for method in methods}
+    at = question.at(layer, model=model)
+    maps = {method: at.drawn_if_any(method) for method in methods}
     return {method: question.heatmap(found.signed) for method, found in maps.items() if found is not None}

@@ -108,8 +108,8 @@ def evaluate(
 
     photographs: readable ones. settings: what else a resumed run must share, such as the model's name.
     progress: called with the number of steps done and of all steps; a step is one photograph at one layer.
-    say: called with a line about boxes that were not found, about lines of the log that are malformed, and
-    about the time that a long evaluation will take.
+    say: called with a line about boxes that were not found, about lines of the log that are malformed,
+    about complete maps that cannot be found, and about the time that a long evaluation will take.
     Raises XGradCamError if nothing can be measured.
     """
     layers = list(evaluation.layers) or [classifier.default_layer()]
@@ -132,11 +132,14 @@ def evaluate(
 
 
 def _say_before(run: "_Run", resume: bool, say: Callable[[str], None]) -> None:
-    """Say which lines of the log are malformed, and what a long evaluation will cost."""
+    """Say which lines of the log are malformed, what cannot be found, and what a long run will cost."""
     if malformed := run.log.malformed:
         many = "1 malformed line is" if malformed == 1 else f"{malformed} malformed lines are"
         say(f"{run.log.path}: {many} passed over, and measured anew")
-    if line := run.cost().line():
+    cost = run.cost()
+    for line in cost.refused:
+        say(line)
+    if line := cost.line():
         say(f"{line}; less for what the log has" if resume else line)
 
 
