@@ -7,7 +7,7 @@ import torchvision
 from torch import nn
 
 from tests.cam.support import TARGETS, network
-from xgradcam import explain, explain_score
+from xgradcam import explain, explain_classes, explain_score
 from xgradcam.cam import network_methods as p
 from xgradcam.cam.explain import evidence_of
 from xgradcam.cam.methods import METHODS
@@ -71,6 +71,41 @@ def test_score_cam_is_the_softmax_of_the_scores_seen_through_each_map(images):
         expected = np.exp(scores) / np.exp(scores).sum()
         np.testing.assert_allclose(weights[n, :, 0, 0], expected, rtol=1e-10)
         assert scores[3] == -np.inf
+
+
+@pytest.mark.parametrize("methods", [["ablation-cam"], ["score-cam"], ["ablation-cam", "score-cam"]])
+@pytest.mark.parametrize("mixing", [False, True], ids=["rows apart", "rows mixed"])
+def test_classes_share_the_evaluations_of_one(images, methods, mixing):
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts, self.rows = network(), 0
+
+        def forward(self, inputs):
+            maps = self.parts[0](inputs)
+            self.rows += len(maps)
+            return self.parts[1](maps - maps.mean(dim=0) if mixing else maps)
+
+    net = Network()
+    classes = [2, torch.tensor([1, 0, 2]), 0]
+    expected, rows = [], []
+    for one in classes:
+        net.rows = 0
+        expected += explain_classes(net, images, "parts.0", [one], methods, axioms=True)
+        rows.append(net.rows)
+    told = []
+    net.rows = 0
+    found = explain_classes(
+        net, images, "parts.0", classes, methods, axioms=True, progress=lambda *counts: told.append(counts)
+    )
+    # The first run of a model also asks it which arrangement of the inputs in memory it takes.
+    assert net.rows == rows[1] == rows[2] > 15
+    assert sum(done == total for done, total in told) == len({*methods, "ablation-cam"})
+    for own, alone in zip(found, expected, strict=True):
+        for method in methods:
+            torch.testing.assert_close(own.maps[method], alone.maps[method])
+            torch.testing.assert_close(own.sensitivity[method], alone.sensitivity[method])
+    assert not torch.equal(found[0].maps[methods[0]], found[2].maps[methods[0]])
 
 
 def test_score_cam_does_not_ask_about_channels_that_are_constant(images):

@@ -152,3 +152,37 @@ def test_quiet_prints_errors_alone(capsys):
     assert capsys.readouterr() == ("", "")
     quiet.tell([], "two\nlines")
     assert capsys.readouterr() == ("", "xgrad-cam: error: two\\nlines\n")
+
+
+@pytest.mark.parametrize("seconds", [0.5, 0.2])
+@pytest.mark.parametrize("total", [1, 30])
+def test_a_method_that_takes_long_is_said_once_by_its_second_batch(seconds, total, monkeypatch, capsys):
+    now = [100.0]
+    monkeypatch.setattr("xgradcam.cli.progress.monotonic", lambda: now[0])
+    told = console(total=total)
+
+    def notes():
+        return [line for line in capsys.readouterr().err.splitlines() if "note:" in line]
+
+    for batch in range(2):
+        for done in range(16, 641, 16):
+            told.evaluations(done, 640)
+            now[0] += seconds
+        # 40 batches: 20 seconds, or 8.
+        each = "" if total == 1 else " for each batch of photographs"
+        assert notes() == (
+            [
+                f"xgrad-cam: note: a method asks the network 640 times, about 20 seconds{each} "
+                "(score-cam and ablation-cam: once for each channel); --method chooses others"
+            ]
+            if seconds == 0.5 and batch == 0
+            else []
+        )
+
+
+def test_a_quiet_run_does_not_say_how_long_a_method_takes(monkeypatch, capsys):
+    monkeypatch.setattr("xgradcam.cli.progress.monotonic", iter([0.0, 9.0]).__next__)
+    quiet = console(quiet=True)
+    quiet.evaluations(1, 100)
+    quiet.evaluations(2, 100)
+    assert capsys.readouterr().err == ""

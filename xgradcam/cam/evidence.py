@@ -2,8 +2,8 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import torch
@@ -50,10 +50,23 @@ def probe_of(evidence: Evidence) -> "Probe":
 
 
 @dataclass(frozen=True)
+class Together:
+    """K scores of one recorded batch, for all of which the network is asked at once.
+
+    scores: their values, (K, N). found: question -> the answers, (K, N, count).
+    """
+
+    scores_of: Sequence[Score]
+    scores: Tensor
+    found: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Probe:
     """Asks the network again about a recorded batch of N: without a channel, at other inputs, ...
 
     inputs: (N, ...). score_of: from the model's output to the score. score: its values, (N,).
+    together: the scores that are explained together, if there are others; number: that of this one.
     """
 
     recording: Recording
@@ -63,32 +76,48 @@ class Probe:
     score_of: Score
     score: Tensor
     progress: Progress = lambda _done, _total: None
+    together: Together | None = None
+    number: int = 0
+
+    @cached_property
+    def all(self) -> Together:
+        """The scores explained together, this one alone if there are no others."""
+        return self.together or Together([self.score_of], self.score.detach()[None])
+
+    def _once(self, question: str, ask: Callable[[], Tensor]) -> Tensor:
+        """This score's answers, (N, count), to a question that is asked once for all scores together."""
+        if question not in self.all.found:
+            self.all.found[question] = ask()
+        return self.all.found[question][self.number]
 
     def maps(self) -> Tensor:
         """The layer's feature maps, (N, C, h, w)."""
         return self.layout.to_maps(self.recording.activation.detach())
 
-    @cached_property
+    @property
     def without_channels(self) -> Tensor:
         """The score without each channel, S(F with F^k = 0): (N, C). Channels that are 0 cost nothing."""
+        return self._once("without channels", self._without_channels)
+
+    def _without_channels(self) -> Tensor:
         maps = self.maps()
         live = maps.flatten(2).any(dim=2)
         total, done = int(live.sum()), 0
-        scores = self.score.detach()[:, None].repeat(1, maps.shape[1])
+        scores = self.all.scores[:, :, None].repeat(1, 1, maps.shape[1])
         with torch.no_grad():
             for sample, channels in enumerate(live):
                 tail = self._behind(sample)
                 for chosen in _groups(channels, max(1, VALUES_AT_ONCE // maps[0].numel())):
                     variants = maps[sample].repeat(len(chosen), 1, 1, 1)
                     variants[torch.arange(len(chosen), device=chosen.device), chosen] = 0
-                    scores[sample, chosen] = tail(variants)
+                    scores[:, sample, chosen] = tail(variants)
                     done += len(chosen)
                     self.progress(done, total)
         return scores
 
     def scores_with_maps(self, sample: int, variants: Tensor) -> Tensor:
         """The scores of one sample, (M,), with other maps at the layer, (M, C, h, w)."""
-        return self._behind(sample)(variants)
+        return self._behind(sample)(variants)[self.number]
 
     def _behind(self, sample: int) -> "_Variants":
         """The network behind the layer, from maps of one sample.
@@ -108,7 +137,7 @@ class Probe:
 
         ways = [(with_one_input, sys.maxsize), (with_copies, INPUTS_AT_ONCE)]
         # Half of the maps, so that a row that is taken for all others shows.
-        known = torch.stack([self.score.detach()[sample], self._with_half_the_maps[sample]])
+        known = torch.stack([self.all.scores[:, sample], self._with_half_the_maps[:, sample]], dim=1)
         return _Variants(self, sample, maps, ways, self._with_all_maps, maps[row] / 2, known)
 
     def _with_all_maps(self, maps: Tensor) -> Any:
@@ -116,19 +145,23 @@ class Probe:
 
     @cached_property
     def _with_half_the_maps(self) -> Tensor:
-        return self.score_of(self._with_all_maps(self.maps() / 2)).detach()
+        return _each(self.all.scores_of, self._with_all_maps(self.maps() / 2)).detach()
 
     def _replayed(self, inputs: Tensor, output: Tensor, maps: Tensor) -> Any:
         """Run the model on these inputs with maps (M, C, h, w) in this output of the layer."""
         replaced = self.layout.with_maps(output.detach(), maps.clone())
         return replay(self.recording.model, inputs, self.layer, replaced, self.recording.place)
 
-    def scores_at(self, wanted: Tensor, variants: Callable[[int, Tensor], Tensor]) -> Tensor:
+    def scores_at(self, question: str, wanted: Tensor, variants: Callable[[int, Tensor], Tensor]) -> Tensor:
         """The scores at variants of each sample's input: (N, count), 0 where `wanted` (N, count) is False.
 
+        question: a name for these variants, which must be the same for all scores explained together.
         variants: from a sample and the numbers of M of its variants, (M,), to those inputs, (M, ...).
         """
-        scores = self.score.new_zeros(wanted.shape)
+        return self._once(question, partial(self._scores_at, wanted, variants))
+
+    def _scores_at(self, wanted: Tensor, variants: Callable[[int, Tensor], Tensor]) -> Tensor:
+        scores = self.all.scores.new_zeros(len(self.all.scores), *wanted.shape)
         done, total = 0, int(wanted.sum())
         model = self.recording.model
         with borrowed(model) as run:
@@ -137,12 +170,12 @@ class Probe:
                 return run(arranged(model, run, inputs))
 
             for sample, numbers in enumerate(wanted):
-                known = self.score.detach()[sample].expand(2)
+                known = self.all.scores[:, sample, None].expand(-1, 2)
                 network = _Variants(
                     self, sample, self.inputs, [(ask, INPUTS_AT_ONCE + 2)], ask, self.inputs[[sample]], known
                 )
                 for chosen in _groups(numbers, INPUTS_AT_ONCE):
-                    scores[sample, chosen] = network(variants(sample, chosen))
+                    scores[:, sample, chosen] = network(variants(sample, chosen))
                     done += len(chosen)
                     self.progress(done, total)
         return scores
@@ -202,12 +235,12 @@ def _groups(wanted: Tensor, most: int) -> tuple[Tensor, ...]:
 
 @dataclass
 class _Variants:
-    """From variants of one sample, (M, ...), to their scores, (M,).
+    """From variants of one sample, (M, ...), to their scores, (K, M).
 
     A model may hold other inputs for a batch of its own, or mix the rows of a batch. So the first of `ways`
-    is taken, each with the most rows it is for, that finds the `known` scores, (2,), of the sample itself and
-    of a `control`, one at each end of the variants. What is left is to `ask_all`: one variant at a time in
-    the sample's place in the `batch` that was recorded.
+    is taken, each with the most rows it is for, that finds the `known` scores, (K, 2), of the sample itself
+    and of a `control`, one at each end of the variants. What is left is to `ask_all`: one variant at a time
+    in the sample's place in the `batch` that was recorded.
     """
 
     probe: Probe
@@ -225,28 +258,34 @@ class _Variants:
             if scores is not None:
                 return scores
             self.ways, self.proven = self.ways[1:], False
-        return torch.stack([self._among_others(variant) for variant in variants])
+        return torch.stack([self._among_others(variant) for variant in variants], dim=1)
 
     def _tried(self, variants: Tensor, ask: Callable[[Tensor], Any], most: int) -> Tensor | None:
-        score_of = of_sample(self.probe.score_of, self.sample)
+        scores_of = [of_sample(score_of, self.sample) for score_of in self.probe.all.scores_of]
         if not self.proven:
             variants = torch.cat([self.batch[[self.sample]], variants, self.control])
         try:
-            scores = torch.cat([score_of(ask(part)) for part in torch.split(variants, most)])
+            scores = torch.cat([_each(scores_of, ask(part)) for part in torch.split(variants, most)], dim=1)
         # A model may raise anything if the number of samples changes. The last way shows its true errors.
         except Exception as error:
             if is_out_of_memory(error):
                 raise
             return None
-        if scores.shape != (len(variants),):
+        if scores.shape != (len(scores_of), len(variants)):
             return None
         if self.proven:
             return scores
-        size = self.probe.score.detach().abs().max()
-        self.proven = is_close(scores[:: len(scores) - 1], self.known, size)
-        return scores[1:-1] if self.proven else None
+        sizes = self.probe.all.scores.abs().amax(dim=1)
+        found = scores[:, :: len(variants) - 1]
+        self.proven = all(map(is_close, found, self.known, sizes))
+        return scores[:, 1:-1] if self.proven else None
 
     def _among_others(self, variant: Tensor) -> Tensor:
         batch = self.batch.clone()
         batch[self.sample] = variant
-        return self.probe.score_of(self.ask_all(batch))[self.sample]
+        return _each(self.probe.all.scores_of, self.ask_all(batch))[:, self.sample]
+
+
+def _each(scores_of: Sequence[Score], returned: Any) -> Tensor:
+    """Each of K scores of what the model returned for M inputs: (K, M)."""
+    return torch.stack([score_of(returned) for score_of in scores_of])

@@ -102,7 +102,7 @@ def score_cam(evidence: Evidence) -> Tensor:
     if probe.inputs.ndim != 4:
         raise NotApplicableError("score-cam masks photographs: it needs inputs (N, C, H, W)")
     scaled, varies = _scaled(evidence.activation)
-    scores = probe.scores_at(varies, lambda sample, channels: _masked(probe, scaled, sample, channels))
+    scores = probe.scores_at("masked", varies, lambda *channels: _masked(probe, scaled, *channels))
     weights = scores.masked_fill(~varies, -torch.inf).softmax(dim=1).nan_to_num()
     return weights[:, :, None, None]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.cam.class_maps import Classes, ClassMaps, numbers_of, require_list, require_rule
-from xgradcam.cam.evidence import Evidence, Probe, Progress, probe_of
+from xgradcam.cam.evidence import Evidence, Probe, Progress, Together, probe_of
 from xgradcam.cam.explanation import sensitivity_error
 from xgradcam.cam.methods import METHODS
 from xgradcam.cam.notes import evidence_facts
@@ -81,9 +81,13 @@ class ScoreExplainer:
                 for score in scores:
                     require_finite(score)
             explained = []
+            about = recording, inputs, self.layer, layout
+            together = Together(chosen, torch.stack(scores).detach()) if scores else None
             each = self._gradients(recording, chosen, scores, traced)
-            for score_of, score, (gradient, terms) in zip(chosen, scores, each, strict=True):
-                probe = Probe(recording, inputs, self.layer, layout, score_of, score, self.progress)
+            for number, (score_of, score, (gradient, terms)) in enumerate(
+                zip(chosen, scores, each, strict=True)
+            ):
+                probe = Probe(*about, score_of, score, self.progress, together, number)
                 explained.append(self._explained(score_of, evidence_from(probe, gradient, terms)))
         return recording.output, explained
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Any, TextIO
 
 from xgradcam.cli.options import BOTH
@@ -23,6 +24,8 @@ CLOSE = 0.01
 PARTS = ("feature", "bias", "bypass", "curvature", "nowhere")
 LITTLE_MISSING, MUCH_NOWHERE = 0.5, 0.2
 COINCIDE, ROUNDING = "the two maps coincide", 1e-3
+# Evaluations that take longer than this are worth a line, in seconds.
+LONG = 10
 
 
 @dataclass
@@ -48,6 +51,8 @@ class Console:
     skipped: Counter[str] = field(default_factory=Counter)
     write: Any = None
     bar: Any = None
+    begun: tuple[int, float] = (0, 0.0)
+    long: bool = False
 
     def say(self, line: str) -> None:
         """Print a line of text."""
@@ -91,10 +96,24 @@ class Console:
             self.bar = tqdm(
                 total=total, unit="run", desc="evaluating", leave=False, position=1, disable=silent
             )
+            self.begun = done, monotonic()
+        elif not self.long:
+            first, since = self.begun
+            self._say_if_long(total, total * (monotonic() - since) / max(1, done - first))
         self.bar.update(done - self.bar.n)
         if done >= total:
             self.bar.close()
             self.bar = None
+
+    def _say_if_long(self, evaluations: int, seconds: float) -> None:
+        """Say once how long a method takes that asks the network often, by its second batch."""
+        if seconds > LONG:
+            self.long = True
+            each = " for each batch of photographs" if self.total > 1 else ""
+            self.note(
+                f"a method asks the network {evaluations:,} times, about {seconds:.0f} seconds{each} "
+                "(score-cam and ablation-cam: once for each channel); --method chooses others"
+            )
 
     def sum_up(self, folder: Path, how: str = "") -> None:
         """Print the last lines of a run of several photographs, or of one that was interrupted."""
