@@ -106,8 +106,11 @@ class Console:
             self.bar = None
 
     def _say_if_long(self, evaluations: int, seconds: float) -> None:
-        """Say once how long a method takes that asks the network often, by its second batch."""
-        if seconds > LONG:
+        """Say once how long a method takes that asks the network often, by its second batch.
+
+        For a single photograph only on a terminal, as the bar: who reads it later is not waiting.
+        """
+        if seconds > LONG and (self.total > 1 or sys.stderr.isatty()):
             self.long = True
             each = " for each batch of photographs" if self.total > 1 else ""
             self.note(
