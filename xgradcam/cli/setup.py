@@ -264,12 +264,12 @@ def _applicable(
 ) -> "Explaining":
     """The same with the methods that apply at these layers and in this precision."""
     from xgradcam.cam.methods import METHODS
-    from xgradcam.runs.preparation import without_cam
+    from xgradcam.runs.preparation import applicable
     from xgradcam.runs.run import why_not
 
-    methods, reason = without_cam(classifier, layers, explaining.methods, explaining.layout)
-    if reason:
-        say(f"left out: {reason}")
+    methods, unfit = applicable(classifier, layers, explaining.methods, explaining.layout)
+    for method, reason in unfit.items():
+        say(f"left out: {reason if reason.startswith(f'{method} ') else f'{method}: {reason}'}")
     for method in METHODS:
         if method not in explaining.methods:
             say(f"left out: {method}: {why_not(method, explaining.precision, explaining.augment)}")

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from xgradcam.cam.explain import explain
-from xgradcam.errors import NotApplicableError
+from xgradcam.cam.methods import METHODS
+from xgradcam.errors import NotApplicableError, XGradCamError
 from xgradcam.lending.precision import FLOAT32, computing_in
 from xgradcam.models.classifier import Classifier
 from xgradcam.models.folding import fold_batch_norms
@@ -22,23 +23,29 @@ TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 BYTES = 2**30
 
 
-def without_cam(
+def applicable(
     classifier: Classifier, layers: Sequence[str], methods: Sequence[str], layout: str | None = None
-) -> tuple[list[str], str]:
-    """The methods without CAM, and the reason, where CAM does not apply at these layers; else all, and ''.
+) -> tuple[list[str], dict[str, str]]:
+    """Those of the methods that apply at these layers, and the others with the reason.
 
-    CAM is the only method that needs a certain kind of network.
+    CAM needs a certain kind of network, and complete maps need operations that can be seen, in float32 or
+    float64.
     """
     blank = classifier.inputs(np.full((1, 1, 3), 127, np.uint8))
-    try:
-        with computing_in(FLOAT32, blank.device.type):
-            for layer in layers:
-                explain(
-                    classifier.module, blank, layer, methods=[CAM], output=classifier.output, layout=layout
-                )
-    except NotApplicableError as error:
-        return [method for method in methods if method != CAM], str(error)
-    return list(methods), ""
+    complete = [method for method in methods if METHODS[method].complete]
+    unfit: dict[str, str] = {}
+    for some in ([method for method in methods if method == CAM], complete):
+        try:
+            with computing_in(FLOAT32, blank.device.type):
+                for layer in layers if some else ():
+                    explain(
+                        classifier.module, blank, layer, methods=some, output=classifier.output, layout=layout
+                    )
+        except XGradCamError as error:
+            # Anything else that is wrong is wrong with all methods, and is said where they are asked for.
+            if some == complete or isinstance(error, NotApplicableError):
+                unfit |= dict.fromkeys(some, str(error))
+    return [method for method in methods if method not in unfit], unfit
 
 
 def prepare(run: Run) -> None:
