@@ -1,7 +1,7 @@
 """Explain scores of a model: one forward, then for each score a gradient, the maps and what is to be said."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -75,7 +75,8 @@ class ScoreExplainer:
         with torch.inference_mode(False):
             recording, layout, traced = self._recorded(inputs)
             chosen = scores_of(recording.output)
-            scores = [values_of(score_of, recording.output, len(inputs)) for score_of in chosen]
+            with traced.tracer if traced else nullcontext():  # a score may have constants of its own
+                scores = [values_of(score_of, recording.output, len(inputs)) for score_of in chosen]
             if self.axioms or traced or any(METHODS[method].asks_again for method in self.methods):
                 # Before the network is asked thousands of times for nothing.
                 for score in scores:

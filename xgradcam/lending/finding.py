@@ -12,7 +12,11 @@ INPUT = "input"
 
 def is_input(model: nn.Module, layer: str | nn.Module) -> bool:
     """True for the name of the network's input, unless a module of the model has that name."""
-    return isinstance(layer, str) and layer == INPUT and INPUT not in dict(model.named_modules())
+    if not isinstance(layer, str) or layer != INPUT:
+        return False
+    inner = wrapped(model)
+    is_module = INPUT in dict(model.named_modules(remove_duplicate=False))
+    return not is_module and (inner is None or is_input(inner, layer))
 
 
 def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:

@@ -126,10 +126,11 @@ class Trace:
         """The terms of each sample by itself: behind the layer, the first axis may not be the samples'."""
         each = []
         for sample, trace in enumerate(self._alone):
-            alone = values_of(of_sample(score_of, sample), trace.recording.output, 1)
+            with trace.tracer:  # the score may have constants of its own
+                alone = values_of(of_sample(score_of, sample), trace.recording.output, 1)
             _, terms = trace._terms(alone)
             if terms is None or not _closes(terms, score[sample : sample + 1]):
-                left = 0.0 if terms is None else float(score[sample] - terms.sum())
+                left = 0.0 if terms is None else float(score[sample].detach() - terms.sum())
                 raise XGradCamError(
                     f"no complete map: its terms leave {left:.3g} of the score {float(score[sample]):.6g} "
                     "open; proof-verify (verify) shows them, float64 (--double there) rounds less"
@@ -180,10 +181,15 @@ class _Tracing:
             self.layout = Layout("maps", activation.shape[2], activation.shape[3])
         if self.layout is None:
             return nullcontext()
-        follower = Follower(self.layout.height, self.layout.width)
-        follower.put(activation, _places(self.layout, activation))
-        self.tracer = Tracer(follower=follower)
+        self.tracer = Tracer(follower=follower_at(self.layout, activation))
         return self.tracer
+
+
+def follower_at(layout: Layout, activation: Tensor) -> Follower:
+    """A follower of the places of a layer's output (N, ...) and of all that is made of it."""
+    follower = Follower(layout.height, layout.width)
+    follower.put(activation, _places(layout, activation))
+    return follower
 
 
 def _places(layout: Layout, activation: Tensor) -> Grid | Tensor:

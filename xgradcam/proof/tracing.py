@@ -144,17 +144,18 @@ def running_modules(model: nn.Module) -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class TracedActivation:
-    """A layer's output: its edge in the graph, and a copy of its values."""
+    """A layer's output: its edge in the graph, a copy of its values, and their places if they are followed."""
 
     edge: GradientEdge
     activation: Tensor
+    places: Places = None
 
 
 @contextmanager
 def trace_activations(
-    model: nn.Module, layers: Sequence[str | nn.Module]
+    model: nn.Module, layers: Sequence[str | nn.Module], tracer: Tracer
 ) -> Iterator[list[TracedActivation | None]]:
-    """Yield a list that gets each layer's output in a forward pass.
+    """Yield a list that gets each layer's output in a forward pass that the tracer watches.
 
     None for a layer that does not run exactly once, or whose output is not in the graph.
     """
@@ -165,8 +166,9 @@ def trace_activations(
         runs[index] += 1
         traced[index] = None
         if runs[index] == 1 and isinstance(output, Tensor) and output.requires_grad:
+            places = None if tracer.follower is None else tracer.follower.places_of(output)
             with torch.no_grad():
-                traced[index] = TracedActivation(get_gradient_edge(output), output.detach().clone())
+                traced[index] = TracedActivation(get_gradient_edge(output), output.detach().clone(), places)
 
     with ExitStack() as hooks:
         for index, layer in enumerate(layers):

@@ -1,6 +1,7 @@
 """The terms of Eq. 5 and the verdict: does the equation hold?"""
 
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -19,12 +20,14 @@ class Contribution:
 
     module: the name of the innermost module that ran it, '' for the model itself. kind: 'bias' of a piecewise
     affine operation, 'bypass' of a tensor that does not depend on the layer, 'curvature' of any other.
+    nowhere: the part of the value that has no place on the layer's maps, (N,); None or NaN if not known.
     """
 
     module: str
     operation: str
     kind: Kind
     value: Tensor
+    nowhere: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Verification:
 
     score = feature + bias + bypass + curvature + residual. The four terms are computed without the score.
     feature_magnitude: Σ|ĝ_A A| over the activation's entries. dtype: the precision that the network ran in.
+    feature_nowhere: see `Contribution`.
     """
 
     score: Tensor
@@ -40,6 +44,7 @@ class Verification:
     feature_magnitude: Tensor
     contributions: tuple[Contribution, ...]
     dtype: torch.dtype
+    feature_nowhere: Tensor | None = None
 
     @property
     def bias(self) -> Tensor:
@@ -68,6 +73,21 @@ class Verification:
         The feature term counts entry by entry: entries that cancel in it have rounding errors too.
         """
         return self.feature_magnitude + sum(term.value.abs() for term in self.contributions)
+
+    @property
+    def budget(self) -> dict[str, Tensor]:
+        """The parts of the score as in `Explanation.budget`, (N,) each.
+
+        NaN where it is not known what is `nowhere`; `verify_layers` knows with `layouts`.
+        """
+        every: list[tuple[str, Tensor, Tensor | None]] = [("feature", self.feature, self.feature_nowhere)]
+        every += [(term.kind, term.value, term.nowhere) for term in self.contributions]
+        parts = dict.fromkeys(("feature", *get_args(Kind), "nowhere"), torch.zeros_like(self.score))
+        for name, value, known in every:
+            nowhere = torch.full_like(value, torch.nan) if known is None else known
+            parts[name] = parts[name] + value - nowhere
+            parts["nowhere"] = parts["nowhere"] + nowhere
+        return {**parts, "cancellation": self.magnitude / self.score.abs()}
 
     @property
     def tolerance(self) -> Tensor:

@@ -11,21 +11,25 @@ network.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from xgradcam.capture.recording import record
+from xgradcam.capture.recording import Recording, record
 from xgradcam.errors import XGradCamError
-from xgradcam.lending.finding import find_layer
+from xgradcam.layouts.layout import Layout
+from xgradcam.lending.finding import INPUT, find_layer, is_input
 from xgradcam.lending.inputs import advice_on, plain_inputs
 from xgradcam.lending.precision import FLOAT32, computing_in
 from xgradcam.operations.calls import refuse_scripted
 from xgradcam.operations.constants import Kind
+from xgradcam.operations.places import NOWHERE, Follower, Grid, Places
+from xgradcam.proof.complete import follower_at
 from xgradcam.proof.tracing import (
     TracedIntercept,
     Tracer,
@@ -36,6 +40,7 @@ from xgradcam.proof.tracing import (
 )
 from xgradcam.proof.verification import RELATIVE_TOLERANCE, Contribution, Verification
 from xgradcam.scores.outputs import logits_of, require_finite
+from xgradcam.scores.score import Score, of_sample, values_of
 from xgradcam.scores.targets import Targets, choose_targets, parse_targets
 
 
@@ -45,23 +50,27 @@ def verify(
     layer: str | nn.Module,
     targets: Targets = None,
     output: str | int | None = None,
+    *,
+    score: Score | None = None,
 ) -> Verification:
     """Compute every term of Eq. 5 for the scores of `targets` at `layer`; see `Verification`.
 
     inputs: (N, ...), float32 or float64, with scores (N, classes). layer: a module of the model, or its
-    name. targets: one class for all samples, one per sample, or None for the highest score. output: the key,
-    attribute or position of the scores, if the model returns more.
+    name; `input` for the inputs themselves. targets: one class for all samples, one per sample, or None for
+    the highest score. output: the key, attribute or position of the scores, if the model returns more.
+    score: in place of a class, any function of the model's output, as in `explain_score`. It is given one
+    sample at a time (of one with `alone`, that sample's), and its own constants count too.
     An operation's own constants (bias=, running mean) and numbers are bias. A tensor that is added to,
     concatenated with or chosen instead of one that depends on the layer is bypass.
     Raises XGradCamError if the model, the layer or the targets do not fit, or the score is not finite.
     """
     inputs = plain_inputs(inputs)
     with _exact(model, inputs), advice_on(model, inputs):
-        classes = _classes(targets, len(inputs))
+        scores = _scores(targets, output, score, len(inputs))
         return _joined(
             [
-                _verify_sample(model, sample, [layer], target, output)[0]
-                for sample, target in zip(_one_by_one(inputs), classes, strict=True)
+                _verify_sample(model, sample, [layer], score_of, {})[0]
+                for sample, score_of in zip(_one_by_one(inputs), scores, strict=True)
             ]
         )
 
@@ -72,16 +81,22 @@ def verify_layers(
     layers: Sequence[str],
     targets: Targets = None,
     output: str | int | None = None,
+    *,
+    score: Score | None = None,
+    layouts: Mapping[str, Layout | None] | None = None,
 ) -> Iterator[tuple[str, Verification | XGradCamError]]:
     """Yield each layer with the result of `verify`, or with its error; much faster for many layers.
 
-    layers: best in the order in which they run. One forward and backward pass from the first layer serves
-    all others that lie on every path from it to the score; then the first of the rest is next. The other
-    arguments, and the errors that they raise, are those of `verify`.
+    layers: best in the order in which they run, but for `input`, which is the first. One forward and backward
+    pass from the first layer serves all others that lie on every path from it to the score; then the first
+    of the rest is next.
+    layouts: of the layers' outputs, as `list_layers` finds them: then each `Verification.nowhere` is known
+    where the first layer of its pass has a layout.
+    The other arguments, and the errors that they raise, are those of `verify`.
     """
     inputs = plain_inputs(inputs)
     with _exact(model, inputs):
-        classes = _classes(targets, len(inputs))
+        scores = _scores(targets, output, score, len(inputs))
     left = []
     for layer in dict.fromkeys(layers):
         try:
@@ -89,13 +104,16 @@ def verify_layers(
             left.append(layer)
         except XGradCamError as error:
             yield layer, error
+    left.sort(key=lambda layer: not is_input(model, layer))
+    of_input = {INPUT: Layout("maps", *inputs.shape[2:])} if inputs.ndim == 4 else {}
+    layouts = {**of_input, **(layouts or {})}
     while left:
         verified: dict[int, Verification | XGradCamError] = {}
         try:
             with _exact(model, inputs):
                 samples = [
-                    _verify_sample(model, sample, left, target, output)
-                    for sample, target in zip(_one_by_one(inputs), classes, strict=True)
+                    _verify_sample(model, sample, left, score_of, layouts)
+                    for sample, score_of in zip(_one_by_one(inputs), scores, strict=True)
                 ]
             for index in samples[0]:
                 if all(index in sample for sample in samples):
@@ -119,10 +137,18 @@ def _exact(model: nn.Module, inputs: Tensor) -> Iterator[None]:
         yield
 
 
-def _classes(targets: Targets, samples: int) -> list[int | None]:
-    """The target of each sample, or None for its highest score."""
-    classes = parse_targets(targets, samples)
-    return [None] * samples if classes is None else [*classes.tolist()]
+def _scores(
+    targets: Targets, output: str | int | None, score: Score | None, samples: int
+) -> list[Callable[[Recording, Tracer], Tensor]]:
+    """From the recording of each sample to its score, ()."""
+    if score is None:
+        classes = parse_targets(targets, samples)
+        each = [None] * samples if classes is None else classes.tolist()
+        return [partial(_class_score, target, output) for target in each]
+    if targets is not None or output is not None:
+        given = "targets" if targets is not None else "output"
+        raise XGradCamError(f"{given} and score: give one of them; a score reads the model's output itself")
+    return [partial(_own_score, of_sample(score, sample)) for sample in range(samples)]
 
 
 def _one_by_one(inputs: Tensor) -> Iterator[Tensor]:
@@ -137,7 +163,8 @@ _Key: TypeAlias = tuple[str, str, Kind, int]
 class _Sample:
     """Both sides of Eq. 5 for one sample.
 
-    contributions: by module, operation, kind, and a count of the calls that share these three.
+    feature, contributions: each with its part that has no place, (2,). contributions: by module, operation,
+    kind, and a count of the calls that share these three.
     """
 
     score: Tensor
@@ -151,17 +178,26 @@ def _verify_sample(
     model: nn.Module,
     sample: Tensor,
     layers: Sequence[str | nn.Module],
-    target: int | None,
-    output: str | int | None,
+    score_of: Callable[[Recording, Tracer], Tensor],
+    layouts: Mapping[str, Layout | None],
 ) -> dict[int, _Sample]:
     """Both sides at the first layer, and at each other layer, by index, that every path from it crosses.
 
     Behind such a layer, the same operations depend on it as on the first layer, so the terms are the same.
     """
-    with running_modules(model) as running, trace_activations(model, layers[1:]) as activations:
+    start: list[Places] = []
+
+    def begin(activation: Tensor) -> Tracer:
+        layout = layouts.get(layers[0]) if isinstance(layers[0], str) else None
+        tracer.follower = None if layout is None else follower_at(layout, activation)
+        start[:] = [None if tracer.follower is None else tracer.follower.places_of(activation)]
+        return tracer
+
+    with running_modules(model) as running:
         tracer = Tracer(running)
-        recording = record(model, sample, layers[0], lambda _activation: tracer)
-    score = _score(recording.output, target, output)
+        with trace_activations(model, layers[1:], tracer) as activations:
+            recording = record(model, sample, layers[0], begin)
+    score = score_of(recording, tracer)
     refuse_custom_functions(score)
     cuts = {
         index: (traced, behind)
@@ -171,21 +207,40 @@ def _verify_sample(
     }
     edges = [traced.edge for traced, _ in cuts.values()] + [one.edge for one in tracer.intercepts]
     gradient, gradients = recording.gradients(score, edges)
+    product = partial(_product, tracer.follower)
     contributions = [
-        (one, _inner_product(by_result, one.value).cpu())
+        (one, product(by_result, one.value, one.places))
         for one, by_result in zip(tracer.intercepts, gradients[len(cuts) :], strict=True)
     ]
-    samples = {0: _sample(score, gradient, recording.activation.detach(), contributions)}
+    feature = product(gradient, recording.activation.detach(), start[0])
+    samples = {0: _sample(score, gradient, recording.activation.detach(), feature, contributions)}
     for (index, (traced, behind)), by_layer in zip(cuts.items(), gradients[: len(cuts)], strict=True):
         kept = [(one, value) for one, value in contributions if one.edge.node in behind]
-        samples[index] = _sample(score, by_layer, traced.activation, kept)
+        feature = product(by_layer, traced.activation, traced.places)
+        samples[index] = _sample(score, by_layer, traced.activation, feature, kept)
     return samples
+
+
+def _product(follower: Follower | None, gradient: Tensor | None, constant: Tensor, places: Places) -> Tensor:
+    """⟨gradient, constant⟩, and the part that has no place, NaN without a follower: (2,), on the CPU."""
+    whole = _inner_product(gradient, constant)
+    if follower is None:
+        nowhere = torch.full_like(whole, torch.nan)
+    elif gradient is None or isinstance(places, Grid):
+        nowhere = torch.zeros_like(whole)
+    elif places is None:
+        nowhere = whole
+    else:
+        outside = follower.codes_in(places, gradient) == NOWHERE
+        nowhere = _inner_product(gradient * outside, constant)
+    return torch.stack([whole, nowhere]).cpu()
 
 
 def _sample(
     score: Tensor,
     gradient: Tensor | None,
     activation: Tensor,
+    feature: Tensor,
     contributions: Sequence[tuple[TracedIntercept, Tensor]],
 ) -> _Sample:
     values: dict[_Key, Tensor] = {}
@@ -197,37 +252,54 @@ def _sample(
     magnitude = None if gradient is None else gradient.abs()
     return _Sample(
         score.detach().double().cpu(),
-        _inner_product(gradient, activation).cpu(),
+        feature,
         _inner_product(magnitude, activation.abs()).cpu(),
         values,
-        score.dtype,
+        # A double score of single activations has their rounding.
+        torch.float32 if activation.dtype == torch.float32 else score.dtype,
     )
 
 
 def _joined(samples: Sequence[_Sample]) -> Verification:
     keys = dict.fromkeys(key for sample in samples for key in sample.contributions)
-    zero = torch.zeros((), dtype=torch.float64, device="cpu")
+    zero = torch.zeros(2, dtype=torch.float64, device="cpu")
     values = {key: torch.stack([sample.contributions.get(key, zero) for sample in samples]) for key in keys}
+    features = torch.stack([sample.feature for sample in samples])
     return Verification(
         torch.stack([sample.score for sample in samples]),
-        torch.stack([sample.feature for sample in samples]),
+        features[:, 0],
         torch.stack([sample.feature_magnitude for sample in samples]),
-        tuple(Contribution(*key[:3], value) for key, value in values.items()),
+        tuple(Contribution(*key[:3], *value.unbind(dim=1)) for key, value in values.items()),
         samples[0].dtype,
+        features[:, 1],
     )
 
 
-def _score(returned: Any, target: int | None, output: str | int | None) -> Tensor:
+def _class_score(
+    target: int | None, output: str | int | None, recording: Recording, _tracer: Tracer
+) -> Tensor:
     """The score of the target, (): the highest score for None."""
-    logits = logits_of(returned, output)
+    logits = logits_of(recording.output, output)
     if len(logits) != 1:
         raise XGradCamError(
             f"the model returns {tuple(logits.shape)} for one sample: Eq. 5 needs (1, classes)"
         )
-    if logits.dtype not in RELATIVE_TOLERANCE:
-        raise XGradCamError(f"the model computes in {logits.dtype}: take float32 or float64")
-    require_finite(logits)
+    _require_usable(logits)
     return logits[0, choose_targets(logits.detach(), target)[0]]
+
+
+def _own_score(score_of: Score, recording: Recording, tracer: Tracer) -> Tensor:
+    """A score that the user gives, (): its operations are traced like those of the model."""
+    with tracer:
+        score = values_of(score_of, recording.output, 1)
+    _require_usable(score)
+    return score[0]
+
+
+def _require_usable(scores: Tensor) -> None:
+    if scores.dtype not in RELATIVE_TOLERANCE:
+        raise XGradCamError(f"the model computes in {scores.dtype}: take float32 or float64")
+    require_finite(scores)
 
 
 def _inner_product(gradient: Tensor | None, constant: Tensor) -> Tensor:
