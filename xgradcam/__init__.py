@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from xgradcam.proof.verification import Verification as Verification
     from xgradcam.proof.verify import verify as verify
     from xgradcam.proof.verify import verify_layers as verify_layers
+    from xgradcam.runs.choice import ChosenLayer as ChosenLayer
+    from xgradcam.runs.choice import choose_layer as choose_layer
     from xgradcam.runs.explainer import Explainer as Explainer
     from xgradcam.scores.score import Contrast as Contrast
     from xgradcam.scores.score import RegionMean as RegionMean
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "ChosenLayer": "runs.choice",
     "ClassExplanation": "cam.explanation",
     "Classifier": "models.classifier",
     "Contrast": "scores.score",
@@ -50,6 +53,7 @@ _HOME = {
     "Similarity": "scores.score",
     "Verification": "proof.verification",
     "XGradCamError": "errors",
+    "choose_layer": "runs.choice",
     "default_layer": "capture.layers",
     "explain": "cam.explain",
     "explain_classes": "cam.explain",

@@ -101,17 +101,8 @@ def default_layer(layers: Sequence[Layer]) -> str:
     """
     if isinstance(layers, nn.Module):
         raise XGradCamError("default_layer takes the layers, as list_layers(model, inputs) gives them")
-    attentions = [layer for layer in layers if _ATTENTION.search(type(layer.module).__name__)]
-    maps = [
-        layer
-        for layer in layers
-        if layer.is_map
-        and layer.name
-        and not isinstance(layer.module, (nn.Sequential, *_POOL_OR_PASS))
-        and not any(_is_within(layer, attention) for attention in attentions)
-    ]
-    if not maps:
-        raise XGradCamError("no layer gives feature maps (N, C, h, w): name one with --target-layer")
+    attentions = _attentions(layers)
+    maps = layers_of_maps(layers)
     spatial = [layer for layer in maps if layer.layout is not None and layer.layout.kind != "tokens"]
     tokens = maps[maps.index(spatial[-1]) + 1 :] if spatial else maps
     if not tokens:
@@ -123,6 +114,26 @@ def default_layer(layers: Sequence[Layer]) -> str:
     start = next(index for index, layer in enumerate(layers) if _is_within(layer, last[-1]))
     before = [layer for layer in maps if layers.index(layer) < start]
     return _last_reaching(maps, (before or tokens)[-1])
+
+
+def layers_of_maps(layers: Sequence[Layer]) -> list[Layer]:
+    """The layers that make maps of their own, outside of attention; XGradCamError where there are none."""
+    attentions = _attentions(layers)
+    maps = [
+        layer
+        for layer in layers
+        if layer.is_map
+        and layer.name
+        and not isinstance(layer.module, (nn.Sequential, *_POOL_OR_PASS))
+        and not any(_is_within(layer, attention) for attention in attentions)
+    ]
+    if not maps:
+        raise XGradCamError("no layer gives feature maps (N, C, h, w): name one with --target-layer")
+    return maps
+
+
+def _attentions(layers: Sequence[Layer]) -> list[Layer]:
+    return [layer for layer in layers if _ATTENTION.search(type(layer.module).__name__)]
 
 
 def _last_reaching(maps: Sequence[Layer], chosen: Layer) -> str:

@@ -144,7 +144,7 @@ def running_modules(model: nn.Module) -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class TracedActivation:
-    """A layer's output: its edge in the graph, a copy of its values, and their places if they are followed."""
+    """A layer's output: its edge in the graph, a copy of its values, and their places if known."""
 
     edge: GradientEdge
     activation: Tensor

@@ -96,7 +96,7 @@ def verify_layers(
     """
     inputs = plain_inputs(inputs)
     with _exact(model, inputs):
-        scores = _scores(targets, output, score, len(inputs))
+        _scores(targets, output, score, len(inputs))
     left = []
     for layer in dict.fromkeys(layers):
         try:
@@ -105,23 +105,43 @@ def verify_layers(
         except XGradCamError as error:
             yield layer, error
     left.sort(key=lambda layer: not is_input(model, layer))
-    of_input = {INPUT: Layout("maps", *inputs.shape[2:])} if inputs.ndim == 4 else {}
-    layouts = {**of_input, **(layouts or {})}
     while left:
-        verified: dict[int, Verification | XGradCamError] = {}
+        found: Mapping[str, Verification | XGradCamError]
         try:
-            with _exact(model, inputs):
-                samples = [
-                    _verify_sample(model, sample, left, score_of, layouts)
-                    for sample, score_of in zip(_one_by_one(inputs), scores, strict=True)
-                ]
-            for index in samples[0]:
-                if all(index in sample for sample in samples):
-                    verified[index] = _joined([sample[index] for sample in samples])
+            found = verify_together(model, inputs, left, targets, output, score=score, layouts=layouts)
         except XGradCamError as error:
-            verified[0] = error
-        yield from ((left[index], result) for index, result in verified.items())
-        left = [layer for index, layer in enumerate(left) if index not in verified]
+            found = {left[0]: error}
+        yield from found.items()
+        left = [layer for layer in left if layer not in found]
+
+
+def verify_together(
+    model: nn.Module,
+    inputs: Tensor,
+    layers: Sequence[str],
+    targets: Targets = None,
+    output: str | int | None = None,
+    *,
+    score: Score | None = None,
+    layouts: Mapping[str, Layout | None] | None = None,
+) -> dict[str, Verification]:
+    """The results at the first layer and at those others that one forward and backward pass from it serves.
+
+    The arguments, and the errors that they raise, are those of `verify_layers`.
+    """
+    inputs = plain_inputs(inputs)
+    of_input = {INPUT: Layout("maps", *inputs.shape[2:])} if inputs.ndim == 4 else {}
+    with _exact(model, inputs):
+        scores = _scores(targets, output, score, len(inputs))
+        samples = [
+            _verify_sample(model, sample, layers, score_of, {**of_input, **(layouts or {})})
+            for sample, score_of in zip(_one_by_one(inputs), scores, strict=True)
+        ]
+    return {
+        layers[index]: _joined([sample[index] for sample in samples])
+        for index in samples[0]
+        if all(index in sample for sample in samples)
+    }
 
 
 @contextmanager
