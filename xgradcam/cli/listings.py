@@ -10,6 +10,7 @@ from xgradcam.errors import XGradCamError
 
 def print_layers(prog: str, arguments: argparse.Namespace, out: TextIO) -> None:
     """Print name, type, output shape and layout of all layers as they run; mark the default."""
+    from xgradcam.lending.finding import INPUT
     from xgradcam.models.load import DEFAULT_WEIGHTS, NO_WEIGHTS
 
     if arguments.model is not None and arguments.weights == DEFAULT_WEIGHTS:
@@ -21,8 +22,12 @@ def print_layers(prog: str, arguments: argparse.Namespace, out: TextIO) -> None:
         default, problem = classifier.default_layer(), ""
     except XGradCamError as error:
         default, problem = "", str(error)
-    width = max(len(layer.name) for layer in layers)
+    has_input = any(layer.name == INPUT for layer in layers)
+    width = max(len(INPUT), *(len(layer.name) for layer in layers))
     kind = max(len(type(layer.module).__name__) for layer in layers)
+    if not has_input:
+        shape = " x ".join(map(str, classifier.blank().shape))
+        say(f"{INPUT:{width}}  {'Tensor':{kind}}  {shape}  channels-first", out)
     for layer in layers:
         shape = "not a tensor" if layer.shape is None else " x ".join(map(str, layer.shape))
         layout = f"  {layer.layout}" if layer.is_map else ""

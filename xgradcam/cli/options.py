@@ -13,6 +13,8 @@ from xgradcam.layouts.layout import HOW_TO_SAY, parse_layout
 
 # A value of --target-layer and of --method.
 ALL = "all"
+# A value of --target-layer.
+AUTO = "auto"
 BATCH_SIZE = 8
 FLOAT32 = "float32"
 PRECISIONS = (FLOAT32, "tf32", "bf16")
@@ -28,13 +30,15 @@ MODEL_HELP = (
     "bundled network where VGG-16's weights are neither cached nor reachable"
 )
 LAYER_HELP = (
-    "the layer to explain by, or several, or a pattern in quotes, for a map of each and one of all; default: "
-    "the last feature map before pooling or flattening"
+    "the layer to explain by, or several, or a pattern in quotes, for a map of each and one of all; 'input' for "
+    f"the pixels themselves; '{AUTO}' for the finest layer at which the methods' maps can be trusted, with the "
+    "reason; default: the last feature map before pooling or flattening"
 )
 PROOF_LAYER_HELP = (
-    f"the layer to verify Eq. 5 at, any that returns one tensor; '{ALL}', every layer of feature maps; or a "
-    "pattern in quotes, such as 'features.*'. Default: the last feature map before pooling or flattening; "
-    f"with --plot, {ALL}"
+    f"the layer to verify Eq. 5 at, any that returns one tensor; 'input'; '{ALL}', the input and every "
+    "layer of feature maps; a pattern in quotes, such as 'features.*'; or "
+    f"'{AUTO}', the finest layer at which XGrad-CAM can be trusted, with the reason. Default: the last feature "
+    f"map before pooling or flattening; with --plot or --maps, {ALL}"
 )
 
 
@@ -103,6 +107,10 @@ def proof_verify_parser(prog: str = "proof-verify") -> Parser:
         f"  {prog} --image-path examples/cat.jpg --target-layer 'features.*' --plot split.png",
         PROOF_LAYER_HELP,
     )
+    parser.add_argument(
+        "--contrast", metavar="CLASS", nargs="+",
+        help="verify the score of the class less the mean score of these classes",
+    )  # fmt: skip
     parser.add_argument_group("precision").add_argument(
         "--double", action="store_true", help="compute in float64 instead of float32"
     )
@@ -110,6 +118,11 @@ def proof_verify_parser(prog: str = "proof-verify") -> Parser:
     output.add_argument(
         "--plot", metavar="FILE", type=Path,
         help="draw how the score splits at the layers (.png, .pdf or .svg); its folder is made if missing",
+    )  # fmt: skip
+    output.add_argument(
+        "--maps", metavar="DIR", type=Path,
+        help="draw the complete maps of about 12 of the layers as one figure, maps.png, and write them, signed, "
+        "as maps.npz; made if missing",
     )  # fmt: skip
     output.add_argument(
         "--json", action="store_true", help="print one JSON object on stdout, and all text on stderr"

@@ -10,7 +10,8 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from xgradcam.cli.options import ALL
+from xgradcam.cli.choosing import is_auto, layer_for
+from xgradcam.cli.options import ALL, AUTO
 from xgradcam.cli.record import kept_files, settings_of
 from xgradcam.cli.terminal import note
 from xgradcam.errors import XGradCamError, did_you_mean, shown, users_code
@@ -240,8 +241,13 @@ def run_of(
     """The run that the arguments describe; `say` is told of methods left out and of classes guessed."""
     from xgradcam.runs.run import Run, Writing
 
-    layers = layers_of(arguments.target_layer, classifier)
-    framing = classifier.framing(arguments.crop)
+    framing, value_range = classifier.framing(arguments.crop), range_of(arguments)
+    classes = classes_of(arguments.target_index, classifier.labels, say)
+
+    def choose() -> str:
+        return layer_for(classifier, sources, framing, classes, explaining.methods, value_range, say)
+
+    layers = layers_of(arguments.target_layer, classifier, choose)
     if ALL in arguments.method:
         explaining = _applicable(explaining, classifier, layers, say)
     writing = Writing(
@@ -253,9 +259,7 @@ def run_of(
         save_maps=arguments.save_maps,
         kept=kept_files(arguments, [source.path for source in sources]),
     )
-    classes = classes_of(arguments.target_index, classifier.labels, say)
     settings = settings_of(arguments, classifier, layers, explaining.methods)
-    value_range = range_of(arguments)
     return Run(sources, classifier, framing, layers, classes, explaining, writing, settings, value_range)
 
 
@@ -285,10 +289,17 @@ def _has_original_names(
     return one_file and one_class and len(layers) == 1 and not arguments.html
 
 
-def layers_of(asked: Sequence[str] | None, classifier: "Classifier") -> list[str]:
-    """The layers that --target-layer means, each once."""
+def layers_of(
+    asked: Sequence[str] | None, classifier: "Classifier", choose: Callable[[], str] | None = None
+) -> list[str]:
+    """The layers that --target-layer means, each once; choose: the layer for `auto`, None if it is refused."""
     if not asked:
         return [classifier.default_layer()]
+    if any(is_auto(layer, classifier) for layer in asked):
+        if choose is None:
+            raise XGradCamError(f"--target-layer {AUTO} is for xgrad-cam and proof-verify: name the layers")
+        chosen = choose()
+        asked = [chosen if is_auto(layer, classifier) else layer for layer in asked]
     blank = classifier.blank()
     names = [
         layers_matching(classifier, blank, layer, maps_only=True) if is_pattern(layer) else [layer]

@@ -165,7 +165,9 @@ def _of_features(found: Verification) -> _Trust:
     trusted = bool(((shares - 1).abs() <= LEFT_OUT).all() and terms <= TERMS)
     low, high = f"{float(shares.min()):.0%}", f"{float(shares.max()):.0%}"
     share = low if low == high else f"{low} to {high}"
-    return _Trust(trusted, f"its features are {share} of the score, its terms {float(terms):.2f} times it")
+    return _Trust(
+        trusted, f"its features are {share} of the score, its terms {float(terms):.2f} times its size"
+    )
 
 
 def _of_maps(found: Explanation) -> _Trust:
