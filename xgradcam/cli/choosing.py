@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from xgradcam.pictures.levels import ValueRange
     from xgradcam.runs.run import Target
     from xgradcam.runs.sources import Source
+    from xgradcam.scores.targets import Targets
 
 # The layer suits so many of the run's photographs.
 LOOKED_AT = 8
@@ -33,7 +34,7 @@ def layer_for(
     value_range: "ValueRange | None",
     say: Callable[[str], None],
 ) -> str:
-    """The finest layer that suits the first photographs, all classes and methods; `say` is told the reason."""
+    """The finest layer that suits the first photographs, all classes and methods; `say` is told why."""
     import torch
 
     from xgradcam.pictures.photograph import normalise
@@ -73,7 +74,7 @@ def _targets(classifier: "Classifier", inputs: "Tensor", classes: "Sequence[Targ
 
     with borrowed(classifier.module) as run, computing_in(FLOAT32, inputs.device.type):
         logits = finite_logits_of(run(inputs), classifier.output)
-    each = []
+    each: list[Targets] = []
     for one in classes:
         each += top_classes(one.count)(logits) if isinstance(one, TopClasses) else [one]
     return torch.cat([choose_targets(logits, one) for one in each])

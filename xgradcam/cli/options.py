@@ -30,15 +30,15 @@ MODEL_HELP = (
     "bundled network where VGG-16's weights are neither cached nor reachable"
 )
 LAYER_HELP = (
-    "the layer to explain by, or several, or a pattern in quotes, for a map of each and one of all; 'input' for "
-    f"the pixels themselves; '{AUTO}' for the finest layer at which the methods' maps can be trusted, with the "
-    "reason; default: the last feature map before pooling or flattening"
+    "the layer to explain by, or several, or a pattern in quotes, for a map of each and one of all; 'input' "
+    f"for the pixels themselves; '{AUTO}' for the finest layer at which the methods' maps can be trusted, "
+    "with the reason; default: the last feature map before pooling or flattening"
 )
 PROOF_LAYER_HELP = (
     f"the layer to verify Eq. 5 at, any that returns one tensor; 'input'; '{ALL}', the input and every "
     "layer of feature maps; a pattern in quotes, such as 'features.*'; or "
-    f"'{AUTO}', the finest layer at which XGrad-CAM can be trusted, with the reason. Default: the last feature "
-    f"map before pooling or flattening; with --plot or --maps, {ALL}"
+    f"'{AUTO}', the finest layer at which XGrad-CAM can be trusted, with the reason. Default: the last "
+    f"feature map before pooling or flattening; with --plot or --maps, {ALL}"
 )
 
 
@@ -121,8 +121,8 @@ def proof_verify_parser(prog: str = "proof-verify") -> Parser:
     )  # fmt: skip
     output.add_argument(
         "--maps", metavar="DIR", type=Path,
-        help="draw the complete maps of about 12 of the layers as one figure, maps.png, and write them, signed, "
-        "as maps.npz; made if missing",
+        help="draw the complete maps of about 12 of the layers as one figure, maps.png, and write them, "
+        "signed, as maps.npz; made if missing",
     )  # fmt: skip
     output.add_argument(
         "--json", action="store_true", help="print one JSON object on stdout, and all text on stderr"

@@ -2,15 +2,17 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from xgradcam.models.classifier import Classifier
+    from xgradcam.capture.layers import Layer
+    from xgradcam.cli.proving import Proof
     from xgradcam.proof.verification import Contribution, Verification
+    from xgradcam.runs.choice import ChosenLayer
 
 VERDICTS = {
     "holds": "Eq. 5 holds",
@@ -19,6 +21,12 @@ VERDICTS = {
     "empty": "nothing is verified: the score and all its terms are 0",
 }
 TERMS = ("score", "feature", "bias", "bypass", "curvature", "residual")
+PARTS = ("feature", "bias", "bypass", "curvature", "nowhere")
+COLUMNS = ("cells", *PARTS, "cancels", "residual")
+LEGEND = (
+    "feature, bias, bypass, curvature: shares of the score that have a place on the layer's map; nowhere: "
+    "the share that has none, and - if that is not known; cancels: the sum of all terms' sizes by the score's"
+)
 # Terms this many times as large as the score cancel almost entirely.
 CANCELLATION = 1000
 MOST_OPERATIONS = 4
@@ -26,11 +34,28 @@ MOST_OPERATIONS = 4
 
 @dataclass(frozen=True)
 class Row:
-    """A layer with its verification, of one sample, or with the problem that prevented it."""
+    """A layer with its verification, of one sample, or with the problem that prevented it.
+
+    grid: height and width of its maps, if it has any.
+    """
 
     layer: str
     verification: "Verification | None"
     problem: str = ""
+    grid: tuple[int, int] | None = None
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """The shares of the score by `PARTS`, and `cancels`; without places `nowhere` is NaN, not known."""
+        found = self.verification
+        if found is None:
+            return dict.fromkeys((*PARTS, "cancels"), math.nan)
+        budget = found.budget
+        if self.grid is None or math.isnan(budget["nowhere"][0]):
+            budget |= {part: getattr(found, part) for part in PARTS[:-1]}
+            budget["nowhere"] = budget["nowhere"] * math.nan
+        shares = {part: float(budget[part][0] / found.score[0]) for part in PARTS}
+        return {**shares, "cancels": float(budget["cancellation"][0])}
 
     @property
     def verdict(self) -> str:
@@ -44,26 +69,56 @@ class Row:
 
 
 def report(
-    classifier: "Classifier", target: int, rows: Sequence[Row], several: bool
+    proof: "Proof", rows: Sequence[Row], several: bool, chosen: "Mapping[str, ChosenLayer]"
 ) -> tuple[str, dict[str, Any]]:
     """The text that `proof-verify` prints, and the numbers as JSON has them.
 
     rows: at least one with a verification. several: a table of layers was asked for, not one layer.
+    chosen: method -> the layer for it.
     """
     from xgradcam.models.labels import label_of
 
-    name, dtype = label_of(classifier.labels, target), dtype_of(rows)
-    numbers = {"model": classifier.name, "class_index": target, "class_name": name, "dtype": dtype}
+    classifier, target, others = proof.classifier, proof.target, proof.others
+    dtype, interest = dtype_of(rows), class_line(classifier.labels, target, others)
+    name = label_of(classifier.labels, target)
+    numbers: dict[str, Any] = {
+        "model": classifier.name,
+        "class_index": target,
+        "class_name": name,
+        "dtype": dtype,
+    }
+    if others:
+        numbers["contrast"] = [
+            {"class_index": other, "class_name": label_of(classifier.labels, other)} for other in others
+        ]
+    if chosen:
+        numbers["chosen"] = {
+            method: {"layer": layer, "trusted": layer.trusted, "reason": layer.reason}
+            for method, layer in chosen.items()
+        }
     only = rows[0]
     if several or only.verification is None:
-        setting, lines = f"model {classifier.name}, {dtype}", table_lines(rows, classifier.module)
+        setting, lines = f"model {classifier.name}, {dtype}", table_lines(rows, classifier.module, chosen)
         holds = all(row.verdict == "holds" for row in rows)
         numbers |= {"holds": holds, "layers": [as_json(row) for row in rows]}
     else:
         setting = f"model {classifier.name}, layer {only.layer}, {dtype}"
         lines = proof_lines(only.layer, only.verification, only.verdict, classifier.module)
         numbers |= {**as_json(only), "contributions": contributions_as_json(only.verification)}
-    return "\n".join([setting, f"class of interest:  {name}", *lines]), numbers
+    return "\n".join([setting, f"class of interest:  {interest}", *lines]), numbers
+
+
+def class_line(labels: Sequence[str] | None, target: int, others: Sequence[int]) -> str:
+    """The name of the class, and of those that it is in contrast to."""
+    from xgradcam.models.labels import label_of
+
+    against = ", ".join(label_of(labels, other) for other in others)
+    return label_of(labels, target) + (f" in contrast to {against}" if others else "")
+
+
+def grid_of(layer: "Layer") -> tuple[int, int] | None:
+    """Height and width of the layer's maps; None if it has none."""
+    return None if layer.layout is None else (layer.layout.height, layer.layout.width)
 
 
 def dtype_of(rows: Sequence[Row]) -> str:
@@ -100,25 +155,12 @@ def proof_lines(layer: str, found: "Verification", verdict: str, model: "nn.Modu
     return lines
 
 
-def table_lines(rows: Sequence[Row], model: "nn.Module") -> list[str]:
-    """A table of the terms at each layer, the meaning of the verdicts, and a summary."""
+def table_lines(rows: Sequence[Row], model: "nn.Module", chosen: "Mapping[str, ChosenLayer]") -> list[str]:
+    """The score, the layers chosen and the verdicts; then a table of the score's parts at each layer."""
     verified = [(row, row.verification) for row in rows if row.verification is not None]
-    number = _number_format([found for _, found in verified]).replace("6e", "3e")
-    cells = {
-        row.layer: [_cell(found, term, number) for term in TERMS[:-1]] + [_cell(found, "residual", ".1e")]
-        for row, found in verified
-    }
-    widths = [max(len(term), *(len(line[i]) for line in cells.values())) for i, term in enumerate(TERMS)]
-    name_width = max(len(row.layer) for row in rows)
-
-    lines = ["  ".join([f"{'layer':{name_width}}", *map(str.rjust, TERMS, widths), "verdict"])]
-    for row in rows:
-        rest = [*map(str.rjust, cells.get(row.layer, []), widths), row.verdict or _short(row)]
-        lines.append("  ".join([f"{row.layer:{name_width}}", *rest]))
-    shown = {row.verdict for row, _ in verified}
-    lines += [f"{verdict}: {text}" for verdict, text in VERDICTS.items() if verdict in shown - {"holds"}]
-    bent, most = max(verified, key=lambda pair: _curvature_size(pair[1]))
-    lines += curvature_lines(bent.layer, most, model)
+    number = _number_format([found for _, found in verified])
+    lines = [f"class score is {_value(verified[0][1], 'score'):{number}}"]
+    lines += [f"layer for {method}: {layer}, {layer.reason}" for method, layer in chosen.items()]
     worst, loosest = max(verified, key=lambda pair: _residual_ratio(pair[1]))
     holding = sum(row.verdict == "holds" for row in rows)
     closing = sum(bool(found.closes.all()) for _, found in verified)
@@ -126,7 +168,32 @@ def table_lines(rows: Sequence[Row], model: "nn.Module") -> list[str]:
         f"{holding} of {len(rows)} layers hold{f' ({closing} close)' if closing > holding else ''}; "
         f"largest |residual|/tolerance {_residual_ratio(loosest):.2g}, at {worst.layer}"
     )
+    shown = {row.verdict for row, _ in verified}
+    lines += [f"{verdict}: {text}" for verdict, text in VERDICTS.items() if verdict in shown - {"holds"}]
+    bent, most = max(verified, key=lambda pair: _curvature_size(pair[1]))
+    lines += [*curvature_lines(bent.layer, most, model), LEGEND]
+
+    cells = {row.layer: _cells(row) for row, _ in verified}
+    widths = [max(len(name), *(len(line[i]) for line in cells.values())) for i, name in enumerate(COLUMNS)]
+    name_width = max(len("layer"), *(len(row.layer) for row in rows))
+    lines.append("  ".join([f"{'layer':{name_width}}", *map(str.rjust, COLUMNS, widths), "verdict"]))
+    for row in rows:
+        rest = [*map(str.rjust, cells.get(row.layer, []), widths), row.verdict or _short(row)]
+        lines.append("  ".join([f"{row.layer:{name_width}}", *rest]))
     return lines
+
+
+def _cells(row: Row) -> list[str]:
+    """The row's cells by `COLUMNS`."""
+    grid, parts = "-" if row.grid is None else "x".join(map(str, row.grid)), row.parts
+    residual = "" if row.verification is None else _cell(row.verification, "residual", ".1e")
+    cancels = f"{parts['cancels']:.1f}" if math.isfinite(parts["cancels"]) else "-"
+    return [grid, *(share(parts[part]) for part in PARTS), cancels, residual]
+
+
+def share(value: float) -> str:
+    """A share in per cent; an exact 0 is written as 0, and what is not known as -."""
+    return "0" if value == 0 else f"{value:.1%}" if math.isfinite(value) else "-"
 
 
 def curvature_lines(layer: str, found: "Verification", model: "nn.Module") -> list[str]:
@@ -157,6 +224,8 @@ def as_json(row: Row) -> dict[str, Any]:
         "holds": row.verdict == "holds",
         "closes": bool(found.closes.all()),
         "verdict": VERDICTS[row.verdict],
+        "cells": None if row.grid is None else list(row.grid),
+        "shares": {part: value if math.isfinite(value) else None for part, value in row.parts.items()},
     }
 
 

@@ -3,15 +3,18 @@
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from xgradcam.cli.choosing import is_auto
 from xgradcam.cli.listings import print_layers
 from xgradcam.cli.options import ALL, parse, proof_verify_parser
-from xgradcam.cli.proof_report import Row, dtype_of, report
+from xgradcam.cli.proof_maps import METHOD, complete_maps, files_in, is_ours, layers_to_draw, write_maps
+from xgradcam.cli.proof_report import Row, class_line, dtype_of, report
+from xgradcam.cli.proving import Proof
 from xgradcam.cli.record import kept_files
 from xgradcam.cli.setup import (
     TOP,
@@ -25,14 +28,16 @@ from xgradcam.cli.setup import (
 )
 from xgradcam.cli.terminal import DONE, FAILED, note, run, say
 from xgradcam.errors import CannotWriteError, XGradCamError
-from xgradcam.files import open_regular
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from xgradcam.models.classifier import Classifier
+    from xgradcam.pictures.photograph import Photograph
+    from xgradcam.runs.choice import ChosenLayer
 
 PROG = "proof-verify"
+XGRAD_CAM = "xgrad-cam"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,11 +52,11 @@ def _main(arguments: argparse.Namespace, out: TextIO) -> int:
     from xgradcam.runs.sources import read_photograph
 
     tell = partial(say, stream=sys.stderr if arguments.json else out)
-    if TOP.fullmatch(arguments.target_index):
-        raise XGradCamError(f"--target-index is {arguments.target_index}: {PROG} takes one class")
-    if arguments.plot is not None:
-        _require_drawable(arguments.plot)
-        _require_free(arguments)
+    for value in (arguments.target_index, *(arguments.contrast or ())):
+        if TOP.fullmatch(value):
+            option = "--target-index" if value is arguments.target_index else "--contrast"
+            raise XGradCamError(f"{option} is {value}: {PROG} takes one class")
+    _require_free(arguments)
     reading = read_photograph(arguments.image_path, range_of(arguments))
     for line in reading.notes:
         note(PROG, f"note: {line}")
@@ -65,21 +70,60 @@ def _main(arguments: argparse.Namespace, out: TextIO) -> int:
     if arguments.double:
         inputs, classifier = inputs.double(), replace(classifier, module=classifier.module.double())
 
-    index = class_index(arguments.target_index, classifier.labels, partial(note, PROG))
-    target = _target(classifier, inputs, index)
-    wanted = arguments.target_layer or (ALL if arguments.plot else _default_layer(classifier, inputs))
+    say_class = partial(note, PROG)
+    index = class_index(arguments.target_index, classifier.labels, say_class)
+    against = [class_index(other, classifier.labels, say_class) for other in arguments.contrast or ()]
+    proof = Proof(classifier, inputs, _target(classifier, inputs, index))
+    proof = replace(proof, others=_others(proof, against))
+    wanted = arguments.target_layer or (ALL if arguments.plot or arguments.maps else proof.default_layer())
+    if is_auto(wanted, classifier):
+        wanted = proof.choose(XGRAD_CAM)
+        tell(f"layer {wanted}: {wanted.reason}")
+    return _prove(arguments, proof, wanted, reading.photograph, tell, out)
+
+
+def _prove(
+    arguments: argparse.Namespace,
+    proof: Proof,
+    wanted: str,
+    photograph: "Photograph",
+    tell: Callable[[str], None],
+    out: TextIO,
+) -> int:
+    """Verify at the layers wanted, print and write; return the exit code."""
     if several := is_pattern(wanted):
-        rows = _verify_all(classifier, inputs, layers_matching(classifier, inputs, wanted), target)
+        names = layers_matching(proof.classifier, proof.inputs, wanted)
+        rows = proof.verify_all(["input"] * (wanted == ALL and "input" not in names) + names)
     else:
-        rows = [_verify(classifier, inputs, wanted, target)]
-    text, numbers = report(classifier, target, rows, several)
+        rows = [proof.verify(wanted)]
+    text, numbers = report(proof, rows, several, _chosen(proof) if wanted == ALL else {})
     tell(text)
     if arguments.plot is not None:
-        _plot(arguments.plot, classifier, target, rows)
+        _plot(arguments.plot, proof, rows)
         tell(f"wrote {arguments.plot}")
+    if arguments.maps is not None:
+        _maps(arguments.maps, proof, rows, photograph)
+        tell(f"wrote {' and '.join(map(str, files_in(arguments.maps)))}")
     if arguments.json:
         print(json.dumps(numbers, indent=2, allow_nan=False), file=out)
     return DONE if all(row.verdict == "holds" for row in rows) else FAILED
+
+
+def _chosen(proof: Proof) -> "dict[str, ChosenLayer]":
+    """The layer for each method; empty where there is none to choose, though Eq. 5 can be verified."""
+    try:
+        return {method: proof.choose(method) for method in (XGRAD_CAM, METHOD)}
+    except XGradCamError as error:
+        note(PROG, f"no layer is chosen: {error}")
+        return {}
+
+
+def _others(proof: Proof, classes: Sequence[int | None]) -> tuple[int, ...]:
+    """The classes that the target is in contrast to."""
+    others = dict.fromkeys(_target(proof.classifier, proof.inputs, one) for one in classes)
+    if proof.target in others:
+        raise XGradCamError(f"--contrast has the class of interest, {proof.target}: name other classes")
+    return tuple(others)
 
 
 def _require_drawable(path: Path) -> None:
@@ -95,27 +139,28 @@ def _require_drawable(path: Path) -> None:
 
 
 def _require_free(arguments: argparse.Namespace) -> None:
-    """Stop before a file that the command reads would be written over, or one that is no plot."""
-    path = arguments.plot
-    if path in kept_files(arguments, [arguments.image_path]):
-        raise XGradCamError(
-            f"{path} would be written over a file that is read: choose another name for --plot"
-        )
-    if path.exists() and not _is_plot(path):
-        raise XGradCamError(
-            f"{path} is there already, and no plot of {PROG}: move it, or choose another name"
-        )
-
-
-def _is_plot(path: Path) -> bool:
-    """True for a picture that an earlier call has drawn."""
-    from xgradcam.proof.plot import is_plot
-
-    try:
-        with open_regular(path) as file:
-            return is_plot(file.read())
-    except (OSError, XGradCamError):
-        return False
+    """Stop before a file that the command reads would be written over, or one that it has not made."""
+    if arguments.plot is not None:
+        _require_drawable(arguments.plot)
+    options = [("--plot", arguments.plot)] if arguments.plot is not None else []
+    if arguments.maps is not None:
+        options += [("--maps", path) for path in files_in(arguments.maps)]
+    kept = kept_files(arguments, [arguments.image_path])
+    for option, path in options:
+        if path in kept:
+            raise XGradCamError(
+                f"{path} would be written over a file that is read: choose another name for {option}"
+            )
+        if path.is_dir():
+            raise XGradCamError(f"cannot write {path}: a folder has that name")
+        if path.exists() and not is_ours(path):
+            what = "plot" if option == "--plot" else "file"
+            raise XGradCamError(
+                f"{path} is there already, and no {what} of {PROG}: move it, or choose another name"
+            )
+    paths = [path.resolve() for _, path in options]
+    if len(set(paths)) < len(paths):
+        raise XGradCamError(f"--plot and --maps would both write {arguments.plot}: choose another name")
 
 
 def _target(classifier: "Classifier", inputs: "Tensor", index: int | None) -> int:
@@ -130,50 +175,28 @@ def _target(classifier: "Classifier", inputs: "Tensor", index: int | None) -> in
     return int(choose_targets(logits, index)[0])
 
 
-def _default_layer(classifier: "Classifier", inputs: "Tensor") -> str:
-    # Not `classifier.default_layer()`, whose blank photograph is float32.
-    from xgradcam.capture.layers import default_layer, list_layers
-
-    return classifier.layer or default_layer(list_layers(classifier.module, inputs))
+def _title(proof: Proof) -> str:
+    return class_line(proof.classifier.labels, proof.target, proof.others)
 
 
-def _verify(classifier: "Classifier", inputs: "Tensor", layer: str, target: int) -> Row:
-    from xgradcam.proof.verify import verify
-
-    return Row(layer, verify(classifier.module, inputs, layer, target, classifier.output))
-
-
-def _verify_all(classifier: "Classifier", inputs: "Tensor", layers: Sequence[str], target: int) -> list[Row]:
-    """A row for each layer; XGradCamError where none of them can be verified."""
-    from tqdm import tqdm
-
-    from xgradcam.proof.verify import verify_layers
-
-    results = verify_layers(classifier.module, inputs, layers, target, classifier.output)
-    found = dict(tqdm(results, total=len(layers), unit="layer", leave=False, delay=1, disable=None))
-    rows = [
-        Row(layer, None, str(result))
-        if isinstance(result := found[layer], XGradCamError)
-        else Row(layer, result)
-        for layer in layers
-    ]
-    if all(row.verification is None for row in rows):
-        raise XGradCamError(f"none of these {len(rows)} layers can be verified: {rows[0].problem}")
-    return rows
-
-
-def _plot(path: Path, classifier: "Classifier", target: int, rows: Sequence[Row]) -> None:
+def _plot(path: Path, proof: Proof, rows: Sequence[Row]) -> None:
     from xgradcam.files import write_files
-    from xgradcam.models.labels import label_of
     from xgradcam.proof.plot import plot_split
 
     splits = {row.layer: row.verification for row in rows if row.verification is not None}
-    name = label_of(classifier.labels, target)
-    title = f"{name}: how Eq. 5 splits its score\n{classifier.name}, {dtype_of(rows)}"
+    title = f"{_title(proof)}: how Eq. 5 splits its score\n{proof.classifier.name}, {dtype_of(rows)}"
     try:
         write_files({path: plot_split(splits, title, path.suffix.lower())})
     except CannotWriteError as error:
         raise XGradCamError(f"{error}: make room there, or choose another name for --plot") from None
+
+
+def _maps(folder: Path, proof: Proof, rows: Sequence[Row], photograph: "Photograph") -> None:
+    found = {row.layer: row for row in rows if row.verification is not None}
+    layers = [layer for name, layer in proof.layers.items() if name in found and layer.layout is not None]
+    names = [name for name in found if name not in proof.layers] + layers_to_draw(layers)
+    maps = complete_maps(proof.classifier.module, proof.inputs, names, proof.score)
+    write_maps(folder, photograph, maps, found, f"{_title(proof)}: complete maps")
 
 
 if __name__ == "__main__":

@@ -292,7 +292,7 @@ def _has_original_names(
 def layers_of(
     asked: Sequence[str] | None, classifier: "Classifier", choose: Callable[[], str] | None = None
 ) -> list[str]:
-    """The layers that --target-layer means, each once; choose: the layer for `auto`, None if it is refused."""
+    """The layers that --target-layer means, each once; choose: the layer for `auto`, None to refuse it."""
     if not asked:
         return [classifier.default_layer()]
     if any(is_auto(layer, classifier) for layer in asked):

@@ -1,0 +1,96 @@
+"""What `proof-verify` verifies: a score of one photograph, at layers of a classifier."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from xgradcam.cli.proof_report import Row, grid_of
+from xgradcam.errors import XGradCamError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from xgradcam.capture.layers import Layer
+    from xgradcam.models.classifier import Classifier
+    from xgradcam.runs.choice import ChosenLayer
+    from xgradcam.scores.score import Score
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The score of a class, or of its contrast to other classes, for inputs (1, ...)."""
+
+    classifier: "Classifier"
+    inputs: "Tensor"
+    target: int
+    others: tuple[int, ...] = ()
+
+    @property
+    def score(self) -> "Score":
+        """The function from the model's output to the score."""
+        import torch
+
+        from xgradcam.scores.score import ClassScore, Contrast
+
+        if self.others:
+            return Contrast(self.target, self.others, output=self.classifier.output)
+        return ClassScore(torch.tensor([self.target], device=self.inputs.device), self.classifier.output)
+
+    @cached_property
+    def layers(self) -> "dict[str, Layer]":
+        """The model's layers by name."""
+        from xgradcam.capture.layers import list_layers
+
+        return {layer.name: layer for layer in list_layers(self.classifier.module, self.inputs)}
+
+    def default_layer(self) -> str:
+        """The default layer; not `Classifier.default_layer`, whose blank photograph is float32."""
+        from xgradcam.capture.layers import default_layer
+
+        return self.classifier.layer or default_layer([*self.layers.values()])
+
+    def choose(self, method: str) -> "ChosenLayer":
+        """The finest layer at which the method can be trusted."""
+        from xgradcam.runs.choice import choose_layer
+
+        return choose_layer(self.classifier.module, self.inputs, methods=method, score=self.score)
+
+    def verify(self, layer: str) -> Row:
+        """The layer's row."""
+        from xgradcam.proof.verify import verify
+
+        model, output = self.classifier.module, self.classifier.output
+        if self.others:
+            return self._row(layer, verify(model, self.inputs, layer, score=self.score))
+        return self._row(layer, verify(model, self.inputs, layer, self.target, output))
+
+    def verify_all(self, layers: Sequence[str]) -> list[Row]:
+        """A row for each layer; XGradCamError where none of them can be verified."""
+        from tqdm import tqdm
+
+        from xgradcam.proof.verify import verify_layers
+
+        model, inputs, output = self.classifier.module, self.inputs, self.classifier.output
+        layouts = {name: layer.layout for name, layer in self.layers.items()}
+        if self.others:
+            results = verify_layers(model, inputs, layers, score=self.score, layouts=layouts)
+        else:
+            results = verify_layers(model, inputs, layers, self.target, output, layouts=layouts)
+        found = dict(tqdm(results, total=len(layers), unit="layer", leave=False, delay=1, disable=None))
+        rows = [self._row(layer, found[layer]) for layer in layers]
+        if all(row.verification is None for row in rows):
+            raise XGradCamError(f"none of these {len(rows)} layers can be verified: {rows[0].problem}")
+        return rows
+
+    def _row(self, layer: str, result: object) -> Row:
+        from xgradcam.lending.finding import is_input
+
+        if isinstance(result, XGradCamError):
+            return Row(layer, None, str(result))
+        grid = None
+        if layer in self.layers:
+            grid = grid_of(self.layers[layer])
+        elif is_input(self.classifier.module, layer) and self.inputs.ndim == 4:
+            grid = self.inputs.shape[2], self.inputs.shape[3]
+        return Row(layer, result, grid=grid)  # type: ignore[arg-type]
