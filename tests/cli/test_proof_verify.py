@@ -232,9 +232,10 @@ def table(out):
     lines = out.splitlines()
     start = next(place for place, line in enumerate(lines) if line.startswith("layer "))
     assert lines[start].split() == [
-        "layer", "score", "feature", "bias", "bypass", "curvature", "residual", "verdict",
+        "layer", "cells", "feature", "bias", "bypass", "curvature", "nowhere", "cancels", "residual",
+        "verdict",
     ]  # fmt: skip
-    rows = [line.split() for line in lines[start + 1 :] if re.match(r"\S+ +(-?\d|not verified)", line)]
+    rows = [line.split() for line in lines[start + 1 :] if re.match(r"\S+ +(-?\d|- |not verified)", line)]
     return lines[start], {row[0]: row[1:] for row in rows}
 
 
@@ -244,17 +245,28 @@ def test_all_layers_of_maps_are_a_table_in_the_order_of_execution(tiny, capsys):
     assert code == 0
     assert err == ""
     header, rows = table(out)
-    assert list(rows) == [f"features.{place}" for place in range(6)]
+    assert list(rows) == ["input", *(f"features.{place}" for place in range(6))]
     inputs = tiny.inputs(read_image(EXAMPLES / "cat.jpg"))
     for layer, row in rows.items():
         expected = xgradcam.verify(tiny.module, inputs, layer)
-        terms = [float(expected.score), float(expected.feature), float(expected.bias), 0, 0]
-        assert [float(cell) for cell in row[:5]] == pytest.approx(terms, abs=1e-6)
+        shares = [100 * float(term / expected.score) for term in (expected.feature, expected.bias)]
+        cells = [float(cell.removesuffix("%")) for cell in row[1:6]]
+        # What the last linear layer adds has no place, nor has a constant of one cell.
+        assert cells[0] == pytest.approx(shares[0], abs=0.051)
+        assert cells[1] + cells[4] == pytest.approx(shares[1], abs=0.11)
         assert row[3:5] == ["0", "0"]
-        assert float(row[5]) == pytest.approx(float(expected.residual), rel=0.06)
-        assert row[6] == "holds"
-    assert out.splitlines()[-1].startswith("6 of 6 layers hold; largest |residual|/tolerance 0.")
-    lines = [line for line in out.splitlines() if line.startswith(("layer", "features."))]
+        assert float(row[6]) == pytest.approx(float(expected.magnitude / expected.score.abs()), abs=0.051)
+        assert float(row[7]) == pytest.approx(float(expected.residual), rel=0.06)
+        assert row[8] == "holds"
+    assert rows["input"][0] == "8x8"
+    summary = out.splitlines()[3:7]
+    assert summary[0].startswith("class score is ")
+    takes = [line.split(", ")[0] for line in summary[1:3]]
+    assert [line.split()[:3] for line in takes] == [
+        ["for", name, "take"] for name in ("xgrad-cam", "complete-cam")
+    ]
+    assert summary[3].startswith("7 of 7 layers hold; largest |residual|/tolerance 0.")
+    lines = [line for line in out.splitlines() if line.startswith(("layer  ", "input  ", "features."))]
     assert {len(line.rsplit("  ", 1)[0]) for line in lines} == {len(header.rsplit("  ", 1)[0])}
 
 
@@ -285,7 +297,7 @@ def test_a_pattern_takes_any_module_and_says_why_one_cannot_be_verified(tiny, ca
     assert " ".join(rows["classifier.lost"]) == "not verified: the score does not depend on the layer"
     assert rows["classifier.good"][-1] == rows["features"][-1] == "holds"
     total = len(rows)
-    assert out.splitlines()[-1].startswith(f"{total - 3} of {total} layers hold; ")
+    assert f"\n{total - 3} of {total} layers hold; " in out
 
     assert prove(capsys, "--target-layer", "classifier.g*")[0] == 0
     code, _, err = prove(capsys, "--target-layer", "classifier.[sp]*")
@@ -383,7 +395,7 @@ def test_the_plot_is_of_all_layers_unless_one_is_named(tiny, capsys):
     assert code == 0
     assert err == ""
     assert out.splitlines()[-1] == "wrote new/folder/split.png"
-    assert list(table(out)[1]) == [f"features.{place}" for place in range(6)]
+    assert list(table(out)[1]) == ["input", *(f"features.{place}" for place in range(6))]
     picture = cv2.imread("new/folder/split.png")[:, :, ::-1]
     assert picture.shape[0] > 500
     assert picture.shape[1] > 700
@@ -516,3 +528,68 @@ def test_a_photograph_from_stdin(both, capsys):
 def test_one_class_is_all_it_takes(capsys, both):
     assert main(["--image-path", str(both), "--target-index", "top3"]) == 2
     assert "--target-index is top3: proof-verify takes one class" in capsys.readouterr().err
+
+
+def test_the_input_and_auto_are_layers(capsys):
+    code, out, _ = prove(capsys, "--target-layer", "input", "--target-index", "285", *BUNDLED)
+    expected = reference("efficientnet-lite0", "input", 285)
+    assert code == 0
+    assert four(out)[1] == pytest.approx(float(expected.feature), abs=1e-5)
+    assert "does not cut" not in out
+    code, out, _ = prove(capsys, "--target-layer", "auto", "--target-index", "285", *BUNDLED)
+    assert code == 0
+    assert out.splitlines()[1].startswith("layer bn2: the finest layer that suits: its features are 100% of")
+    assert "model efficientnet-lite0, layer bn2, float32" in out
+    assert main(["--list-layers", *BUNDLED]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.split() == ["input", "Tensor", *"1 x 3 x 224 x 224".split(), "channels-first"]
+
+
+def test_a_contrast_is_the_score_less_those_of_other_classes(tiny, capsys):
+    inputs = tiny.inputs(read_image(EXAMPLES / "cat.jpg"))
+    contrast = xgradcam.Contrast(2, (0, 4))
+    expected = xgradcam.verify(tiny.module, inputs, "features.3", score=contrast)
+    options = ("--target-index", "2", "--contrast", "0", "4")
+    code, out, _ = prove(capsys, "--target-layer", "features.3", *options)
+    assert code == 0
+    assert four(out)[:2] == pytest.approx([float(expected.score), float(expected.feature)], abs=1e-6)
+    with torch.no_grad():
+        logits = tiny.module(inputs)[0]
+    assert four(out)[0] == pytest.approx(float(logits[2] - (logits[0] + logits[4]) / 2), abs=1e-6)
+    assert "class of interest:  class 2 in contrast to class 0, class 4\n" in out
+    found = json.loads(prove(capsys, "--json", "--target-layer", "all", *options)[1])
+    assert [one["class_index"] for one in found["contrast"]] == [0, 4]
+    assert found["layers"][4]["feature"] == pytest.approx(float(expected.feature), rel=1e-6)
+    assert set(found["chosen"]) == {"xgrad-cam", "complete-cam"}
+    code, _, err = prove(capsys, "--target-index", "2", "--contrast", "2")
+    assert code == 2
+    assert "--contrast has the class of interest, 2" in err
+
+
+def test_maps_are_the_complete_maps_and_replace_no_file_of_others(tiny, capsys):
+    code, out, _ = prove(capsys, "--maps", "new/maps", "--target-index", "2")
+    assert code == 0
+    assert out.splitlines()[-1] == f"wrote {Path('new/maps/maps.png')} and {Path('new/maps/maps.npz')}"
+    inputs = tiny.inputs(read_image(EXAMPLES / "cat.jpg"))
+    with np.load("new/maps/maps.npz") as arrays:
+        found = dict(arrays)
+    assert list(found) == ["input", *(f"features.{place}" for place in range(6))]
+    for layer, signed in found.items():
+        expected = xgradcam.explain(tiny.module, inputs, layer, 2, ["complete-cam"])
+        assert signed.dtype == np.float32
+        np.testing.assert_allclose(signed, expected.maps["complete-cam"][0].numpy(), rtol=1e-5, atol=1e-6)
+    with Image.open("new/maps/maps.png") as picture:
+        assert picture.size[0] > 1000
+    before = {path.name: path.read_bytes() for path in Path("new/maps").iterdir()}
+    assert prove(capsys, "--maps", "new/maps", "--target-index", "2")[0] == 0
+    assert {path.name: path.read_bytes() for path in Path("new/maps").iterdir()} == before
+    for name, content in (("maps.npz", b"mine"), ("maps.png", b"mine")):
+        Path("new/maps", name).write_bytes(content)
+        code, _, err = prove(capsys, "--maps", "new/maps")
+        assert code == 2
+        assert f"{Path('new/maps', name)} is there already, and no file of proof-verify" in err
+        assert Path("new/maps", name).read_bytes() == content
+        Path("new/maps", name).write_bytes(before[name])
+    code, _, err = prove(capsys, "--maps", "new/maps", "--plot", "new/maps/maps.png")
+    assert code == 2
+    assert "--plot and --maps would both write" in err

@@ -7,14 +7,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from xgradcam.cli.proof_report import Row, grid_of, share
 from xgradcam.errors import CannotWriteError, XGradCamError
 from xgradcam.files import make_folder, open_regular
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from xgradcam.capture.layers import Layer
@@ -49,7 +48,7 @@ def layers_to_draw(layers: "Sequence[Layer]") -> list[str]:
 
 def complete_maps(
     model: "nn.Module", inputs: "Tensor", layers: Sequence[str], score_of: "Score"
-) -> dict[str, NDArray[np.float32]]:
+) -> "dict[str, NDArray[np.float32]]":
     """The complete map at each layer that has one: signed, (h, w), float32."""
     from xgradcam.cam.explain import explain_score
     from xgradcam.lending.precision import FLOAT32, computing_in
@@ -72,12 +71,13 @@ def complete_maps(
 def write_maps(
     folder: Path,
     photograph: "Photograph",
-    maps: Mapping[str, NDArray[np.float32]],
+    maps: "Mapping[str, NDArray[np.float32]]",
     rows: Mapping[str, Row],
     title: str,
 ) -> None:
     """Write the figure and the arrays into the folder."""
     import cv2
+    import numpy as np
 
     from xgradcam.files import write_files
     from xgradcam.pictures.panel import panel
@@ -89,10 +89,8 @@ def write_maps(
     for layer, signed in maps.items():
         height, across = signed.shape
         feature = share(rows[layer].parts["feature"])
-        pictures[f"{layer}  {height}x{across}  {feature}"] = signed_overlay(shown, signed)
-    figure = panel(
-        pictures, title, "red: for the class, blue: against; in %: the features' share of the score"
-    )
+        pictures[f"{layer}, {height} x {across}, features {feature}"] = signed_overlay(shown, signed)
+    figure = panel(pictures, title, "red: for the class, blue: against; features: their share of the score")
     try:
         write_files({folder / FIGURE: _png(figure), folder / ARRAYS: _npz(maps)})
     except CannotWriteError as error:
@@ -111,8 +109,10 @@ def _png(picture: "Photograph") -> bytes:
     return content.getvalue()
 
 
-def _npz(maps: Mapping[str, NDArray[np.float32]]) -> bytes:
+def _npz(maps: "Mapping[str, NDArray[np.float32]]") -> bytes:
     """An array for each layer, by its name; the archive's comment is our mark."""
+    import numpy as np
+
     from xgradcam.proof.plot import MARK
 
     content = io.BytesIO()

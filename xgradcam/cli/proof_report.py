@@ -160,7 +160,7 @@ def table_lines(rows: Sequence[Row], model: "nn.Module", chosen: "Mapping[str, C
     verified = [(row, row.verification) for row in rows if row.verification is not None]
     number = _number_format([found for _, found in verified])
     lines = [f"class score is {_value(verified[0][1], 'score'):{number}}"]
-    lines += [f"layer for {method}: {layer}, {layer.reason}" for method, layer in chosen.items()]
+    lines += [f"for {method} take {layer}, {layer.reason}" for method, layer in chosen.items()]
     worst, loosest = max(verified, key=lambda pair: _residual_ratio(pair[1]))
     holding = sum(row.verdict == "holds" for row in rows)
     closing = sum(bool(found.closes.all()) for _, found in verified)
