@@ -68,8 +68,8 @@ def test_one_sample_that_does_not_suit_is_enough() -> None:
     for place, share in ((0, 0), (2, 0.01), (6, 0.01)):
         model[place].bias.data *= share
     dark = torch.cat([INPUTS[:1], 1e-4 * INPUTS[1:]])
-    assert xgradcam.choose_layer(model, INPUTS, 0).trusted
-    assert not xgradcam.choose_layer(model, dark, 0).trusted
+    assert xgradcam.choose_layer(model, INPUTS, 0) == "1"
+    assert xgradcam.choose_layer(model, dark, 0) == "3"
 
 
 def test_a_score_of_ones_own_and_a_choice_that_is_kept() -> None:

@@ -24,8 +24,8 @@ TERMS = ("score", "feature", "bias", "bypass", "curvature", "residual")
 PARTS = ("feature", "bias", "bypass", "curvature", "nowhere")
 COLUMNS = ("cells", *PARTS, "cancels", "residual")
 LEGEND = (
-    "feature, bias, bypass, curvature: shares of the score that have a place on the layer's map; nowhere: "
-    "the share that has none, and - if that is not known; cancels: the sum of all terms' sizes by the score's"
+    "feature, bias, bypass, curvature: shares of the score that have a place on the layer's map",
+    "nowhere: the share that has none (-: not known); cancels: all terms' sizes, summed, by the score's size",
 )
 # Terms this many times as large as the score cancel almost entirely.
 CANCELLATION = 1000
@@ -171,7 +171,7 @@ def table_lines(rows: Sequence[Row], model: "nn.Module", chosen: "Mapping[str, C
     shown = {row.verdict for row, _ in verified}
     lines += [f"{verdict}: {text}" for verdict, text in VERDICTS.items() if verdict in shown - {"holds"}]
     bent, most = max(verified, key=lambda pair: _curvature_size(pair[1]))
-    lines += [*curvature_lines(bent.layer, most, model), LEGEND]
+    lines += [*curvature_lines(bent.layer, most, model), *LEGEND]
 
     cells = {row.layer: _cells(row) for row, _ in verified}
     widths = [max(len(name), *(len(line[i]) for line in cells.values())) for i, name in enumerate(COLUMNS)]
