@@ -86,14 +86,14 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Complete CAM",
             gradient_methods.hires_cam,
             "hires-cam plus all constants behind the layer: sums to the score",
-            "this project, after Eq. 5 of Fu et al. 2020",
+            "this project",
             complete=True,
         ),
         "complete-xgrad-cam": Method(
             "Complete XGrad-CAM",
             gradient_methods.xgrad_cam,
             "xgrad-cam plus all constants behind the layer; for activations that are not negative",
-            "this project, after Eq. 5 of Fu et al. 2020",
+            "this project",
             complete=True,
         ),
         "grad-cam-elementwise": Method(
