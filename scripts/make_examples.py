@@ -102,6 +102,14 @@ def header(explanation: xgradcam.ClassExplanation) -> tuple[str, str]:
     return words, score_line(explanation.score.item(), explanation.probability.item())
 
 
+def picture_of_all_layers() -> Photograph:
+    """The complete maps of "espresso" from the input to the score, as `proof-verify --maps` draws them."""
+    with tempfile.TemporaryDirectory() as folder:
+        what = ["--image-path", str(EXAMPLES / "cat-and-coffee.jpg"), "--target-index", str(ESPRESSO)]
+        proof_verify([*what, "--model", MODEL, "--target-layer", "all", "--maps", folder])
+        return read_image(Path(folder, "maps.png"))
+
+
 def picture_of_the_page(browser: str) -> Photograph:
     """The page of a run of the three photographs, as a browser shows it."""
     with tempfile.TemporaryDirectory() as folder:
@@ -140,7 +148,9 @@ def main() -> None:
     complete = np.vstack([row_of_the_complete_map(classifier, both, one) for one in (CAT, ESPRESSO)])
     last = np.vstack([row(classifier, both, target, LAST_LAYER) for target in (CAT, ESPRESSO)])
     late = row(classifier, both, CAT, LATE_LAYER)
+    layers = picture_of_all_layers()
     pictures = {
+        "all-layers": smaller(layers, layers.shape[0] * 2 // 3),
         "photograph": smaller(both, HEIGHT),
         "explanation": row_with_errors(classifier, both, CAT, EARLY_LAYER),
         "complete": smaller(complete, complete.shape[0] * 2 // 3),
