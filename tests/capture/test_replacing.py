@@ -93,7 +93,7 @@ def test_what_the_model_keeps_is_what_it_was(net, methods):
     with torch.no_grad():
         before = net(inputs)
     held = objects_of(net)
-    explain(net, inputs, "position", 1, methods)
+    explain(net, inputs, "position", 1, methods, layout="channels-first")
     verify(net, inputs, "position", 1)
     for name, (identity, kind, shape, graph, values) in objects_of(net).items():
         assert (identity, kind, shape, graph) == held[name][:4], name
@@ -109,7 +109,7 @@ def test_what_the_model_keeps_from_this_call_is_its_own(kind):
     inputs = torch.randn(1, 3, 8, 8)
     net = Net(kind).eval()
     other = copy.deepcopy(net)
-    explain(net, inputs, "position", 1, ["ablation-cam", "grad-cam"])
+    explain(net, inputs, "position", 1, ["ablation-cam", "grad-cam"], layout="channels-first")
     with torch.no_grad():
         assert torch.equal(net(inputs), other(inputs))
     for table in (net.position.cached(1), net.position.cached_view(1), net.position.kept):
