@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from threading import get_ident
 from typing import Any, NamedTuple
+from weakref import ref
 
 from torch import Tensor, nn
 from torch.nn.modules import activation
@@ -18,6 +19,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts.axes import FIRST, LAST, axis_by_type
 from xgradcam.layouts.layout import HOW_TO_SAY, PREFIXES, Layout, image_grids, token_layouts
+from xgradcam.layouts.memory import Known, known_layouts
 from xgradcam.layouts.places import Grid, Marked, halved
 from xgradcam.lending.borrowing import borrowed
 
@@ -32,10 +34,14 @@ class Made(NamedTuple):
 
 @dataclass(eq=False)
 class Watch:
-    """Outputs of the modules in one forward pass of `model(inputs)`, in order."""
+    """Outputs of the modules in one forward pass of `model(inputs)`, in order.
+
+    known: layouts found before, to which those found are added.
+    """
 
     model: nn.Module
     inputs: Tensor
+    known: Known = field(default_factory=dict)
     made: list[Made] = field(default_factory=list)
     _last: Tensor | None = None
     _modules: set[nn.Module] = field(init=False)
@@ -81,6 +87,18 @@ class Watch:
         if shape is not None and self.made[number].shape != shape:
             self.made[number] = Made(module, shape, False)
         shape = tuple(self.made[number].shape or ())
+        key = ref(module), self.inputs.shape, self.inputs.is_meta, shape
+        if key not in self.known:
+            try:
+                self.known[key] = self._found(number, shape)
+            except XGradCamError as error:
+                self.known[key] = str(error)
+        found = self.known[key]
+        if isinstance(found, str):
+            raise XGradCamError(found)
+        return found
+
+    def _found(self, number: int, shape: tuple[int, ...]) -> Layout:
         if shape[:1] == self.inputs.shape[:1] and len(shape) == 4:
             return self._of_four_axes(number, shape)
         if shape[:1] == self.inputs.shape[:1] and len(shape) == 3 and shape[2] > 1:
@@ -182,7 +200,7 @@ def watched(model: nn.Module, inputs: Tensor, *, hooked: bool = False) -> Iterat
 
     hooked: see outputs as the modules' own hooks leave them; PyTorch's transformers are slower then.
     """
-    watch = Watch(model, inputs)
+    watch = Watch(model, inputs, known_layouts(model))
     with ExitStack() as hooks:
         for module in model.modules() if hooked else ():
             hooks.enter_context(module.register_forward_hook(watch.see))

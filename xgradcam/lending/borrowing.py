@@ -69,8 +69,8 @@ def _replace(module: nn.Module, name: str, value: Any, restored: ExitStack) -> N
     attributes[name] = value
 
 
-# The only memory between calls, True for models that return the same for inputs in channels last: trying it
-# in each call would cost what it saves.
+# Kept between calls, True for models that return the same for inputs in channels last: trying it in each call
+# would cost what it saves.
 _TAKES_CHANNELS_LAST: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 

@@ -1,0 +1,169 @@
+import gc
+import weakref
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from xgradcam.cam.explain import explain
+from xgradcam.capture.layers import list_layers
+from xgradcam.errors import XGradCamError
+
+# A global variable, which no model holds.
+RUNS = []
+
+
+def by_rows(maps):
+    return maps.flatten(2).mT
+
+
+def by_columns(maps):
+    return maps.mT.flatten(2).mT
+
+
+class Order(nn.Module):
+    def __init__(self, order):
+        super().__init__()
+        self.order = order
+
+    def forward(self, maps):
+        return self.order(maps)
+
+
+class Tokens(nn.Module):
+    """A network of tokens in an order that it is told in several ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 2, 2), nn.LayerNorm(4), nn.Linear(4, 2)
+        self.order, self.columns, self.settings = Order(by_rows), False, {"orders": ["rows"]}
+
+    def forward(self, images):
+        RUNS.append(len(images))
+        columns = self.columns or "columns" in self.settings["orders"]
+        tokens = by_columns(self.conv(images)) if columns else self.order(self.conv(images))
+        return self.head(self.norm(tokens).mean(dim=1))
+
+
+def runs_of(function):
+    RUNS.clear()
+    function()
+    return len(RUNS)
+
+
+def test_the_model_runs_once_where_the_layout_is_known():
+    model, images = Tokens().eval(), torch.randn(1, 3, 8, 8)
+    assert runs_of(lambda: explain(model, images, "norm")) > 1
+    assert runs_of(lambda: explain(model, images, "norm")) == 1
+    assert runs_of(lambda: explain(model, images + 1, "norm")) == 1
+    list_layers(model, images)
+    assert runs_of(lambda: list_layers(model, images)) == 1
+    # Another shape is another question.
+    assert runs_of(lambda: explain(model, torch.randn(1, 3, 8, 12), "norm")) > 1
+
+
+def test_what_was_refused_is_refused_again_by_one_run_in_the_same_words():
+    model, images, errors, runs = Tokens().eval(), torch.randn(1, 3, 8, 8), [], []
+    model.columns = True
+    for _ in range(2):
+        RUNS.clear()
+        with pytest.raises(XGradCamError, match="not certain") as error:
+            explain(model, images, "norm")
+        errors.append(str(error.value))
+        runs.append(len(RUNS))
+    assert errors[0] == errors[1]
+    assert runs[0] > runs[1] == 1
+
+
+def in_an_attribute(model):
+    model.columns = True
+
+
+def in_a_list(model):
+    model.settings["orders"][0] = "columns"
+
+
+def in_a_module(model):
+    model.order = Order(by_columns)
+
+
+def in_an_attribute_of_a_module(model):
+    model.order.order = by_columns
+
+
+def in_a_class(model):
+    class Columns(Order):
+        def forward(self, maps):
+            return by_columns(maps)
+
+    model.order.__class__ = Columns
+
+
+def in_a_hook(model):
+    model.order.register_forward_hook(lambda _module, _inputs, output: output.flip(1))
+
+
+def in_a_forward(model):
+    model.order.forward = by_columns
+
+
+CHANGES = [
+    in_an_attribute,
+    in_a_list,
+    in_a_module,
+    in_an_attribute_of_a_module,
+    in_a_class,
+    in_a_hook,
+    in_a_forward,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_model_is_asked_anew(change):
+    torch.manual_seed(0)
+    model, images = Tokens().eval(), torch.randn(1, 3, 8, 8)
+    explain(model, images, "norm")
+    change(model)
+    with pytest.raises(XGradCamError, match=r"layer 'norm': the layout of shape .* is not certain"):
+        explain(model, images, "norm")
+    assert next(layer for layer in list_layers(model, images) if layer.name == "norm").layout is None
+
+
+@pytest.mark.parametrize("bind", ["closure", "partial", "method"])
+def test_what_a_function_of_the_model_holds_belongs_to_it(bind):
+    torch.manual_seed(0)
+    state, images = {"columns": False}, torch.randn(1, 3, 8, 8)
+
+    class Chooser:
+        def __init__(self):
+            self.state = state
+
+        def choose(self, maps):
+            return chosen(self.state, maps)
+
+    def chosen(state, maps):
+        return by_columns(maps) if state["columns"] else by_rows(maps)
+
+    orders = {
+        "closure": lambda maps: chosen(state, maps),
+        "partial": partial(chosen, state),
+        "method": Chooser().choose,
+    }
+    model = Tokens().eval()
+    model.order.order = orders[bind]
+    explain(model, images, "norm")
+    state["columns"] = True
+    with pytest.raises(XGradCamError, match="not certain"):
+        explain(model, images, "norm")
+
+
+def test_a_model_is_not_kept_alive_though_its_parts_know_it():
+    model = Tokens().eval()
+    model.order.owner = [model]
+    model.order.order = partial(lambda _model, maps: by_rows(maps), model)
+    explain(model, torch.randn(1, 3, 8, 8), "norm")
+    left = weakref.ref(model)
+    del model
+    gc.collect()
+    assert left() is None
