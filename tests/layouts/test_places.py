@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import scaled_dot_product_attention
 
 from xgradcam import explain
 from xgradcam.capture.layers import default_layer, list_layers
@@ -221,6 +222,75 @@ def test_a_batch_of_one_size_is_kept(count, early):
     model, images = Fixed(count, early).eval(), torch.randn(count, 3, 24, 32)
     layers = {layer.name: layer.layout for layer in list_layers(model, images)}
     assert layers["norm"] == Layout("tokens", 3, 4)
+
+
+class Single(nn.Module):
+    """Tokens in an order, mixed by attention, in a network that takes one sample."""
+
+    def __init__(self, order, check, fused):
+        super().__init__()
+        self.patches, self.norm, self.mixed, self.head = (
+            nn.Conv2d(3, 8, 8, 8),
+            nn.LayerNorm(8),
+            nn.Identity(),
+            nn.Linear(8, 2),
+        )
+        self.order, self.check, self.fused = order, check, fused
+        self.first = nn.Parameter(torch.randn(1, 1, 8))
+
+    def forward(self, images):
+        tokens = self.order(self.patches(images))
+        # What another number of samples does: it raises, or becomes one sample.
+        tokens = tokens.view(1, 12, 8) if self.check else tokens.reshape(1, -1, 8)
+        tokens = self.norm(torch.cat([self.first, tokens], dim=1))
+        if self.fused:
+            mixed = scaled_dot_product_attention(tokens, tokens, tokens)
+        else:
+            mixed = (tokens @ tokens.mT).softmax(dim=-1) @ tokens
+        return self.head(self.mixed(mixed + 0).mean(dim=1))
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("check", [True, False])
+def test_a_model_that_takes_one_sample_is_asked_twice(check, fused):
+    torch.manual_seed(0)
+    images = torch.randn(1, 3, 24, 32)
+    model = Single(lambda maps: maps.flatten(2).mT, check, fused).eval()
+    layers = {layer.name: layer.layout for layer in list_layers(model, images)}
+    assert layers["norm"] == layers["mixed"] == Layout("tokens", 3, 4, 1)
+    other = Single(lambda maps: maps.mT.flatten(2).mT, check, fused).eval()
+    layers = {layer.name: layer.layout for layer in list_layers(other, images)}
+    assert layers["norm"] is layers["mixed"] is None
+
+
+NOISES = {
+    "like": torch.randn_like,
+    "shape": lambda tokens: torch.randn(tokens.shape),
+    "in place": lambda tokens: torch.empty_like(tokens).normal_(),
+    "uniform": torch.rand_like,
+    "dropout": lambda tokens: torch.nn.functional.dropout(tokens, training=True),
+}
+
+
+@pytest.mark.parametrize("noise", NOISES)
+def test_fresh_noise_is_no_change(noise):
+    """Across the tokens, where a noise of its own for each sample would show at all of them."""
+    torch.manual_seed(0)
+    model = Read(Tokens(), width=8)
+    model.mlp = nn.Sequential(model.mlp, Noisy(NOISES[noise]), nn.Identity())
+    layers = {layer.name: layer.layout for layer in list_layers(model.eval(), torch.randn(1, 3, 64, 64))}
+    assert layers["norm"] == layers["mlp.2"] == Layout("tokens", 4, 4)
+
+
+class Noisy(nn.Module):
+    """Noise much larger than what is added to it."""
+
+    def __init__(self, noise):
+        super().__init__()
+        self.noise = noise
+
+    def forward(self, tokens):
+        return tokens + 1000 * self.noise(tokens)
 
 
 def test_all_layers_of_all_sizes_are_told_by_one_run_of_two_samples():

@@ -560,6 +560,79 @@ def test_the_weights_of_an_attention_to_pooled_keys_are_no_maps(same, size, pool
         explain(Reduced(pooled, heads, same).eval(), torch.randn(1, 3, *size), "same")
 
 
+class InTime(nn.Module):
+    """Attention between tokens in time, the mean over the rows of maps, and others before them."""
+
+    def __init__(self, before=0):
+        super().__init__()
+        self.patches, self.norm, self.same = nn.Conv2d(3, 24, 8, 8), nn.LayerNorm(24), nn.Dropout()
+        self.before, self.head = nn.Parameter(torch.randn(1, before, 24)), nn.Linear(24, 5)
+
+    def forward(self, images):
+        tokens = self.patches(images).mean(dim=2).mT
+        tokens = self.norm(torch.cat([self.before.expand(len(images), -1, -1), tokens], dim=1))
+        heads = tokens.unflatten(2, (2, 12)).transpose(1, 2)
+        weights = self.same((heads @ heads.mT).softmax(dim=-1))
+        return self.head((weights @ heads).transpose(1, 2).flatten(2).mean(dim=1))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (16, 128), (16, 64), (32, 96)])
+@pytest.mark.parametrize("before", [0, 1, 16])
+def test_the_weights_of_an_attention_in_time_are_no_maps(size, before):
+    """Both of their sides grow with the width of the image."""
+    torch.manual_seed(0)
+    with pytest.raises(XGradCamError, match=r"layer .same.: .* not certain"):
+        explain(InTime(before).eval(), torch.randn(1, 3, *size), "same")
+
+
+class Dimmed(nn.Module):
+    """Maps by functions alone, turned or not, of any size of image."""
+
+    def __init__(self, turn):
+        super().__init__()
+        self.turn, self.same = turn, nn.Tanh()
+        self.weight = nn.Parameter(torch.randn(6, 3, 2, 2))
+
+    def forward(self, images):
+        maps = nn.functional.conv2d(images, self.weight, stride=2)
+        return self.same(self.turn(maps)).flatten(1)[:, :5]
+
+
+TURNS = {
+    "first": (lambda maps: maps, Layout("maps", 4, 6)),
+    "last": (to_last, Layout("channels last", 4, 6)),
+    "transposed": (lambda maps: maps.mT, None),
+    "last and transposed": (lambda maps: maps.transpose(1, 3), None),
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_maps_by_functions_alone_are_told_by_the_sides_of_the_image(turn):
+    torch.manual_seed(0)
+    function, expected = TURNS[turn]
+    layers = {
+        layer.name: layer.layout for layer in list_layers(Dimmed(function).eval(), torch.rand(1, 3, 8, 12))
+    }
+    assert layers["same"] == expected
+
+
+@pytest.mark.parametrize("around", [(0, 0), (1, 0), (0, 1), (2, 3)])
+@pytest.mark.parametrize("grid", [(3, 3), (3, 4), (4, 3), (4, 4), (4, 6), (5, 5)])
+def test_tokens_of_small_grids_in_another_order_are_no_later_stage_either(grid, around):
+    """Where a few of the tokens may look like a grid by chance, the others tell."""
+    torch.manual_seed(0)
+    orders = {
+        "columns": lambda maps: maps.mT.flatten(2).mT,
+        "reversed": lambda maps: maps.flatten(2).mT.flip(1),
+        "beside mirrored": lambda maps: torch.cat([maps.flatten(2).mT, maps.flip(3).flatten(2).mT], dim=1),
+        "beside columns": lambda maps: torch.cat([maps.flatten(2).mT, maps.mT.flatten(2).mT], dim=1),
+    }
+    images = torch.randn(1, 3, 4 * grid[0], 4 * grid[1])
+    for name, order in orders.items():
+        layers = list_layers(Patches(4, *around, order=order).eval(), images)
+        assert next(layer.layout for layer in layers if layer.name == "norm") is None, name
+
+
 def test_a_softmax_over_the_channels_of_square_maps_makes_maps():
     model = nn.Sequential(nn.Conv2d(3, 5, 2, 2), nn.Softmax(dim=1), nn.Flatten(), nn.Linear(80, 2)).eval()
     assert layout_at(model, torch.rand(1, 3, 8, 8), "1") == Layout("maps", 4, 4)

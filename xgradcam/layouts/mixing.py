@@ -19,23 +19,71 @@ _AXES = {
 # The position of the axes that an operation sums over.
 _SUMS = {"mean": 1, "sum": 1, "linalg_vector_norm": 2, "_softmax": 1}
 
+# Random numbers, which would change everything.
+_RANDOM = {
+    *("rand", "rand_like", "uniform_", "randn", "randn_like", "normal", "normal_"),
+    *("bernoulli", "bernoulli_", "exponential_"),
+}
+# PyTorch's own in one operation.
+_ATTENTION = {"_native_multi_head_attention"}
+
+
+class Noting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps the arguments of operations that may mix places, in order: `noted`."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.noted: list[list[Any]] = []
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call the operation."""
+        if _may_mix(function.overloadpacket.__name__):
+            self.noted.append([one.clone() if isinstance(one, Tensor) else one for one in args])
+        return function(*args, **(kwargs or {}))
+
+
+def _may_mix(name: str) -> bool:
+    return name in _AXES or name in _SUMS or name in _ATTENTION or name.startswith("_scaled_dot_product")
+
 
 class Unmixed(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Operations on batches of `count` samples in which a change of a few places stays at these places.
 
     The first sample is the unchanged one. A product that sums over places, such as that of an attention's
     weights and values, gets these without the change: its rows are changed where those of the queries are.
+    noted: if the first sample ran alone, as does the second, the arguments that it gave to the operations.
     """
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, noted: list[list[Any]] | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.count = count
+        self.count, self._noted = count, noted
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Call the operation, with unchanged arguments where it would mix places."""
         name, given = function.overloadpacket.__name__, list(args)
+        if _may_mix(name) and self._noted is None:
+            self._keep_apart(name, given)
+        elif _may_mix(name) and self._noted is not None:
+            pairs = {
+                id(two): torch.cat([one, two])
+                for one, two in zip(self._noted.pop(0), given, strict=True)
+                if isinstance(two, Tensor) and two.ndim
+            }
+            given = [pairs.get(id(one), one) for one in given]
+            self._keep_apart(name, given)
+            second = {id(one): one.chunk(2)[1] for one in given if isinstance(one, Tensor) and one.ndim}
+            given = [second.get(id(one), one) for one in given]
+        made = function(*given, **(kwargs or {}))
+        if name in _RANDOM and isinstance(made, Tensor) and made.ndim and len(made) == self.count:
+            made[1:] = made[:1]
+        return made
+
+    def _keep_apart(self, name: str, given: list[Any]) -> None:
+        """Replace those of an operation's arguments by unchanged ones that it would mix."""
         if axes := _AXES.get(name):
             few = {one: self._are_few_changed(given[one], axes[one]) for one in axes}
             for position, (summed, kept) in few.items():
@@ -54,12 +102,11 @@ class Unmixed(TorchDispatchMode):  # type: ignore[no-untyped-call]
             between_channels = self._are_few_changed(folded[0], (-1,))[0]
             for position in (0, 1) if between_channels else (1, 2):
                 given[position] = self._unchanged(folded[position]).reshape(given[position].shape)
-        elif name == "_native_multi_head_attention":
+        elif name in _ATTENTION:
             # Keys and values that are one tensor must stay one.
             given[1:3] = (
                 [self._unchanged(given[1])] * 2 if given[1] is given[2] else map(self._unchanged, given[1:3])
             )
-        return function(*given, **(kwargs or {}))
 
     def _unless_mixed(self, tensor: Tensor, summed: Any) -> Tensor:
         """A tensor to be summed over axes, unchanged if that would mix its places."""

@@ -4,8 +4,8 @@ A model runs on two equal samples. In the second, every map of a convolution and
 first, but for the marks. A module's output is of places if it is changed most, or alone, at these.
 """
 
-from collections.abc import Collection, Iterator
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import comb
@@ -19,8 +19,9 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from xgradcam.layouts.axes import FIRST, axis_by_type
 from xgradcam.layouts.layout import PREFIXES
-from xgradcam.layouts.mixing import UNCHANGED, Unmixed
-from xgradcam.lending.borrowing import borrowed
+from xgradcam.layouts.mixing import UNCHANGED, Noting, Unmixed
+from xgradcam.lending.borrowing import Run, borrowed, fields_of
+from xgradcam.operations.calls import tensors_of
 
 Grid: TypeAlias = tuple[int, int]
 # The most marks of a grid.
@@ -93,10 +94,40 @@ class Marked:
                 _mark(samples, [(int((y + 0.5) * patch), int((x + 0.5) * patch)) for y, x in marks(grid)])
             # A model may raise anything; what ran before is compared.
             with suppress(Exception):
-                self._run(samples)
-                break
+                if self._run(samples, Unmixed(count)):
+                    break
+        else:
+            # A model may also take one sample only.
+            if counts:
+                with suppress(Exception):
+                    self._run_apart(samples[:2])
 
-    def _run(self, samples: Tensor) -> None:
+    def _run_apart(self, samples: Tensor) -> None:
+        """Run the unchanged sample alone, and the other beside what that made."""
+        noting, made, thread = Noting(), list[Tensor](), get_ident()
+
+        def note(module: nn.Module, inputs: Any, output: Any) -> Any:
+            if get_ident() == thread and _is_batch(output, samples[:1]):
+                output = _revived(module, inputs, output)
+                made.append(output.clone())
+            return output
+
+        with self._hooked(note) as run, noting:
+            run(samples[:1])
+        self._run(samples[1:], Unmixed(2, noting.noted), made)
+
+    @contextmanager
+    def _hooked(self, see: Callable[[nn.Module, Any, Any], Any]) -> Iterator[Run]:
+        with ExitStack() as hooks:
+            for module in self.model.modules():
+                hooks.enter_context(module.register_forward_hook(see))
+            yield hooks.enter_context(borrowed(self.model))
+
+    def _run(self, samples: Tensor, unmixed: Unmixed, before: list[Tensor] | None = None) -> bool:
+        """Note what is told of the modules; False if the model returns no batch.
+
+        before: the outputs of the unchanged sample, if that ran alone.
+        """
         # The last output: containers return that of their last module.
         last: tuple[Tensor, nn.Module] | None = None
 
@@ -104,6 +135,7 @@ class Marked:
             nonlocal last
             if get_ident() != self._thread or not _is_batch(output, samples):
                 return output
+            first = None if before is None else before.pop(0)
             if last and output is last[0] and last[1] in self.told:
                 self.told[module] = self.told[last[1]]
                 self.scattered |= {module} if last[1] in self.scattered else set()
@@ -111,19 +143,21 @@ class Marked:
             # What is looked at here is no operation of the model.
             with _disable_current_modes():
                 output = _revived(module, inputs, output)
-                if output.ndim == 4 and axis_by_type(module, output.shape) == FIRST and self.image is None:
-                    output = self._with_marks(output, len(samples))
-                elif output.ndim in (3, 4) and len(output) == len(samples):
-                    output = self._see(module, output)
+                batch = output if first is None else torch.cat([first, output])
+                seen = self._looked_at(module, batch, unmixed.count)
+                output = output if seen is batch else seen[len(seen) - len(output) :]
             last = output, module
             return output
 
-        with ExitStack() as hooks:
-            for module in self.model.modules():
-                hooks.enter_context(module.register_forward_hook(see))
-            run = hooks.enter_context(borrowed(self.model))
-            hooks.enter_context(Unmixed(len(samples)))
-            run(samples)
+        with self._hooked(see) as run, unmixed:
+            returned = next(tensors_of(fields_of(run(samples))), None)
+        return returned is None or (returned.ndim > 0 and len(returned) % len(samples) == 0)
+
+    def _looked_at(self, module: nn.Module, output: Tensor, count: int) -> Tensor:
+        """The output of a module for `count` samples, marked if it is of maps; else its places are noted."""
+        if output.ndim == 4 and axis_by_type(module, output.shape) == FIRST and self.image is None:
+            return self._with_marks(output, count)
+        return self._see(module, output) if output.ndim in (3, 4) and len(output) == count else output
 
     def told_of(self, module: nn.Module, shape: tuple[int, ...], axis: int) -> set[tuple[Grid, int]]:
         """What is told of an output of this shape (N, ...) whose channels are along an axis."""
@@ -145,9 +179,12 @@ class Marked:
                 continue
             along = change.amax(dim=axis - 1).flatten()
             exact = _exact(along, grids)
-            told[axis] = set(exact) or _ordered(along, grids)
+            few = len(_changed(along))
+            # Where only few of maps are changed, nothing is mixed, and they are the marks or not.
+            mixed = output.ndim == 3 or few > min(2 * MARKS, len(along) // 2)
+            told[axis] = set(exact) or (_ordered(along, grids) if mixed else set())
             turned = sides in grids or sides[::-1] in grids
-            if not told[axis] and turned and 0 < len(_changed(along)) <= MARKS:
+            if not told[axis] and turned and 0 < few <= MARKS:
                 self.scattered.add(module)
             # A change may fade to the size of rounding, as behind the attention of random weights.
             if len(exact) == 1 and along.amax() < WEAK * output[0].abs().amax():
@@ -234,7 +271,7 @@ def _ordered(change: Tensor, grids: Collection[Grid]) -> set[tuple[Grid, int]]:
     for grid, cells in _cells(tuple(grids)):
         rest = len(change) - grid[0] * grid[1]
         for first in range(rest + 1 if rest <= max(PREFIXES) else 0):
-            share = _order(numbers[first : len(change) - rest + first], cells)
+            share = _order(numbers, [cell + first for cell in cells])
             shares[grid, first] = max(share, shares.get((grid, first), 0.0))
     most = max(shares.values(), default=0.0)
     return {one for one, share in shares.items() if share == most >= ORDERED}
@@ -254,7 +291,7 @@ def _cells(grids: tuple[Grid, ...]) -> list[tuple[Grid, list[int]]]:
 
 
 def _order(change: np.ndarray, cells: list[int]) -> float:
-    """The share of pairs of a mark and another place of which the mark is changed more; 0 if by chance."""
+    """The share of pairs of a mark and another entry of which the mark is changed more; 0 if by chance."""
     marked, others = change[cells], np.delete(change, cells)
     certain = comb(len(change), len(cells)) >= WAYS or marked.min() > RATIO * others.max()
     return float((marked[:, None] > others).mean()) if certain else 0.0

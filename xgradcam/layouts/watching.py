@@ -121,24 +121,29 @@ class Watch:
             if ((layout.height, layout.width), 0) in self._marked.told_of(module, shape, one % 4)
         ]
         if len(told) != 1 and module not in self._marked.scattered:
-            larger = self._larger.get(module, shape)
-            # Sides double; the number of tokens grows by four.
-            grows = [old < new < 3 * old for new, old in zip(larger[1:], shape[1:], strict=False)]
-            told = [FIRST] if grows == [False, True, True] else [LAST] if grows == [True, True, False] else []
+            grown = [_grown(shape, larger.get(module, ())) for larger in (self._taller, self._wider)]
+            told = [one for one, axes in ((FIRST, [[2], [3]]), (LAST, [[1], [2]])) if grown == axes]
         if len(told) != 1 or axis not in (None, told[0]):
             raise _unknown(shape, list(layouts.values()))
         return layouts[told[0]]
 
     @cached_property
-    def _larger(self) -> dict[nn.Module, tuple[int, ...]]:
-        """The shapes that modules make of an image of twice the size: those of the places grow."""
+    def _taller(self) -> dict[nn.Module, tuple[int, ...]]:
+        return self._shapes_of((2, 1))
+
+    @cached_property
+    def _wider(self) -> dict[nn.Module, tuple[int, ...]]:
+        return self._shapes_of((1, 2))
+
+    def _shapes_of(self, factors: tuple[int, int]) -> dict[nn.Module, tuple[int, ...]]:
+        """The shapes that modules make of a larger image: the sides of maps grow with those of the image."""
         # A model may raise anything on another size.
         with (
             watched(self.model, self.inputs, hooked=True) as watch,
             borrowed(self.model) as run,
             suppress(Exception),
         ):
-            run(nn.functional.interpolate(self.inputs[:1], scale_factor=2))
+            run(nn.functional.interpolate(self.inputs[:1], scale_factor=factors))
         return {made.module: made.shape for made in watch.made if made.shape}
 
     @cached_property
@@ -207,6 +212,12 @@ def watched(model: nn.Module, inputs: Tensor, *, hooked: bool = False) -> Iterat
         if not hooked:
             hooks.enter_context(register_module_forward_hook(watch.see))
         yield watch
+
+
+def _grown(shape: tuple[int, ...], larger: tuple[int, ...]) -> list[int]:
+    """The axes of an output that change where a side of the image doubles; -1 if not in that way."""
+    pairs = list(enumerate(zip(shape, larger, strict=False)))[1:]
+    return [axis if old < new < 3 * old else -1 for axis, (old, new) in pairs if new != old]
 
 
 def _unknown(shape: tuple[int, ...], choices: list[Layout]) -> XGradCamError:
