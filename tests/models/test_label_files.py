@@ -20,6 +20,15 @@ def written(tmp_path, name, content):
 @pytest.mark.parametrize(
     ("name", "content", "names"),
     [
+        # Ranges, and decimal numbers with a comma.
+        ("a.txt", "0-2\n4-6\n8-12", ("0-2", "4-6", "8-12")),
+        ("a.txt", "0-2\n1-3\n2-4", ("0-2", "1-3", "2-4")),
+        ("a.txt", "0-9 years\n10-19 years", ("0-9 years", "10-19 years")),
+        ("a.txt", "0,5 mm\n1,0 mm\n2,5 mm", ("0,5 mm", "1,0 mm", "2,5 mm")),
+        ("a.txt", "1,000 euros\n2,000 euros", ("1,000 euros", "2,000 euros")),
+        ("a.csv", "0,5 mm\n1,7 mm", ("5 mm", "7 mm")),
+        ("a.txt", "0-0\n1-1", ("0", "1")),
+        ("a.txt", "0,1st\n1,2nd", ("1st", "2nd")),
         # A name a line.
         ("a.txt", "cat\ndog", CAT_DOG),
         ("a.txt", "cat\n\n dog \nbird", (*CAT_DOG, "bird")),
@@ -164,6 +173,9 @@ def test_names_of_a_file(tmp_path, name, content, names):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        ("a.csv", "name,id\ncat,3\ndog,7", r"line 1 \('name, id'\) is a header"),
+        ("a.txt", "class id\ncat\ndog", r"line 1 \('class id'\) is a header"),
+        ("a.txt", "1-5\n0-3", r"line 1 \('1-5'\) begins with its index, or is a range"),
         ("a.txt", "", "no names"),
         ("a.txt", " \n\n", "no names"),
         ("a.txt", "café\n".encode("latin-1"), "line 1 is not text in UTF-8"),

@@ -65,7 +65,7 @@ def names_by_index(source: str, found: Lines) -> Names | None:
 
 def is_column_header(line: str) -> bool:
     """True for `index name`, `#id,name` and the like: a header of columns, one of them of indices."""
-    columns = re.split(r"[,;\t|]|\s+", line.strip(" #|"))
+    columns = re.split(r"\s*[,;\t|]\s*|\s+", line.strip(" #|"))
     return (
         len(columns) > 1
         and any(map(INDEX_COLUMN.fullmatch, columns))
@@ -109,6 +109,11 @@ def _by_index(
     left = [match["name"] for match in matches]
     alike = len(numbers) > 1 and 2 * len(set(left)) <= len(left)
     first = first_of(numbers)
+    if pattern is BEFORE and _are_numbers(matches):
+        if first is not None and numbers != sorted(numbers):
+            place = f"line {lines[0]} ({matches[0][0][:40]!r})"
+            refuse(source, f"{place} begins with its index, or is a range or a decimal number: {ADVICE}")
+        return None
     if first is None:
         certain = (lowest == 0 and not alike) if is_behind else (lowest == 0 or not loose)
         if is_named and certain and (not is_behind or len(numbers) > 1):
@@ -133,6 +138,19 @@ def _by_index(
     if len(left) > 1 and mark in COLUMN_MARKS and all(re.fullmatch(another, name, re.ASCII) for name in left):
         refuse(source, f"line {lines[0]} ({matches[0][0][:40]!r}) has two columns of numbers: {ADVICE}")
     return names
+
+
+def _are_numbers(matches: Sequence[re.Match[str]]) -> bool:
+    """True if all lines may be ranges (`0-2`, `4-6 years`), or decimal numbers of one unit (`0,5 mm`)."""
+    rests = [re.fullmatch(r"(\d+)(.*)", match["name"], re.ASCII) for match in matches]
+    units = {rest[2] if rest else None for rest in rests}
+    if len(matches) < 2 or len(units) > 1 or None in units:
+        return False
+    marks = {match["mark"] for match in matches}
+    are_repeated = all(
+        rest and int(rest[1]) == int(match["index"]) for rest, match in zip(rests, matches, strict=True)
+    )
+    return not are_repeated and (marks == {"-"} or (marks == {","} and units != {""}))
 
 
 def first_of(numbers: Sequence[int]) -> int | None:

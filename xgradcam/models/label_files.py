@@ -16,7 +16,7 @@ from typing import Any
 from xgradcam.errors import XGradCamError
 from xgradcam.files import open_regular
 from xgradcam.models.fields import names_in_fields, names_of_label_map
-from xgradcam.models.index_lines import is_column_header, names_by_index, tidy
+from xgradcam.models.index_lines import ADVICE, is_column_header, names_by_index, tidy
 from xgradcam.models.names import LONGEST_NAME, WANTED, Names, names_of, refuse
 
 LARGEST_FILE = 2**24
@@ -72,6 +72,11 @@ def _names(source: str, found: Sequence[tuple[int, str]]) -> Names:
     if numbered is not None:
         return numbered
     _require_no_other_text(source, found)
+    if is_column_header(found[0][1]):
+        number, line = found[0]
+        refuse(
+            source, f"line {number} ({line[:40]!r}) is a header, but no index stands in each row: {ADVICE}"
+        )
     blank = sorted(set(range(found[0][0], found[-1][0])) - {number for number, _ in found})
     places = tuple(f"line {number}" for number, _ in found)
     return Names(source, tuple(tidy(line) for _, line in found), places, blank=tuple(blank))
