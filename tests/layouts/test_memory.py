@@ -158,6 +158,31 @@ def test_what_a_function_of_the_model_holds_belongs_to_it(bind):
         explain(model, images, "norm")
 
 
+class Rude:
+    """A thing that answers by an error whatever it is asked."""
+
+    def __getattribute__(self, name):
+        raise RuntimeError(name)
+
+
+def test_a_model_may_hold_anything():
+    torch.manual_seed(0)
+    model, images = Tokens().eval(), torch.randn(1, 3, 8, 8)
+    expected = explain(model, images, "norm").maps["xgrad-cam"]
+    model.settings["thing"] = Rude()
+    for _ in range(2):
+        assert torch.equal(explain(model, images, "norm").maps["xgrad-cam"], expected)
+
+
+def test_a_traced_module_is_a_part_as_others_are():
+    torch.manual_seed(0)
+    model, images = Tokens().eval(), torch.randn(1, 3, 8, 8)
+    expected = explain(model, images, "norm").maps["xgrad-cam"]
+    model.head = torch.jit.trace(model.head, torch.randn(1, 4))
+    for _ in range(2):
+        assert torch.equal(explain(model, images, "norm").maps["xgrad-cam"], expected)
+
+
 def test_a_model_is_not_kept_alive_though_its_parts_know_it():
     model = Tokens().eval()
     model.order.owner = [model]

@@ -7,6 +7,7 @@ into. Neither global variables are seen, nor arrays of NumPy that change.
 import re
 from collections.abc import Iterator
 from functools import partial
+from inspect import getattr_static
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, ref
@@ -33,7 +34,11 @@ _FOUND: WeakKeyDictionary[nn.Module, tuple[list[Any], Known]] = WeakKeyDictionar
 
 def known_layouts(model: nn.Module) -> Known:
     """The layouts found for the model as it is now, to read and to add to; they keep no model alive."""
-    things = list(_things(model))
+    try:
+        things = list(_things(model))
+    # What a model holds may answer by anything.
+    except Exception:
+        return {}
     if len(things) > MOST_OBJECTS:
         return {}
     held, known = _FOUND.get(model, ([], {}))
@@ -74,7 +79,7 @@ def _things(model: nn.Module) -> Iterator[Any]:
         elif hasattr(thing, "__dict__") and not isinstance(thing, _CODE):
             yield kind
             if isinstance(thing, nn.Module):
-                yield kind.forward
+                yield getattr_static(kind, "forward", None)
             left += [one for name, one in vars(thing).items() if name not in _ASIDE]
 
 

@@ -109,10 +109,7 @@ def _by_index(
     left = [match["name"] for match in matches]
     alike = len(numbers) > 1 and 2 * len(set(left)) <= len(left)
     first = first_of(numbers)
-    if pattern is BEFORE and _are_numbers(matches):
-        if first is not None and numbers != sorted(numbers):
-            place = f"line {lines[0]} ({matches[0][0][:40]!r})"
-            refuse(source, f"{place} begins with its index, or is a range or a decimal number: {ADVICE}")
+    if pattern is BEFORE and _are_numbers(source, lines, matches):
         return None
     if first is None:
         certain = (lowest == 0 and not alike) if is_behind else (lowest == 0 or not loose)
@@ -140,17 +137,22 @@ def _by_index(
     return names
 
 
-def _are_numbers(matches: Sequence[re.Match[str]]) -> bool:
-    """True if all lines may be ranges (`0-2`, `4-6 years`), or decimal numbers of one unit (`0,5 mm`)."""
+def _are_numbers(source: str, lines: Sequence[int], matches: Sequence[re.Match[str]]) -> bool:
+    """True if all lines may be ranges (`0-2`, `4-6 years`), or decimal numbers of one unit (`0,5 mm`).
+
+    Raises XGradCamError if their first numbers may be indices, and in another order.
+    """
     rests = [re.fullmatch(r"(\d+)(.*)", match["name"], re.ASCII) for match in matches]
     units = {rest[2] if rest else None for rest in rests}
-    if len(matches) < 2 or len(units) > 1 or None in units:
+    marks, numbers = {match["mark"] for match in matches}, [int(match["index"]) for match in matches]
+    if len(matches) < 2 or len(units) > 1 or None in units or marks not in ({"-"}, {","}):
         return False
-    marks = {match["mark"] for match in matches}
-    are_repeated = all(
-        rest and int(rest[1]) == int(match["index"]) for rest, match in zip(rests, matches, strict=True)
-    )
-    return not are_repeated and (marks == {"-"} or (marks == {","} and units != {""}))
+    if (marks == {","} and units == {""}) or numbers == [int(rest[1]) for rest in rests if rest]:
+        return False
+    if first_of(numbers) is not None and numbers != sorted(numbers):
+        place = f"line {lines[0]} ({matches[0][0][:40]!r})"
+        refuse(source, f"{place} begins with its index, or is a range or a decimal number: {ADVICE}")
+    return True
 
 
 def first_of(numbers: Sequence[int]) -> int | None:
