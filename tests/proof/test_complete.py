@@ -251,7 +251,45 @@ MOVES = {
     "assigned": lambda maps: _assigned(maps),
     "heads": lambda maps: maps.flatten(2).mT.reshape(len(maps), 48, 2, 2).transpose(1, 2),
     "chosen": lambda maps: maps.permute(0, 2, 3, 1)[:, torch.ones(6, 8).triu().bool()],
+    "tokens cast": lambda maps: maps.flatten(2).mT.double().type(torch.float64).type_as(maps),
+    "transposed by einsum": lambda maps: torch.einsum("nchw->nwhc", maps),
+    "columns written over": lambda maps: _written_over(maps, lambda copy: copy[..., :4], maps[..., 4:]),
+    "written over before a view was taken": lambda maps: _written_over(maps, lambda copy: copy, maps.flip(3))[
+        :, 1:
+    ],
+    "a view of what was written over": lambda maps: _seen(maps),
+    "written into a part": lambda maps: _written_over(
+        maps.new_zeros(len(maps), 4, 9, 8), lambda wide: wide[:, :, 3:], maps
+    ),
+    "either": lambda maps: torch.where(torch.arange(8) < 3, maps.flip(3), maps),
+    "scattered by a mask": lambda maps: maps.masked_scatter(torch.ones_like(maps).bool(), maps.flip(2)),
+    "padded far and cut": lambda maps: nn.functional.pad(maps, (4, 0, 0, 3))[..., :8],
+    "cut by padding": lambda maps: nn.functional.pad(maps, (-4, 0, -2, 1)),
+    "padded around": lambda maps: nn.functional.pad(maps, (3, 2, 2, 0), mode="circular"),
+    "mirrored at the edges": lambda maps: nn.functional.pad(maps, (3, 2, 2, 0), mode="reflect"),
+    "sampled": lambda maps: nn.functional.grid_sample(
+        maps, _mirror(maps), mode="nearest", align_corners=False
+    ),
 }
+
+
+def _written_over(maps: Tensor, part, values: Tensor) -> Tensor:
+    copy = maps.clone()
+    part(copy).copy_(values)
+    return copy
+
+
+def _seen(maps: Tensor) -> Tensor:
+    copy = maps.clone()
+    seen = copy[:, 1:]
+    copy[:, :, :, :4].copy_(maps[:, :, :, 4:])
+    return torch.cat([copy, seen], 1)
+
+
+def _mirror(maps: Tensor) -> Tensor:
+    """A grid for `grid_sample` that mirrors left and right."""
+    mirror = torch.tensor([[-1, 0, 0], [0, 1, 0]], dtype=maps.dtype).expand(len(maps), 2, 3)
+    return nn.functional.affine_grid(mirror, list(maps.shape), align_corners=False)
 
 
 def _assigned(maps: Tensor) -> Tensor:
@@ -302,6 +340,78 @@ def test_moved_entries_keep_their_places(name):
     places = explained.maps["complete-cam"].flatten(1)
     torch.testing.assert_close(places, expected[:, 1:], rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(explained.nowhere, expected[:, 0], rtol=1e-9, atol=1e-11)
+
+
+def placed(move, maps: Tensor, *, entries: slice = slice(0, 1)) -> Tensor:
+    """The constants' map where 1 is added to some of the moved entries (one sample's, flat)."""
+
+    class Marked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Identity()
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            moved = move(self.stem(inputs))
+            mark = torch.zeros(moved.numel(), dtype=moved.dtype)
+            mark[entries] = 1
+            return (moved + mark.view(moved.shape)).sum().repeat(1, 2)
+
+    return explain(Marked(), maps, "stem", 0, ["complete-cam"], layout="channels-first").constants[0]
+
+
+def _windows(maps: Tensor) -> Tensor:
+    return maps.unflatten(3, (2, 4)).unflatten(2, (2, 4)).permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
+
+
+# Operations that mix places, and the cells of 8 x 8 at which their first entry lies.
+MIXTURES = {
+    "mirrored sum": (lambda maps: maps + maps.flip(3), [(0, 0), (0, 7)]),
+    "mean of mirrored": (lambda maps: torch.lerp(maps.roll(1, 2), maps, 0.5), [(0, 0), (7, 0)]),
+    "added into a view": (lambda maps: _added(maps), [(0, 0), (0, 7)]),
+    "pooled windows": (
+        lambda maps: nn.functional.avg_pool2d(_windows(maps), 2),
+        [(0, 0), (0, 1), (1, 0), (1, 1)],
+    ),
+    "strided convolution over windows": (
+        lambda maps: nn.functional.conv2d(_windows(maps), maps.new_ones(3, 2, 2, 2), stride=2),
+        [(0, 0), (0, 1), (1, 0), (1, 1)],
+    ),
+    "pooled tokens": (
+        lambda maps: nn.functional.max_pool2d(maps.flatten(2).mT[:, None], (4, 1)),
+        [(0, 0), (0, 1), (0, 2), (0, 3)],
+    ),
+    "all tokens in one": (
+        lambda maps: nn.functional.conv2d(maps.flatten(2).mT[:, None], maps.new_ones(1, 1, 64, 1)),
+        [],
+    ),
+    "diagonal by einsum": (lambda maps: torch.einsum("nchh->nch", maps), []),
+}
+
+
+def _added(maps: Tensor) -> Tensor:
+    copy = maps.clone()
+    copy[:, :1].add_(copy[:, 1:].flip(3))
+    return copy
+
+
+@pytest.mark.parametrize("name", MIXTURES)
+def test_mixed_entries_lie_at_all_cells_that_they_are_mixed_from_or_nowhere(name):
+    move, cells = MIXTURES[name]
+    expected = torch.zeros(8, 8, dtype=torch.float64)
+    for cell in cells:
+        expected[cell] = 1 / len(cells)
+    torch.testing.assert_close(placed(move, random(1, 2, 8, 8)), expected)
+
+
+def test_a_number_that_is_written_adds_its_constant_where_it_is_written():
+    def numbered(maps: Tensor) -> Tensor:
+        copy = maps.clone()
+        copy[:, 0, 2] = 5.0
+        return copy
+
+    expected = torch.zeros(8, 8, dtype=torch.float64)
+    expected[2] = 5
+    torch.testing.assert_close(placed(numbered, random(1, 2, 8, 8), entries=slice(0)), expected)
 
 
 def test_an_entry_of_merged_places_lies_at_all_of_them():

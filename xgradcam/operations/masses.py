@@ -39,8 +39,8 @@ class Masses:
         if codes is None:
             self._nowhere = self._nowhere + total
             return total
-        if self._coded is None or self._coded.shape[1] <= self._follower.codes:
-            grown = total.new_zeros(self._samples, self._follower.codes + 1)
+        if self._coded is None or self._coded.shape[1] <= self._follower.codes.count:
+            grown = total.new_zeros(self._samples, self._follower.codes.count + 1)
             if self._coded is not None:
                 grown[:, : self._coded.shape[1]] = self._coded
             self._coded = grown
@@ -55,10 +55,7 @@ class Masses:
         maps = dict(self._maps)
         if self._coded is not None:
             nowhere, masses = nowhere + self._coded[:, 0], self._coded[:, 1:]
-            for code in sorted(follower.mixtures, reverse=True):  # a mixture may be of earlier ones
-                if code < masses.shape[1]:
-                    shares = follower.mixtures[code]
-                    masses[:, : len(shares)] += masses[:, code : code + 1] * shares
+            follower.codes.spread(masses)
             for other, first in follower.bases.items():
                 own = masses[:, first : first + other.height * other.width]
                 if own.shape[1]:

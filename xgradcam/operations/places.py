@@ -15,46 +15,17 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from xgradcam.operations.calls import Call, depends, float_tensors_of
-
-NOWHERE = -1
-# An entry that is mixed from more cells than this has no place of its own.
-MOST_MIXED = 16
-
-# fmt: off
-MOVES = frozenset(
-    """reshape view view_as reshape_as flatten unflatten ravel squeeze unsqueeze permute transpose swapaxes
-    swapdims t movedim moveaxis adjoint contiguous clone expand expand_as broadcast_to repeat
-    repeat_interleave tile roll rot90 flip fliplr flipud getitem select narrow index_select take gather
-    take_along_dim chunk split tensor_split hsplit vsplit dsplit split_with_sizes unbind diagonal alias cat
-    concat concatenate stack hstack vstack dstack column_stack row_stack setitem copy pixel_shuffle
-    pixel_unshuffle channel_shuffle to type float double half bfloat16 cpu cuda detach pad iter get index_put
-    unsafe_chunk unsafe_split select_scatter slice_scatter""".split()
+from xgradcam.operations.codes import NOWHERE, Codes, broadcasts, without_repeats
+from xgradcam.operations.movements import (
+    CASTS,
+    CONTRACTIONS,
+    COPIES,
+    ELEMENT_WISE,
+    JOINS,
+    MOVES,
+    REDUCTIONS,
+    SPATIAL,
 )
-SPATIAL = frozenset(
-    """conv2d conv_transpose2d convolution _convolution max_pool2d avg_pool2d adaptive_avg_pool2d
-    adaptive_max_pool2d max_pool2d_with_indices adaptive_max_pool2d_with_indices lp_pool2d max_unpool2d
-    fractional_max_pool2d interpolate upsample upsample_nearest upsample_bilinear pad grid_sample""".split()
-)
-# The result's entry lies where the entries at its index lie.
-ELEMENT_WISE = frozenset(
-    """add sub subtract rsub mul multiply div divide true_divide floor_divide pow addcmul addcdiv lerp where
-    masked_fill masked_scatter fill zero clamp clip clamp_min clamp_max maximum minimum fmax fmin max min
-    remainder fmod neg negative positive abs absolute sqrt rsqrt square exp exp2 expm1 log log2 log10
-    log1p sin cos tan sinh cosh asinh atan tanh erf erfc sigmoid logit reciprocal sign sgn round floor
-    ceil trunc fix frac heaviside nan_to_num copysign hypot atan2 logaddexp xlogy ldexp relu relu6
-    leaky_relu rrelu prelu elu selu celu gelu silu swish mish softplus softsign hardtanh hardsigmoid
-    hardswish hardshrink softshrink tanhshrink threshold logsigmoid log_sigmoid softmax log_softmax
-    softmin gumbel_softmax normalize batch_norm layer_norm group_norm instance_norm rms_norm
-    local_response_norm dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout
-    feature_alpha_dropout""".split()
-)
-CONTRACTIONS = frozenset("linear matmul mm bmm scaled_dot_product_attention".split())
-REDUCTIONS = frozenset(
-    "mean sum amax amin max min var std norm linalg_norm linalg_vector_norm logsumexp prod".split()
-)
-# fmt: on
-# Those that leave the entries of maps where they are, or join their channels.
-_COPIES, _JOINS = ("clone", "contiguous", "to", "float", "double", "detach"), ("cat", "concat", "concatenate")
 
 
 @dataclass(frozen=True)
@@ -72,17 +43,16 @@ Places: TypeAlias = Grid | Tensor | None
 class Follower:
     """Follows places from the layer's maps (N, C, height, width) to all results that depend on them.
 
-    bases: the first code of each grid that was met. mixtures: from the codes of entries that several cells
-    are mixed in to the shares of all codes before it.
+    bases: the first code of each grid that was met.
     """
 
     def __init__(self, height: int, width: int) -> None:
         self.grid = Grid(height, width)
         self.bases = {self.grid: 0}
-        self.codes = height * width
-        self.mixtures: dict[int, Tensor] = {}
-        self._named: dict[tuple[int, ...], int] = {}
+        self.codes = Codes(height * width)
         self._places: Any = WeakIdKeyDictionary()
+        # The grids that padded maps were, before.
+        self._padded: Any = WeakIdKeyDictionary()
 
     def put(self, tensor: Tensor, places: Places) -> None:
         """Set the places of a tensor."""
@@ -99,7 +69,10 @@ class Follower:
         ]
         results = [tensor for tensor in float_tensors_of(result) if tensor.requires_grad]
         if known and results:
-            for tensor, places in zip(results, self._after(call, known, results), strict=True):
+            found = self._after(call, known, results)
+            if call.destination is not None and len(results) == 1:
+                self._write(call.destination, found[0])
+            for tensor, places in zip(results, found, strict=True):
                 # None too: an operation in place may have made a placed tensor one without places.
                 self._places[tensor] = places
         else:
@@ -107,17 +80,59 @@ class Follower:
                 if self.places_of(tensor) is not None:
                     self._places[tensor] = None
 
+    def _write(self, destination: Tensor, places: Places) -> None:
+        """Note in the tensors that share memory with one that other entries have been written to it."""
+        if self._same(self.places_of(destination), places, destination):
+            return
+        base = destination if destination._base is None else destination._base
+        memory = base.untyped_storage().data_ptr()
+        others = {id(one): one for one in self._places if one.untyped_storage().data_ptr() == memory}
+        others[id(base)] = base
+        others.pop(id(destination), None)
+        if any(one.dtype != destination.dtype for one in others.values()):
+            for tensor in others.values():
+                self._places[tensor] = None
+            return
+        if not others:
+            return
+        codes = torch.empty_strided(base.shape, base.stride(), dtype=torch.long, device=base.device)
+
+        def part(tensor: Tensor) -> Tensor:
+            start = tensor.storage_offset() - base.storage_offset()
+            return codes.as_strided(tensor.shape, tensor.stride(), start)
+
+        codes.copy_(self.codes_in(self.places_of(base), base))
+        part(destination).copy_(self.codes_in(places, destination))
+        for tensor in others.values():
+            self._places[tensor] = self._plain(part(tensor))
+
+    def _same(self, one: Places, other: Places, tensor: Tensor) -> bool:
+        """True if both are the same places of a tensor's entries."""
+        if one is other or not (isinstance(one, Tensor) or isinstance(other, Tensor)):
+            return one == other
+        codes = [self.codes_in(places, tensor) for places in (one, other)]
+        small = [without_repeats(each) for each in codes]
+        return torch.equal(*(small if small[0].shape == small[1].shape else codes))
+
     def _after(
         self, call: Call, known: Sequence[tuple[Tensor, Places]], results: Sequence[Tensor]
     ) -> Sequence[Places]:
         """The places of the results of a call, one for each."""
         operation = call.operation if call.is_of_torch() else ""
-        on_maps = operation != "pad" or isinstance(known[0][1], Grid)
-        if operation in SPATIAL and on_maps and all(result.ndim == 4 for result in results):
-            return [self._over_maps(known[0][1], result) for result in results]
+        if operation == "pad" and isinstance(known[0][1], Grid) and results[0].ndim == 4:
+            return [self._around(call, known[0][1], results[0])]
+        if operation == "grid_sample" and results[0].ndim == 4:
+            return [self._sampled(call, results[0])]
+        if operation in SPATIAL and all(result.ndim == 4 for result in results):
+            return [self._over_maps(*known[0], result) for result in results]
         if operation == "index_put" and call.argument(3, "accumulate"):
             return [None] * len(results)
-        if operation in MOVES:
+        if operation == "setitem" and not isinstance(call.args[2], Tensor):
+            return [self.places_of(call.args[0])]
+        if operation in CASTS and results[0].shape == known[0][0].shape:
+            places = known[0][1]
+            return [places.to(results[0].device) if isinstance(places, Tensor) else places]
+        if operation in MOVES or (operation == "where" and len(known) > 1):
             kept = self._kept(call, known, results)
             return self._moved(call, results) if kept is None else [kept] * len(results)
         if operation in CONTRACTIONS:
@@ -130,21 +145,55 @@ class Follower:
             return [self._beside(known, result) for result in results]
         return [None] * len(results)
 
-    def _over_maps(self, places: Places, result: Tensor) -> Places:
+    def _over_maps(self, maps: Tensor, places: Places, result: Tensor) -> Places:
         """Maps lie over all that the maps lay over that they are made of."""
         height, width = result.shape[2:]
+        places = self._padded.get(maps, places)
         if isinstance(places, Grid):
             # One cell of a larger grid is all of it: no place.
             return None if Grid(height, width) == Grid(1, 1) != self.grid else Grid(height, width)
         if places is None or places.ndim != 4:
             return None
-        codes = self._mixed(places, 1)
-        if (height, width) == (1, 1):
-            codes = self._mixed(codes.flatten(2), 2)[..., None]
-        elif codes.shape[2:] != (height, width):
-            sized = nn.functional.interpolate(codes.double(), (height, width), mode="nearest-exact")
-            codes = sized.long()
-        return self._plain(codes.expand(result.shape)) if _broadcasts(codes.shape, result.shape) else None
+        codes = self.codes.mixed(places, 1)
+        codes = codes[:1] if codes.stride(0) == 0 else codes
+        # Of a smaller result each entry is mixed from those that it lies over; a larger one repeats them.
+        rows, columns = (
+            _covered(before, after, codes.device)
+            for before, after in zip(codes.shape[2:], (height, width), strict=True)
+        )
+        codes = self.codes.mixed(codes[:, :, rows][..., columns].transpose(3, 4).flatten(4), 4)[..., 0]
+        return self._plain(codes.expand(result.shape)) if broadcasts(codes.shape, result.shape) else None
+
+    def _around(self, call: Call, grid: Grid, result: Tensor) -> Places:
+        """Places of padded maps; what is made of them lies over all that the maps lay over."""
+        height, width = result.shape[2:]
+        around, mode = list(call.argument(1, "pad"))[:4], call.argument(2, "mode", "constant")
+        sides = zip(
+            around, 2 * [self.grid.width / grid.width] + 2 * [self.grid.height / grid.height], strict=False
+        )
+        # Shifted by no more than a cell, as by the padding of a convolution.
+        if all(0 <= side * cells <= 1 for side, cells in sides):
+            return Grid(height, width)
+        codes = self._of_grid(grid, result.device).double()[None, None]
+        value = NOWHERE if mode == "constant" else None
+        codes = nn.functional.pad(codes, around, mode, value).long()
+        if min(around) >= 0:
+            self._padded[result] = grid
+        return self._plain(codes.expand(result.shape)) if broadcasts(codes.shape, result.shape) else None
+
+    def _sampled(self, call: Call, result: Tensor) -> Places:
+        """Places of sampled maps: that of the nearest entry."""
+        maps, at = call.argument(0, "input"), call.argument(1, "grid")
+        places = self.places_of(maps) if depends(maps) else None
+        if places is None:
+            return None
+        codes = self.codes.mixed(self.codes_in(places, maps), 1).double() - NOWHERE
+        kept = {
+            name: value for name, value in call.kwargs.items() if name in ("padding_mode", "align_corners")
+        }
+        kept |= dict(zip(("padding_mode", "align_corners"), call.args[3:], strict=False))
+        sampled = nn.functional.grid_sample(codes, at.detach().double(), mode="nearest", **kept)
+        return self._plain((sampled.long() + NOWHERE).expand(result.shape))
 
     def _kept(
         self, call: Call, known: Sequence[tuple[Tensor, Places]], results: Sequence[Tensor]
@@ -153,20 +202,23 @@ class Follower:
         grid = known[0][1]
         if not isinstance(grid, Grid) or any(isinstance(at, Grid) and at != grid for _, at in known):
             return None
-        joins = call.operation in _JOINS and call.argument(1, "dim", 0) in (1, -3)
+        joins = call.operation in JOINS and call.argument(1, "dim", 0) in (1, -3)
         same = all(result.ndim == 4 and result.shape[2:] == (grid.height, grid.width) for result in results)
         whole = all(isinstance(places, Grid) for _, places in known)
-        return grid if same and whole and (joins or call.operation in _COPIES) else None
+        return grid if same and whole and (joins or call.operation in COPIES) else None
 
     def _beside(self, known: Sequence[tuple[Tensor, Places]], result: Tensor) -> Places:
-        """Places of element-wise operations: those of the first operand that is not repeated for it."""
-        for tensor, places in known:
-            if tensor.shape == result.shape:
-                return places
+        """Places of element-wise operations: those of the operands that are not repeated for it."""
+        same = [places for tensor, places in known if tensor.shape == result.shape]
+        if same:
+            if all(self._same(places, same[0], result) for places in same[1:]):
+                return same[0]
+            each = torch.stack([self.codes_in(places, result) for places in same])
+            return self._plain(self.codes.mixed(each, 0)[0])
         for tensor, places in known:
             if isinstance(places, Grid) and result.ndim == 4 and tensor.shape[2:] == result.shape[2:]:
                 return places
-            if isinstance(places, Tensor) and _broadcasts(places.shape, result.shape):
+            if isinstance(places, Tensor) and broadcasts(places.shape, result.shape):
                 return self._plain(places.expand(result.shape))
         return None
 
@@ -208,7 +260,8 @@ class Follower:
             return None
         inputs, out = equation.replace(" ", "").split("->")
         for letters, operand in zip(inputs.split(","), operands, strict=False):
-            if not isinstance(operand, Tensor) or operand.ndim != len(letters):
+            # Repeated letters take a diagonal.
+            if not isinstance(operand, Tensor) or not operand.ndim == len(letters) == len(set(letters)):
                 continue
             summed = [axis for axis, letter in enumerate(letters) if letter not in out]
             left = [letters.index(letter) for letter in out if letter in letters]
@@ -235,43 +288,13 @@ class Follower:
             return None
         codes = self.codes_in(self.places_of(factor), factor)
         for axis in summed:
-            codes = self._mixed(codes, axis)
+            codes = self.codes.mixed(codes, axis)
         if order:
-            codes = codes.permute(*order).flatten(len(order) - len(summed))
-            codes = codes[..., 0] if summed else codes
+            codes = codes.permute(*order)
+            codes = codes.flatten(len(order) - len(summed))[..., 0] if summed else codes
             for axis in missing:
                 codes = codes.unsqueeze(axis)
-        return self._plain(codes.expand(result.shape)) if _broadcasts(codes.shape, result.shape) else None
-
-    def _mixed(self, codes: Tensor, axis: int) -> Tensor:
-        """Codes after mixing all entries along an axis, which is kept with one entry."""
-        first = codes.narrow(axis, 0, 1)
-        small = _without_repeats(codes, axis)
-        if small.shape[axis] == 1 or bool((small == small.narrow(axis, 0, 1)).all()):
-            return first
-        rows = small.movedim(axis, -1)
-        patterns, index = torch.unique(rows.reshape(-1, rows.shape[-1]), dim=0, return_inverse=True)
-        named = torch.tensor([self._mixture(pattern) for pattern in patterns], device=codes.device)
-        return named[index].reshape(*rows.shape[:-1], 1).movedim(-1, axis).expand(first.shape)
-
-    def _mixture(self, pattern: Tensor) -> int:
-        """The code of an entry that is mixed from entries with these codes; `NOWHERE` if they are many.
-
-        Entries that are nowhere do not count: padding, or a class token beside each patch.
-        """
-        cells, counts = torch.unique(pattern[pattern != NOWHERE], return_counts=True)
-        if len(cells) == 1:
-            return int(cells[0])
-        if not 0 < len(cells) <= min(MOST_MIXED, self.grid.height * self.grid.width - 1):
-            return NOWHERE
-        key = (*cells.tolist(), *counts.tolist())
-        if key in self._named:
-            return self._named[key]
-        shares = torch.zeros(self.codes, dtype=torch.float64, device=pattern.device)
-        shares[cells] = counts.double() / counts.sum()
-        code, self.codes = self.codes, self.codes + 1
-        self.mixtures[code], self._named[key] = shares, code
-        return code
+        return self._plain(codes.expand(result.shape)) if broadcasts(codes.shape, result.shape) else None
 
     def _reduced(self, call: Call, result: Tensor) -> Places:
         """Places of reductions over axes along which they do not change."""
@@ -297,15 +320,14 @@ class Follower:
 
     def _of_grid(self, grid: Grid, device: torch.device) -> Tensor:
         if grid not in self.bases:
-            self.bases[grid] = self.codes
-            self.codes += grid.height * grid.width
+            self.bases[grid] = self.codes.more(grid.height * grid.width)
         first = self.bases[grid]
         cells = torch.arange(first, first + grid.height * grid.width, device=device)
         return cells.view(grid.height, grid.width)
 
     def _plain(self, codes: Tensor) -> Places:
         """A grid if the codes are those of one, else the codes; None if all are nowhere."""
-        small = _without_repeats(codes)
+        small = without_repeats(codes)
         if bool((small == NOWHERE).all()):
             return None
         if codes.ndim == 4 and codes.shape[2] * codes.shape[3] > 1:
@@ -315,15 +337,9 @@ class Follower:
         return codes
 
 
-def _without_repeats(codes: Tensor, keep: int | None = None) -> Tensor:
-    """The codes with one entry along each axis that repeats them; keep: an axis to look at in any case."""
-    for axis, stride in enumerate(codes.stride()):
-        if stride == 0 and codes.shape[axis] > 1:
-            codes = codes.narrow(axis, 0, 1)
-    return codes
-
-
-def _broadcasts(shape: Sequence[int], to: Sequence[int]) -> bool:
-    """True if a tensor of one shape can be expanded to the other."""
-    pairs = zip(reversed(shape), reversed(to), strict=False)
-    return len(shape) <= len(to) and all(size in (1, wanted) for size, wanted in pairs)
+def _covered(before: int, after: int, device: torch.device) -> Tensor:
+    """Indices of the entries along a side that each of `after` entries lies over: (after, most)."""
+    start = torch.arange(after, device=device)[:, None] * before // after
+    end = -(-(torch.arange(after, device=device)[:, None] + 1) * before // after)
+    most = int((end - start).max())
+    return torch.minimum(start + torch.arange(most, device=device), end - 1)

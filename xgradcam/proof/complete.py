@@ -22,9 +22,10 @@ from xgradcam.capture.recording import Recording
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts.layout import Layout, Said, said_layout
 from xgradcam.operations.calls import refuse_scripted
+from xgradcam.operations.codes import NOWHERE
 from xgradcam.operations.constants import Kind
 from xgradcam.operations.masses import Masses
-from xgradcam.operations.places import NOWHERE, Follower, Grid
+from xgradcam.operations.places import Follower, Grid
 from xgradcam.proof.tracing import TracedIntercept, Tracer, refuse_custom_functions
 from xgradcam.proof.verification import RELATIVE_TOLERANCE, ROUNDINGS
 from xgradcam.scores.score import Score, of_sample, values_of
@@ -130,9 +131,10 @@ class Trace:
                 alone = values_of(of_sample(score_of, sample), trace.recording.output, 1)
             _, terms = trace._terms(alone)
             if terms is None or not _closes(terms, score[sample : sample + 1]):
-                left = 0.0 if terms is None else float(score[sample].detach() - terms.sum())
+                whole = float(score[sample].detach())
+                left = 0.0 if terms is None else whole - float(terms.sum())
                 raise XGradCamError(
-                    f"no complete map: its terms leave {left:.3g} of the score {float(score[sample]):.6g} "
+                    f"no complete map: its terms leave {left:.3g} of the score {whole:.6g} "
                     "open; proof-verify (verify) shows them, float64 (--double there) rounds less"
                 )
             each.append(terms)

@@ -67,7 +67,7 @@ class Tracer(TorchFunctionMode):
                 f"the model runs '{call.operation}' inside of torch.func or torch.vmap: out of reach"
             )
         if not call.dependents:
-            if not call.tensors:
+            if not any(tensor.requires_grad for tensor in call.tensors):
                 return function(*args, **call.kwargs)
             with torch.no_grad():  # else results of parameters alone would seem to depend on the layer
                 return function(*args, **call.kwargs)

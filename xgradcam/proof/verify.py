@@ -27,8 +27,9 @@ from xgradcam.lending.finding import INPUT, find_layer, is_input
 from xgradcam.lending.inputs import advice_on, plain_inputs
 from xgradcam.lending.precision import FLOAT32, computing_in
 from xgradcam.operations.calls import refuse_scripted
+from xgradcam.operations.codes import NOWHERE
 from xgradcam.operations.constants import Kind
-from xgradcam.operations.places import NOWHERE, Follower, Grid, Places
+from xgradcam.operations.places import Follower, Grid, Places
 from xgradcam.proof.complete import follower_at
 from xgradcam.proof.tracing import (
     TracedIntercept,
