@@ -261,6 +261,7 @@ MOVES = {
     "written into a part": lambda maps: _written_over(
         maps.new_zeros(len(maps), 4, 9, 8), lambda wide: wide[:, :, 3:], maps
     ),
+    "rectified in place": lambda maps: nn.functional.threshold_(maps.permute(0, 2, 3, 1) + 1, -99, 0) - 1,
     "either": lambda maps: torch.where(torch.arange(8) < 3, maps.flip(3), maps),
     "scattered by a mask": lambda maps: maps.masked_scatter(torch.ones_like(maps).bool(), maps.flip(2)),
     "padded far and cut": lambda maps: nn.functional.pad(maps, (4, 0, 0, 3))[..., :8],

@@ -108,7 +108,9 @@ class Follower:
 
     def _same(self, one: Places, other: Places, tensor: Tensor) -> bool:
         """True if both are the same places of a tensor's entries."""
-        if one is other or not (isinstance(one, Tensor) or isinstance(other, Tensor)):
+        if one is other:
+            return True
+        if not isinstance(one, Tensor) and not isinstance(other, Tensor):
             return one == other
         codes = [self.codes_in(places, tensor) for places in (one, other)]
         small = [without_repeats(each) for each in codes]
