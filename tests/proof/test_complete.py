@@ -583,3 +583,37 @@ def test_terms_that_do_not_add_up_are_refused():
 
     with pytest.raises(XGradCamError, match=r"no complete map: its terms leave .* of the score .* open"):
         explain(net(secretly), random(2, 3, 8, 8), "stem", 0, COMPLETE)
+
+
+class InPrecisions(nn.Module):
+    """A network of three parts, each in its precision."""
+
+    def __init__(self, *dtypes: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        first, second, third = self.dtypes = dtypes
+        self.stem = nn.Conv2d(3, 6, 3).to(first)
+        self.mix, self.head = nn.Conv2d(6, 6, 1).to(second), head(6).to(third)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        first, second, third = self.dtypes
+        mixed = self.mix(self.stem(inputs.to(first)).to(second))
+        return self.head(nn.functional.gelu(mixed).to(third))
+
+
+SINGLE, DOUBLE = torch.float32, torch.float64
+
+
+@pytest.mark.parametrize(
+    "dtypes", [(SINGLE, SINGLE, DOUBLE), (DOUBLE, SINGLE, DOUBLE), (DOUBLE, DOUBLE, SINGLE)]
+)
+def test_the_sum_is_as_exact_as_the_coarsest_part_of_the_network(dtypes):
+    explained = explain(InPrecisions(*dtypes).eval(), IMAGES, "stem", 0, ["complete-cam"])
+    left = (total(explained).double() - explained.score).abs() / explained.score.abs()
+    assert 1e-12 < left.max() < 1e-5
+
+
+def test_a_part_in_half_precision_is_named():
+    model = InPrecisions(SINGLE, torch.bfloat16, SINGLE).eval()
+    with pytest.raises(XGradCamError, match="the model computes in bfloat16: take float32 or float64"):
+        explain(model, IMAGES.float(), "stem", 0, ["complete-cam"])

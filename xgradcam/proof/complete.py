@@ -85,9 +85,20 @@ class Trace:
             )
         refuse_custom_functions(score)
         gradient, terms = self._terms(score)
-        if terms is None or not bool(_closes(terms, score).all()):
+        if terms is None or not bool(self._closes(terms, score).all()):
             terms = self._one_by_one(score_of, score)
         return gradient, terms
+
+    def _closes(self, terms: Terms, score: Tensor) -> Tensor:
+        """True where the terms add up to the score, within the tolerance of `Verification`, (N,)."""
+        dtype = max(self._dtypes(score) & RELATIVE_TOLERANCE.keys(), key=lambda each: torch.finfo(each).eps)
+        score, rounding = score.detach().double(), ROUNDINGS * torch.finfo(dtype).eps / 2
+        tolerance = torch.maximum(RELATIVE_TOLERANCE[dtype] * score.abs(), rounding * terms.magnitude)
+        return (score - terms.sum()).abs() <= tolerance
+
+    def _dtypes(self, score: Tensor) -> set[torch.dtype]:
+        """The precisions in which the layer's output, the score and what lies between are computed."""
+        return {score.dtype, self.recording.activation.dtype, *(one.dtype for one in self.tracer.intercepts)}
 
     def _terms(self, score: Tensor) -> tuple[Tensor, Terms | None]:
         """The gradient and the terms; None if an operation's first axis is not that of the samples.
@@ -125,17 +136,19 @@ class Trace:
 
     def _one_by_one(self, score_of: Score, score: Tensor) -> Terms:
         """The terms of each sample by itself: behind the layer, the first axis may not be the samples'."""
-        each = []
+        each, known = [], RELATIVE_TOLERANCE.keys()
         for sample, trace in enumerate(self._alone):
             with trace.tracer:  # the score may have constants of its own
                 alone = values_of(of_sample(score_of, sample), trace.recording.output, 1)
             _, terms = trace._terms(alone)
-            if terms is None or not _closes(terms, score[sample : sample + 1]):
+            if terms is None or not trace._closes(terms, score[sample : sample + 1]):
                 whole = float(score[sample].detach())
                 left = 0.0 if terms is None else whole - float(terms.sum())
+                advice = "proof-verify (verify) shows them, float64 (--double there) rounds less"
+                if coarse := [str(each).removeprefix("torch.") for each in trace._dtypes(score) - known]:
+                    advice = f"behind the layer the model computes in {coarse[0]}: take float32 or float64"
                 raise XGradCamError(
-                    f"no complete map: its terms leave {left:.3g} of the score {whole:.6g} "
-                    "open; proof-verify (verify) shows them, float64 (--double there) rounds less"
+                    f"no complete map: its terms leave {left:.3g} of the score {whole:.6g} open; {advice}"
                 )
             each.append(terms)
         return Terms(
@@ -206,11 +219,3 @@ def _places(layout: Layout, activation: Tensor) -> Grid | Tensor:
     maps = cells.view(1, 1, layout.height, layout.width).expand(1, depth, -1, -1)
     codes = layout.with_maps(outside, maps)
     return codes.expand(len(activation), *codes.shape[1:-1], max(channels, codes.shape[-1]))
-
-
-def _closes(terms: Terms, score: Tensor) -> Tensor:
-    """True where the terms add up to the score, within the tolerance of `Verification`, (N,)."""
-    score, rounding = score.detach(), ROUNDINGS * torch.finfo(score.dtype).eps / 2
-    share = RELATIVE_TOLERANCE[score.dtype] * score.double().abs()
-    tolerance = torch.maximum(share, rounding * terms.magnitude)
-    return (score.double() - terms.sum()).abs() <= tolerance

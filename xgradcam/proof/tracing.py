@@ -31,7 +31,7 @@ class TracedIntercept:
     """An intercept and its edge in the graph: the operation's result, before later in-place writes.
 
     module: the name of the innermost module that ran the operation. value: broadcasts against the result.
-    places: of the result, if they are followed.
+    places: of the result, if they are followed. dtype: of the result.
     """
 
     module: str
@@ -40,6 +40,7 @@ class TracedIntercept:
     edge: GradientEdge
     value: Tensor
     places: Places = None
+    dtype: torch.dtype = torch.float32
 
 
 class Tracer(TorchFunctionMode):
@@ -115,7 +116,7 @@ class Tracer(TorchFunctionMode):
                 edge = get_gradient_edge(tensor)
                 places = None if self.follower is None else self.follower.places_of(tensor)
                 self.intercepts.append(
-                    TracedIntercept(module, call.operation, constant.kind, edge, value, places)
+                    TracedIntercept(module, call.operation, constant.kind, edge, value, places, tensor.dtype)
                 )
 
 
