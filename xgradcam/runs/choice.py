@@ -23,8 +23,8 @@ from xgradcam.scores.targets import Targets
 # The part of the score that a map may leave out.
 LEFT_OUT = 0.2
 # Largest Σ|terms| / |score| of a layer for maps of its features. At more, features that happen to be as large
-# as the score are a difference of large numbers: at most 2.5 at the bundled network's last layer, from 4.5 up
-# at all others (23 photographs).
+# as the score are a difference of large numbers: at most 2.8 at the bundled network's last layer, from 4.5 up
+# at all others (25 photographs).
 TERMS = 10.0
 # Largest Σ|map| / |score| of a complete map: what speaks against the class is then at most half of what
 # speaks for it. On mosaics of four photographs the share of the positive evidence in the right one is .72 to
