@@ -30,7 +30,9 @@ ELEMENT_WISE = frozenset(
     local_response_norm dropout dropout1d dropout2d dropout3d feature_dropout alpha_dropout
     feature_alpha_dropout""".split()
 )
-CONTRACTIONS = frozenset("linear matmul mm bmm scaled_dot_product_attention".split())
+CONTRACTIONS = frozenset(
+    "linear matmul mm bmm scaled_dot_product_attention multi_head_attention_forward".split()
+)
 REDUCTIONS = frozenset(
     "mean sum amax amin max min var std norm linalg_norm linalg_vector_norm logsumexp prod".split()
 )

@@ -138,7 +138,8 @@ class Follower:
             kept = self._kept(call, known, results)
             return self._moved(call, results) if kept is None else [kept] * len(results)
         if operation in CONTRACTIONS:
-            return [self._contracted(call, results[0])]
+            # Of attention, the weights that follow are those of pairs of tokens.
+            return [self._contracted(call, results[0])] + [None] * (len(results) - 1)
         if operation == "einsum":
             return [self._summed(call, results[0])]
         if operation in REDUCTIONS and results[0].shape != known[0][0].shape:
@@ -248,7 +249,8 @@ class Follower:
 
     def _contracted(self, call: Call, result: Tensor) -> Places:
         """Places of sums over an axis: those of the first factor's rows, or of the second's columns."""
-        first, second = call.argument(0, "input"), call.argument(1, "other")
+        name = "query" if "attention" in call.operation else "input"
+        first, second = call.argument(0, name), call.argument(1, "other")
         if isinstance(first, Tensor) and (places := self._local(first, [-1], result)) is not None:
             return places
         if isinstance(second, Tensor) and second.ndim > 1 and call.operation in ("matmul", "mm", "bmm"):
