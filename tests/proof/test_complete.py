@@ -623,3 +623,34 @@ def test_a_part_in_half_precision_is_named():
     model = InPrecisions(SINGLE, torch.bfloat16, SINGLE).eval()
     with pytest.raises(XGradCamError, match="the model computes in bfloat16: take float32 or float64"):
         explain(model, IMAGES.float(), "stem", 0, ["complete-cam"])
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("layer", ["stem", "mix"])
+def test_the_maps_in_single_precision_are_those_in_double(layer, channels_last):
+    """Curved operations on maps, whose constants are found in double precision."""
+
+    class Curved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 6, 3, padding=1)
+            self.widen, self.mix, self.head = nn.Linear(6, 8), nn.Conv2d(8, 5, 3), head(5)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            mixed = self.mix(
+                nn.functional.gelu(self.widen(self.stem(inputs).permute(0, 2, 3, 1))).movedim(3, 1)
+            )
+            return self.head(nn.functional.silu(mixed))
+
+    model = redrawn(Curved(), seed=8)
+    expected = explain(model, IMAGES, layer, 1, ["complete-cam"])
+    images, single = IMAGES.float(), model.float()
+    if channels_last:
+        single = single.to(memory_format=torch.channels_last)
+        images = images.to(memory_format=torch.channels_last)
+    explained = explain(single, images, layer, 1, ["complete-cam"])
+    for found, exact in (
+        (explained.maps["complete-cam"], expected.maps["complete-cam"]),
+        (explained.constants_by_kind["curvature"], expected.constants_by_kind["curvature"]),
+    ):
+        torch.testing.assert_close(found.double(), exact, rtol=1e-4, atol=1e-6)

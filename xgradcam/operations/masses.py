@@ -73,7 +73,8 @@ def _over_channels(gradient: Tensor, value: Tensor) -> Tensor:
         return torch.einsum("nchw,c->nhw", gradient, value[:, 0, 0].to(gradient))
     if value.shape == gradient.shape and gradient.shape[1] > 1 and _is_channels_last(gradient, value):
         # A product of the channels of each place, several times as fast as the product of all.
-        rows, columns = (one.movedim(1, -1).flatten(0, 2) for one in (gradient, value))
+        dtype = torch.promote_types(gradient.dtype, value.dtype)
+        rows, columns = (one.to(dtype).movedim(1, -1).flatten(0, 2) for one in (gradient, value))
         return torch.bmm(rows[:, None], columns[..., None]).reshape(len(gradient), *gradient.shape[2:])
     return (gradient * value).sum(dim=1)
 
