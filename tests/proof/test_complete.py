@@ -634,13 +634,14 @@ def test_the_maps_in_single_precision_are_those_in_double(layer, channels_last):
         def __init__(self) -> None:
             super().__init__()
             self.stem = nn.Conv2d(3, 6, 3, padding=1)
-            self.widen, self.mix, self.head = nn.Linear(6, 8), nn.Conv2d(8, 5, 3), head(5)
+            self.widen, self.mix = nn.Linear(6, 8), nn.Conv2d(8, 5, 3)
+            self.last, self.head = nn.Conv2d(5, 5, 3), head(5)
 
         def forward(self, inputs: Tensor) -> Tensor:
             mixed = self.mix(
                 nn.functional.gelu(self.widen(self.stem(inputs).permute(0, 2, 3, 1))).movedim(3, 1)
             )
-            return self.head(nn.functional.silu(mixed))
+            return self.head(self.last(nn.functional.silu(mixed)))
 
     model = redrawn(Curved(), seed=8)
     expected = explain(model, IMAGES, layer, 1, ["complete-cam"])
