@@ -44,6 +44,14 @@ def test_a_crop_is_torchvisions(shape, interpolation, crop, resize):
     assert torch.equal(normalise(pixels, MEAN, STD)[0], preset(Image.fromarray(photograph)))
 
 
+@pytest.mark.parametrize(("mean", "std"), [(MEAN, STD), ((0.5,), (0.1, 0.2, 0.3)), ((0.0,), (1.0,))])
+def test_looked_up_values_are_those_of_the_formula_to_the_last_bit(mean, std):
+    pixels = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
+    seen = pixels if len(std) == 3 else np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
+    expected = (seen.astype(np.float32) / 255 - np.float32(mean)) / np.float32(std)
+    assert np.array_equal(normalise(pixels, mean, std)[0].numpy(), expected.transpose(2, 0, 1))
+
+
 @pytest.mark.parametrize("shape", [(40, 60), (60, 40), (50, 50), (1, 1)])
 @pytest.mark.parametrize("size", [(25, 31), (31, 25), (20, 40), (41, 20), (24, 16)])
 def test_a_crop_larger_than_the_photograph_is_padded_as_by_torchvision(shape, size):
