@@ -31,6 +31,19 @@ def test_red_where_the_evidence_is_blue_where_it_is_not():
     assert picture[0, 1].tolist() == [255, 0, 0]
 
 
+@pytest.mark.parametrize("colormap", COLORMAPS)
+def test_looked_up_colours_are_opencvs_and_their_sum_the_formulas_to_the_last_bit(colormap):
+    random = np.random.default_rng(0)
+    photograph = random.integers(0, 256, (32, 24, 3), dtype=np.uint8)
+    levels = random.permutation(np.arange(768) % 256).astype(np.uint8).reshape(32, 24)
+    colours = cv2.cvtColor(cv2.applyColorMap(levels, COLORMAPS[colormap]), cv2.COLOR_BGR2RGB)
+    whole = np.float32(colours) / 255 + np.float32(photograph) / 255
+    expected = (255 * (whole / whole.max())).astype(np.uint8)
+    assert np.array_equal(paint.blend(photograph, levels, colormap, None), expected)
+    mixed = cv2.addWeighted(colours, 0.4, photograph, 0.6, 0)
+    assert np.array_equal(paint.blend(photograph, levels, colormap, 0.4), mixed)
+
+
 def test_the_sum_is_rescaled_by_its_maximum():
     heatmap = np.random.default_rng(1).random((6, 5), dtype=np.float32)
     picture = overlay_heatmap(PHOTOGRAPH, heatmap)

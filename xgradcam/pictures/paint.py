@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -176,7 +177,8 @@ def blend(
         return picture
     if len(blocks) == 1:
         whole = _sum(photograph, levels, colormap)
-        picture[:] = 255 * (whole / whole.max())
+        whole /= whole.max()
+        picture[:] = np.multiply(whole, 255, out=whole)
         return picture
     highest = max(_sum(photograph[rows], levels[rows], colormap).max() for rows in blocks)
     for rows in blocks:
@@ -185,12 +187,25 @@ def blend(
 
 
 def _sum(photograph: Photograph, levels: NDArray[np.uint8], colormap: str) -> NDArray[np.float32]:
-    colours = _colours(levels, colormap).astype(np.float32)
-    return colours / np.float32(255) + photograph.astype(np.float32) / np.float32(255)
+    grey = np.arange(256, dtype=np.float32) / np.float32(255)
+    whole = _looked_up(levels, _table(colormap).astype(np.float32) / np.float32(255))
+    whole += cv2.LUT(photograph, grey)
+    return whole
 
 
 def _colours(levels: NDArray[np.uint8], colormap: str) -> Photograph:
-    bgr = cv2.applyColorMap(np.ascontiguousarray(levels), COLORMAPS[colormap])
+    return _looked_up(levels, _table(colormap))
+
+
+def _looked_up(levels: NDArray[np.uint8], table: NDArray[Any]) -> NDArray[Any]:
+    """The row (3,) of a table (1, 256, 3) for each level (H, W): (H, W, 3)."""
+    return np.asarray(cv2.LUT(cv2.cvtColor(np.ascontiguousarray(levels), cv2.COLOR_GRAY2RGB), table))
+
+
+@cache
+def _table(colormap: str) -> Photograph:
+    """The colours of all levels, (1, 256, 3). OpenCV computes them anew for each picture, which takes longer."""
+    bgr = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], COLORMAPS[colormap])
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
