@@ -10,7 +10,7 @@ from PIL import Image
 
 from tests.pictures.support import CAT, chunk, encoded, tiff_of, with_chunk, with_segment
 from xgradcam.errors import XGradCamError
-from xgradcam.pictures.containers import Pieces
+from xgradcam.pictures.containers import Pieces, as_file
 from xgradcam.pictures.decoding import decode
 
 JPEG, PNG = encoded(CAT, "JPEG"), encoded(CAT, "PNG")
@@ -191,6 +191,14 @@ def test_pieces_read_like_the_bytes_they_make(sizes):
         pieces.seek(offset, whence)
         assert pieces.tell() == whole.tell()
         assert pieces.read(size) == whole.read(size)
+
+
+def test_few_bytes_are_copied_into_one_file_and_many_are_not(monkeypatch):
+    parts = [b"abc", memoryview(b"defgh")[1:]]
+    monkeypatch.setattr("xgradcam.pictures.containers.COPIED", 7)
+    assert (type(as_file(parts)), as_file(parts).read()) == (io.BytesIO, b"abcefgh")
+    monkeypatch.setattr("xgradcam.pictures.containers.COPIED", 6)
+    assert (type(as_file(parts)), as_file(parts).read()) == (Pieces, b"abcefgh")
 
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "BMP"])

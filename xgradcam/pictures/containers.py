@@ -13,6 +13,8 @@ from xgradcam.pictures.orientation import UPRIGHT, orientation_of
 
 # Of Exif, XMP or text that may hold an orientation, in bytes.
 MAX_METADATA = 1_000_000
+# Bytes of a file that are copied rather than read piece by piece.
+COPIED = 2**24
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,12 @@ class Pieces(io.RawIOBase):
         return b"".join(parts)
 
 
+def as_file(pieces: Sequence[bytes | memoryview]) -> io.IOBase:
+    """Pieces of bytes as one file: a copy of few bytes, which is read faster, and `Pieces` of many."""
+    few = sum(map(len, pieces)) <= COPIED
+    return io.BytesIO(b"".join(pieces)) if few else Pieces(pieces)
+
+
 def _padded(content: bytes, start: int, kind: str) -> tuple[int, ...]:
     """Numbers at a place of the content; zeros where it has ended."""
     size = struct.calcsize(kind)
@@ -130,7 +138,7 @@ def strip_jpeg(content: bytes) -> Stripped:
     bytes_a_pixel = max(7, 4 + 2 * channels) if scans > 1 else 7
     require_affordable(width, height, bytes_a_pixel, len(content), scans)
     kept.append(view[first_scan or end : end])
-    return Stripped(Pieces(kept), orientation_of(exif, xmp))
+    return Stripped(as_file(kept), orientation_of(exif, xmp))
 
 
 def _jpeg_segments(content: bytes) -> Iterator[tuple[int, int, int]]:
@@ -185,7 +193,7 @@ def strip_png(content: bytes) -> Stripped:
         place = end
         if kind == b"IEND":
             break
-    return Stripped(Pieces(kept), orientation_of(exif, xmp), pages, joined=joined)
+    return Stripped(as_file(kept), orientation_of(exif, xmp), pages, joined=joined)
 
 
 def _png_text(kind: bytes, body: bytes, exif: bytes, xmp: bytes) -> tuple[bytes, bytes]:
@@ -238,7 +246,7 @@ def strip_gif(content: bytes) -> Stripped:
         else:
             place, odd = place + 1, odd + 1
     kept.append(view[place : place + 1])
-    return Stripped(Pieces(kept), pages=max(1, pages))
+    return Stripped(as_file(kept), pages=max(1, pages))
 
 
 def _behind_blocks(content: bytes, place: int) -> int:
