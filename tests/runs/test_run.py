@@ -7,6 +7,7 @@ import torch
 from tests.runs.support import LAYERS, MEAN, STD, run_of
 from xgradcam.cam.explain import explain
 from xgradcam.errors import XGradCamError
+from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.paint import Style
 from xgradcam.pictures.photograph import to_input
 from xgradcam.runs.run import Explaining, TopClasses
@@ -20,7 +21,7 @@ PHOTOGRAPH = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uin
         ({"batch_size": 0}, "the batch size is 0: take 1 or more"),
         ({"augment": True, "axioms": True}, "about one input, not about an average"),
         ({"precision": "bf16", "axioms": True}, "which bf16 rounds away"),
-        ({"precision": "bf16", "methods": ("ablation-cam",)}, "which bf16 rounds away"),
+        ({"precision": "bf16", "methods": ("ablation-cam",)}, "bf16 rounds differences of scores away"),
         ({"precision": "tf32", "axioms": True}, "which tf32 rounds away"),
     ],
 )
@@ -75,6 +76,17 @@ def settings():
 def test_the_inputs_are_the_framed_photograph_normalised(net):
     run = run_of(net)
     assert torch.equal(run.inputs(PHOTOGRAPH), to_input(PHOTOGRAPH, (8, 8), MEAN, STD))
+
+
+@pytest.mark.parametrize("writing", [{}, {"panel": True}])
+def test_a_photograph_is_resized_once_for_input_and_canvas(net, monkeypatch, writing):
+    run, scenes = run_of(net, **writing), []
+    scene = Framing.scene
+    monkeypatch.setattr(Framing, "scene", lambda *given: scenes.append(1) or scene(*given))
+    inputs, canvas = run.prepared(PHOTOGRAPH)
+    assert len(scenes) == 1
+    assert torch.equal(inputs, run.inputs(PHOTOGRAPH))
+    assert np.array_equal(canvas, run.canvas(PHOTOGRAPH))
 
 
 def test_the_canvas_is_the_photograph_only_where_more_than_the_networks_scale_is_shown(net):

@@ -67,7 +67,10 @@ class Framing:
 
     def pixels(self, photograph: Photograph) -> Photograph:
         """The pixels that the network sees: (h, w, 3); black where the scene is smaller than the crop."""
-        scene = self.scene(photograph)
+        return self.seen(self.scene(photograph))
+
+    def seen(self, scene: Photograph) -> Photograph:
+        """The pixels that the network sees of a `scene`, as `pixels` returns them."""
         if self.resize is None:
             return scene
         window = self._crop(scene.shape[:2])

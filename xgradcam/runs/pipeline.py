@@ -155,7 +155,7 @@ def _read(run: Run, source: Source, alone: AbstractContextManager[Any]) -> _Read
             # A file of so many bytes is not read beside another one either.
             before(state["bytes"] // 3)
             reading = source.read(run.value_range, before)
-            inputs, canvas = run.inputs(reading.photograph), run.canvas(reading.photograph)
+            inputs, canvas = run.prepared(reading.photograph)
         except XGradCamError as error:
             return _Read(source, None, None, str(error), state)
         except Exception as error:

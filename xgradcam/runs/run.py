@@ -131,13 +131,22 @@ class Run:
 
     def inputs(self, photograph: Photograph) -> Tensor:
         """The network's input for a photograph (H, W, 3): (1, 3, h, w) float32, on the CPU."""
-        pixels = self.framing.pixels(photograph)
-        return normalise(pixels, self.classifier.mean, self.classifier.std)
+        return self.prepared(photograph)[0]
 
     def canvas(self, photograph: Photograph) -> Photograph:
         """Pixels needed for drawing: the photograph, or no more of it than the network's scale shows."""
-        needs_all = self.writing.style.full_resolution or self.writing.panel
-        return photograph if needs_all else self.framing.scene(photograph)
+        return photograph if self.draws_all else self.framing.scene(photograph)
+
+    def prepared(self, photograph: Photograph) -> tuple[Tensor, Photograph]:
+        """Input and canvas of a photograph, which is resized once for both."""
+        scene = self.framing.scene(photograph)
+        inputs = normalise(self.framing.seen(scene), self.classifier.mean, self.classifier.std)
+        return inputs, photograph if self.draws_all else scene
+
+    @property
+    def draws_all(self) -> bool:
+        """True if the whole photograph is drawn, not only what the network's scale shows of it."""
+        return self.writing.style.full_resolution or self.writing.panel
 
     def explain(self, inputs: Tensor, progress: Progress = unheard) -> Explained:
         """For each layer one explanation for each class of inputs (N, 3, h, w) on the model's device."""
