@@ -275,7 +275,7 @@ def test_a_folder_that_vanishes_in_the_middle_is_noticed(capsys, monkeypatch):
 
     monkeypatch.setattr(pipeline, "write_results", vanishing)
     # With two writers the other one may meet the missing folder first, and say so in its own words.
-    monkeypatch.setattr("xgradcam.runs.pipeline.WRITERS", 1)
+    monkeypatch.setattr("xgradcam.runs.pipeline.threads", lambda: 1)
     assert main(["--image-path", "photos", "--batch-size", "1", "--output-dir", "out", *OWN]) == 2
     assert "out/xgrad-cam.jsonl has gone during the run" in capsys.readouterr().err
 

@@ -1,6 +1,9 @@
 """Photographs in batches: read, explained and written."""
 
+import time
+from collections import Counter
 from pathlib import Path
+from threading import Lock
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +14,7 @@ from PIL import Image
 from tests.runs.support import LAYERS, run_of
 from tests.support import noise
 from xgradcam import explain
+from xgradcam.pictures.decoding import Reading
 from xgradcam.runs import pipeline
 from xgradcam.runs.sources import Source, state_of
 
@@ -64,6 +68,46 @@ def test_outcomes_come_in_the_order_of_the_photographs_with_records_or_a_problem
         assert record["score"] == pytest.approx(float(expected.score), rel=1e-5)
         with np.load(f"out/{index:04}_1_maps.npz") as maps:
             np.testing.assert_allclose(maps["xgrad-cam"], expected.maps["xgrad-cam"][0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("cores", "threads"), [(1, 2), (2, 2), (5, 5), (8, 8), (64, 8)])
+def test_each_core_has_a_thread_that_reads_and_one_that_writes(monkeypatch, cores, threads):
+    monkeypatch.setattr(pipeline, "usable_cores", lambda: cores)
+    assert pipeline.threads() == threads
+
+
+@pytest.mark.parametrize(
+    ("pixels", "big", "most_read", "most_written"),
+    [(64, 64, 8, 8), (1000, 63, 3, 3), (pipeline.LARGE + 1, 63, 1, 3)],
+)
+def test_the_larger_photographs_are_the_fewer_are_in_work(
+    net, photographs, monkeypatch, pixels, big, most_read, most_written
+):
+    lock, now, most = Lock(), Counter(), Counter()
+
+    def slowly(kind, result):
+        with lock:
+            now[kind] += 1
+            most[kind] = max(most[kind], now[kind])
+        time.sleep(0.02)
+        with lock:
+            now[kind] -= 1
+        return result
+
+    def read(_source, _value_range=None, before=lambda _pixels: None):
+        before(pixels)
+        return slowly("read", Reading(np.full((8, 8, 3), 99, np.uint8)))
+
+    monkeypatch.setattr(Source, "read", read)
+    monkeypatch.setattr(pipeline, "write_results", lambda *_: slowly("written", [{}]))
+    monkeypatch.setattr(pipeline, "threads", lambda: 8)
+    monkeypatch.setattr(pipeline, "BIG", big)
+    monkeypatch.setattr(pipeline, "BIG_AT_ONCE", 3)
+    run = run_of(net.float(), (1,), photographs * 6, LAYERS[1:], {"batch_size": 15}, Path("out"), panel=True)
+    assert not any(outcome.problem for outcome in pipeline.explain_photographs(run))
+    # Small ones may be fewer than the threads, on a busy machine.
+    assert (most_read if most_read <= 3 else 4) <= most["read"] <= most_read
+    assert (2 if most_written <= 3 else 4) <= most["written"] <= most_written
 
 
 def test_what_is_done_stays_in_its_batch_and_has_no_outcome(net, photographs):

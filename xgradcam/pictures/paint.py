@@ -204,7 +204,7 @@ def _looked_up(levels: NDArray[np.uint8], table: NDArray[Any]) -> NDArray[Any]:
 
 @cache
 def _table(colormap: str) -> Photograph:
-    """The colours of all levels, (1, 256, 3). OpenCV computes them anew for each picture, which takes longer."""
+    """The colours of all levels, (1, 256, 3). OpenCV would compute them anew for each picture."""
     bgr = cv2.applyColorMap(np.arange(256, dtype=np.uint8)[None], COLORMAPS[colormap])
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 

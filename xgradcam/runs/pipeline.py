@@ -1,15 +1,16 @@
 """Many photographs: read, explained in batches and written, all three at the same time.
 
-At most a few batches of photographs are in memory, and of large ones one at a time.
+Reading and writing take a thread each for every core. At most a few batches of photographs are in memory, and
+of large ones one at a time.
 """
 
 from collections import deque
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
-from threading import Barrier, RLock
+from threading import Barrier, BoundedSemaphore, RLock
 from typing import Any, TypeAlias, TypeVar
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from xgradcam.cam.evidence import Progress
 from xgradcam.errors import CannotWriteError, NotFiniteError, XGradCamError, first_line, is_out_of_memory
 from xgradcam.pictures.photograph import Photograph
+from xgradcam.runs.cores import usable_cores
 from xgradcam.runs.results import Announce, write_results
 from xgradcam.runs.run import Explained, Run
 from xgradcam.runs.sources import STDIN, Source, state_of
@@ -26,9 +28,13 @@ T = TypeVar("T")
 Record = Mapping[str, Any]
 Explainer: TypeAlias = Callable[[Tensor], Explained]
 
-READERS, WRITERS = 2, 2
+# Threads that read, and as many that write. Two on one core: a disk is waited for. More than eight gain nothing,
+# as they wait for the interpreter's lock.
+FEWEST, MOST = 2, 8
 # Photographs of more pixels are read and drawn one at a time, and read twice rather than kept.
 LARGE = 16_000_000
+# Photographs of more pixels than these are read and drawn at most so many at a time.
+BIG, BIG_AT_ONCE = 2_000_000, 8
 # Result for a photograph that was not explained: explanations, its place in their batch, its problem.
 NOTHING: tuple[Explained, int, str] = ((), 0, "")
 
@@ -62,6 +68,25 @@ class _Read:
     notes: Sequence[str] = ()
 
 
+class _Turns:
+    """Lets threads work on photographs at the same time as far as their size allows."""
+
+    def __init__(self) -> None:
+        self.alone = RLock()
+        self._several = BoundedSemaphore(BIG_AT_ONCE)
+
+    def of(self, pixels: int) -> AbstractContextManager[Any]:
+        """The turn of a photograph of so many pixels, to be held while it is worked on."""
+        if pixels > LARGE:
+            return self.alone
+        return self._several if pixels > BIG else nullcontext()
+
+
+def threads() -> int:
+    """The number of threads that read, and of those that write."""
+    return min(MOST, max(FEWEST, usable_cores()))
+
+
 def explain_photographs(
     run: Run,
     done: Container[str] = (),
@@ -82,13 +107,13 @@ def explain_photographs(
     batches = [run.sources[start : start + size] for start in range(0, len(run.sources), size)]
     left = [batch for batch in batches if any(source.path not in done for source in batch)]
     explain = run.explainer(progress)
-    alone = RLock()
-    with _Pool(READERS, "read") as readers, _Pool(WRITERS, "write") as writers:
-        read = _ahead(readers, lambda source: _read(run, source, alone), chain(*left), size + READERS)
+    turns, count = _Turns(), threads()
+    with _Pool(count, "read") as readers, _Pool(count, "write") as writers:
+        read = _ahead(readers, lambda source: _read(run, source, turns), chain(*left), size + count)
         writing: deque[Future[Outcome]] = deque()
 
         def write(item: _Read, explained: Explained, index: int) -> Future[Outcome]:
-            return writers.submit(_write, run, item, explained, index, alone, announce)
+            return writers.submit(_write, run, item, explained, index, turns, announce)
 
         for batch in left:
             writing += _explain_and_write(run, explain, list(islice(read, len(batch))), done, write)
@@ -142,18 +167,18 @@ def _ahead(
         yield result
 
 
-def _read(run: Run, source: Source, alone: AbstractContextManager[Any]) -> _Read:
+def _read(run: Run, source: Source, turns: _Turns) -> _Read:
     state = state_of(source.path)
     with ExitStack() as turn:
 
         def before(pixels: int) -> None:
-            """Wait until no other large photograph is read."""
-            if pixels > LARGE:
-                turn.enter_context(alone)
+            """Wait until there are not too many other large photographs."""
+            turn.enter_context(turns.of(pixels))
 
         try:
             # A file of so many bytes is not read beside another one either.
-            before(state["bytes"] // 3)
+            if state["bytes"] // 3 > LARGE:
+                turn.enter_context(turns.alone)
             reading = source.read(run.value_range, before)
             inputs, canvas = run.prepared(reading.photograph)
         except XGradCamError as error:
@@ -176,7 +201,7 @@ def _write(
     item: _Read,
     explained: Explained,
     index: int,
-    alone: AbstractContextManager[Any],
+    turns: _Turns,
     announce: Announce,
 ) -> Outcome:
     source = item.source
@@ -189,8 +214,9 @@ def _write(
 
     try:
         if item.canvas is not None:
-            return write(item.canvas)
-        with alone:
+            with turns.of(item.canvas.shape[0] * item.canvas.shape[1]):
+                return write(item.canvas)
+        with turns.alone:
             photograph = source.read(run.value_range).photograph
             if state_of(source.path) != item.state:
                 return Outcome(source, (), f"{source.path} changed while it was being explained")
