@@ -224,6 +224,33 @@ def test_resume_does_not_mix_runs_of_different_options(photos, capsys):
     assert "it had other settings for classes" in capsys.readouterr().err
 
 
+def test_a_resumed_run_has_the_batches_that_were_chosen_for_it(monkeypatch):
+    noise("photos", 10)
+    arguments = ["--image-path", "photos", "--target-index", "1", *OWN]
+    assert main([*arguments, "--output-dir", "usual"]) == 0
+    assert "batch_size" not in first_line("usual")
+    sizes = []
+    forward = torch.nn.Linear.forward
+    monkeypatch.setattr(
+        torch.nn.Linear, "forward", lambda self, given: sizes.append(len(given)) or forward(self, given)
+    )
+    # As on a GPU, which has less free memory when the run goes on.
+    for chosen, resume in ((7, []), (5, ["--batch-size", "auto", "--resume"])):
+        monkeypatch.setattr("xgradcam.runs.batches.batch_size_for", lambda _run, chosen=chosen: chosen)
+        sizes.clear()
+        assert main([*arguments, "--output-dir", "out", *resume]) == 0
+        assert first_line("out")["batch_size"] == 7
+        assert [size for size in sizes if size > 1][-2:] == [7, 3]
+        Path("out/0003_1_cam.jpg").unlink()
+        Path("out/0008_1_cam.jpg").unlink()
+
+
+def first_line(folder):
+    """The settings in the record of a run."""
+    with Path(folder, "xgrad-cam.jsonl").open() as file:
+        return json.loads(next(file))
+
+
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_with_the_same_files():
     noise("photos", 120, side=400)

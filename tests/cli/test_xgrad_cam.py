@@ -228,7 +228,10 @@ def test_version():
     ("arguments", "message"),
     [
         ([], "--image-path is missing"),
-        (["--image-path", "x.jpg", "--batch-size", "many"], "invalid int value: 'many'"),
+        (
+            ["--image-path", "x.jpg", "--batch-size", "many"],
+            "invalid int value: 'many' is no number, nor auto",
+        ),
         (["--image-path", "x.jpg", "--colour"], "unrecognized arguments: --colour"),
         (["--image-path", "x.jpg", "--use-cuda", "--device", "cpu"], "not allowed with"),
     ],

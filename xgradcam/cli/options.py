@@ -13,9 +13,8 @@ from xgradcam.layouts.layout import HOW_TO_SAY, parse_layout
 
 # A value of --target-layer and of --method.
 ALL = "all"
-# A value of --target-layer.
+# A value of --target-layer and of --batch-size.
 AUTO = "auto"
-BATCH_SIZE = 8
 FLOAT32 = "float32"
 PRECISIONS = (FLOAT32, "tf32", "bf16")
 # How scores become probabilities; `xgradcam.scores.probability` has them too.
@@ -199,6 +198,14 @@ def _layout_text(text: str) -> str:
     return text
 
 
+def _batch_size(text: str) -> int | None:
+    """The number in the text; None for `auto`."""
+    try:
+        return None if text == AUTO else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid int value: {text!r} is no number, nor {AUTO}") from None
+
+
 def add_device_arguments(parser: Parser) -> None:
     """Add the options of the device."""
     device = parser.add_argument_group("device").add_mutually_exclusive_group()
@@ -243,8 +250,9 @@ def _common_parser(
 def _add_run_arguments(parser: Parser) -> None:
     many = parser.add_argument_group("many photographs")
     many.add_argument(
-        "--batch-size", metavar="INT", type=int, default=BATCH_SIZE,
-        help=f"photographs at a time (default: {BATCH_SIZE}); fewer where the memory is too small",
+        "--batch-size", metavar="INT", type=_batch_size, default=AUTO,
+        help=f"photographs at a time; {AUTO}, the default, takes 8, and on a GPU up to 32 by its free "
+        "memory; fewer where the memory is too small",
     )  # fmt: skip
     many.add_argument(
         "--precision", choices=PRECISIONS, default=PRECISIONS[0],

@@ -67,10 +67,12 @@ def _require_writable(folder: Path) -> None:
 
 def _carry_out(work: "Run", console: Console, resume: bool) -> int:
     """Explain and write everything, with a record and a page if the run has them; return the exit code."""
+    from xgradcam.runs.batches import with_batch_size
     from xgradcam.runs.outputs import Outputs
     from xgradcam.runs.preparation import prepare
     from xgradcam.runs.record import Record
 
+    work = with_batch_size(work, resume)
     outputs = Outputs(work)
     if work.writing.original_names:
         outputs.require_free(())

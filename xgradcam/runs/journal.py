@@ -208,6 +208,15 @@ def names_in(folder: Path) -> tuple[set[str], int]:
     return set().union(*(names for names in files if names)), damaged
 
 
+def settings_in(folder: Path) -> dict[str, Any]:
+    """The settings of the run whose journal is in the folder; empty where they cannot be read."""
+    try:
+        first = _lines_of(folder / NAME)[:1]
+    except (OSError, XGradCamError):
+        return {}
+    return first[0] if first and isinstance(first[0], dict) else {}
+
+
 def _is_whole(line: Any) -> bool:
     """True for a line on a photograph whose files are called after it."""
     names = _files_in(line) if isinstance(line, dict) else set()

@@ -21,15 +21,15 @@ from xgradcam.errors import CannotWriteError, NotFiniteError, XGradCamError, fir
 from xgradcam.pictures.photograph import Photograph
 from xgradcam.runs.cores import usable_cores
 from xgradcam.runs.results import Announce, write_results
-from xgradcam.runs.run import Explained, Run
+from xgradcam.runs.run import USUAL_BATCH, Explained, Run
 from xgradcam.runs.sources import STDIN, Source, state_of
 
 T = TypeVar("T")
 Record = Mapping[str, Any]
 Explainer: TypeAlias = Callable[[Tensor], Explained]
 
-# Threads that read, and as many that write. Two on one core: a disk is waited for. More than eight gain nothing,
-# as they wait for the interpreter's lock.
+# Threads that read, and as many that write. Two on one core: a disk is waited for. More than eight wait for
+# the interpreter's lock.
 FEWEST, MOST = 2, 8
 # Photographs of more pixels are read and drawn one at a time, and read twice rather than kept.
 LARGE = 16_000_000
@@ -103,7 +103,7 @@ def explain_photographs(
     for which the memory is too small, is an outcome with a problem. Raises XGradCamError for what all have in
     common: a wrong layer or class, a full disk.
     """
-    size = run.explaining.batch_size
+    size = run.explaining.batch_size or USUAL_BATCH
     batches = [run.sources[start : start + size] for start in range(0, len(run.sources), size)]
     left = [batch for batch in batches if any(source.path not in done for source in batch)]
     explain = run.explainer(progress)

@@ -25,6 +25,8 @@ from xgradcam.runs.sources import Source
 from xgradcam.scores.targets import Targets
 
 ABLATION_CAM = "ablation-cam"
+# Photographs at a time, unless more are worth it.
+USUAL_BATCH = 8
 
 # For each layer one explanation for each class.
 Explained: TypeAlias = Sequence[Sequence[ClassExplanation]]
@@ -61,8 +63,8 @@ class Explaining:
     """The settings of explaining a photograph.
 
     methods: keys of `METHODS`. augment, axioms: see `explain`. guided: guided backpropagation too.
-    precision: of the network's arithmetic, see `computing_in`. batch_size: photographs at a time.
-    probability, layout: see `explain`.
+    precision: of the network's arithmetic, see `computing_in`. batch_size: photographs at a time; None for 8,
+    or what `with_batch_size` chooses. probability, layout: see `explain`.
     Raises XGradCamError for a batch of none and for what makes no sense together.
     """
 
@@ -71,7 +73,7 @@ class Explaining:
     axioms: bool = False
     guided: bool = False
     precision: str = FLOAT32
-    batch_size: int = 8
+    batch_size: int | None = None
     probability: str | None = None
     layout: str | None = None
 
@@ -85,7 +87,7 @@ class Explaining:
         for method in self.methods:
             if reason := why_not(method, self.precision, self.augment):
                 raise XGradCamError(f"{method}: {reason}: compute in {FLOAT32}")
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise XGradCamError(f"the batch size is {self.batch_size}: take 1 or more")
 
 
