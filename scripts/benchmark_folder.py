@@ -1,6 +1,6 @@
 """A folder of photographs by the command, beside a bare forward and a loop over another package.
 
-    pip install '.[bench]' && python scripts/benchmark_folder.py [--device cuda] [--quick]
+    pip install '.[bench]' && python scripts/benchmark_folder.py [--device cuda] [--quick] [--parts]
 
 200 photographs (500 x 375, JPEG, cut from the example) are explained by two maps each, by processes that take
 turns: `xgrad-cam`; a process that runs the network forward, in its default memory format and without a graph,
@@ -10,6 +10,9 @@ and makes and writes the same pictures from one forward each by torchcam, the fa
 the time without start-up. Medians of the ratios of neighbouring runs are given, with quartiles, from start
 to exit and without start-up, and the photographs a second. Weights are the bundled network's, and random ones
 of ResNet-50.
+
+`--parts` reads the photographs alone, and then writes their results alone, with 1, 2, 4, ... threads as far
+as there are cores, and gives photographs a second.
 """
 
 import argparse
@@ -19,13 +22,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 from measuring import setting, spread
 from PIL import Image
+
+from xgradcam import load_classifier
+from xgradcam.runs.cores import usable_cores
+from xgradcam.runs.preparation import keep_freed_memory
+from xgradcam.runs.results import write_results
+from xgradcam.runs.run import Explaining, Run, Writing
+from xgradcam.runs.sources import Source
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "examples" / "cat-and-coffee.jpg"
 NETWORKS = {"efficientnet-lite0": ("bn2", "default"), "resnet50": ("layer4", "none")}
@@ -131,16 +142,58 @@ def _cells(photographs: int, times: dict[str, list[float]]) -> list[str]:
     return [f"{photographs / statistics.median(ours):.0f}", *map(spread, ratios)]
 
 
+def parts(folder: Path, out: Path, runs: int) -> Iterator[tuple[int, list[float]]]:
+    """Numbers of threads, and the photographs that so many read, and write, a second."""
+    keep_freed_memory()
+    network = "efficientnet-lite0"
+    layer, weights = NETWORKS[network]
+    classifier = load_classifier(network, weights)
+    sources = [Source(str(path), Path(path.stem)) for path in sorted(folder.iterdir())]
+    run = Run(sources, classifier, classifier.framing(), [layer], [None], Explaining(), Writing(out))
+
+    def read(source: Source) -> np.ndarray:
+        return run.prepared(source.read().photograph)[1]
+
+    canvas = read(sources[0])
+    explained = run.explain(run.inputs(canvas))
+
+    def write(source: Source) -> None:
+        write_results(run, source, canvas, explained, 0)
+
+    threads = [2**power for power in range(usable_cores().bit_length())]
+    found: dict[int, list[list[float]]] = {count: [] for count in threads}
+    for _ in range(runs):
+        for count in threads:
+            found[count].append([_rate(work, sources, count) for work in (read, write)])
+    for count, pairs in found.items():
+        yield count, [statistics.median(column) for column in zip(*pairs, strict=True)]
+
+
+def _rate(work: Callable[[Source], object], sources: list[Source], threads: int) -> float:
+    with ThreadPoolExecutor(threads) as pool:
+        started = time.perf_counter()
+        list(pool.map(work, sources))
+        return len(sources) / (time.perf_counter() - started)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="24 photographs, once: shows that it works")
+    parser.add_argument("--parts", action="store_true", help="reading alone and writing alone")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
     arguments = parser.parse_args(argv)
     count, runs = (24, 1) if arguments.quick else (200, 5)
     print(f"{setting(arguments.device)}\n")
+    if arguments.parts:
+        print("| threads | photographs read a second | written a second |\n|---|---|---|")
+        with tempfile.TemporaryDirectory() as place:
+            photographs(Path(place, "many"), count)
+            for threads, (read, written) in parts(Path(place, "many"), Path(place, "out"), runs):
+                print(f"| {threads} | {read:.0f} | {written:.0f} |")
+        return 0
     _, *others = SCRIPTS
     print(
         f"| {count} photographs | photographs a second | "
