@@ -371,3 +371,29 @@ def test_new_tensors_are_those_made_in_the_module_that_someone_holds(images):
         output = layer(older)
         found = new()
     assert sorted(map(id, found)) == sorted(map(id, (output, layer.kept)))
+
+
+def test_what_other_threads_make_meanwhile_keeps_its_graph():
+    trained, made = nn.Parameter(torch.ones(3)), []
+
+    class Keeping(nn.Module):
+        """Keeps what nobody uses, while another thread trains."""
+
+        def __init__(self):
+            super().__init__()
+            self.convolution = nn.Conv2d(3, 4, 1)
+
+        def forward(self, inputs):
+            output = self.convolution(inputs)
+            self.kept = output.mean()
+            thread = threading.Thread(target=lambda: made.append(trained * 2))
+            thread.start()
+            thread.join()
+            return output
+
+    model = nn.Sequential(Keeping(), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 16, 2)).eval()
+    explain(model, torch.randn(1, 3, 4, 4), "0", 1)
+    assert len(made) > 1
+    for tensor in made:
+        (gradient,) = torch.autograd.grad(tensor.sum(), trained)
+        assert gradient.tolist() == [2, 2, 2]

@@ -66,12 +66,21 @@ def detours(model: nn.Module, inputs: Tensor, module: nn.Module) -> list[bool]:
     """
     cuts: list[tuple[Any, int]] = []
     kept: list[Tensor] = []
+    starts = [edge_of(one) for one in module.parameters() if one.requires_grad]
+
+    def tracked(_module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Start a graph, which `borrowed` ends, and put the arguments of the module into it."""
+        torch.set_grad_enabled(True)
+        args, kwargs = substitute((args, kwargs), _tracked)
+        starts.extend(edge_of(one) for one in tensors_of((args, kwargs)) if one.requires_grad)
+        return args, kwargs
+
     try:
         # Only the shape of the graph is read: the tensors in it need no memory.
         with (
             borrowed(model) as run,
             listing_new(module) as new,
-            module.register_forward_pre_hook(_tracked, with_kwargs=True),
+            module.register_forward_pre_hook(tracked, with_kwargs=True),
             saved_tensors_hooks(lambda tensor: tensor.new_empty(0), lambda empty: empty),
         ):
 
@@ -96,16 +105,11 @@ def detours(model: nn.Module, inputs: Tensor, module: nn.Module) -> list[bool]:
         return []
     finally:
         for tensor in kept:
-            if tensor.grad_fn is not None:
+            # Other threads may have made tensors meanwhile, whose graphs are theirs.
+            if tensor.grad_fn is not None and any(edge in starts for edge in edges_of(tensor)):
                 in_place_of(tensor, tensor.detach()) if tensor._is_view() else tensor.detach_()
 
 
-def _tracked(_module: nn.Module, args: Any, kwargs: Any) -> Any:
-    """Start a graph, which `borrowed` ends, and put the arguments of a module into it."""
-    torch.set_grad_enabled(True)
-
-    def track(tensor: Tensor) -> Tensor:
-        # A copy, since nothing may be written into a leaf.
-        return tensor.detach().requires_grad_().clone() if tensor.is_floating_point() else tensor
-
-    return substitute((args, kwargs), track)
+def _tracked(tensor: Tensor) -> Tensor:
+    # A copy, since nothing may be written into a leaf.
+    return tensor.detach().requires_grad_().clone() if tensor.is_floating_point() else tensor
