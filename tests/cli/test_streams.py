@@ -72,7 +72,7 @@ def test_with_json_stdout_has_json_alone_whatever_the_model_prints(capfd):
     assert json.loads(out)["class_index"] in range(4)
     assert "python\n" in err
     assert main(["--list-layers", "--json", *MODEL]) == 0
-    assert capfd.readouterr().out.splitlines()[0].startswith("features.0 ")
+    assert capfd.readouterr().out.splitlines()[0].startswith("input ")
     print("stdout is itself again", flush=True)
     assert capfd.readouterr().out == "stdout is itself again\n"
 
