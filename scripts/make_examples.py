@@ -3,8 +3,6 @@
     python scripts/make_examples.py
 
 Needs the package, scikit-image, and for page.jpg Chromium. The same versions give the same files.
-evaluation.png is copied from the output folder of
-`python -m xgradcam.evaluation --installed --target-layer blocks.6.0.bn2 bn2`.
 """
 
 import shutil
