@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -67,20 +68,12 @@ def detours(model: nn.Module, inputs: Tensor, module: nn.Module) -> list[bool]:
     cuts: list[tuple[Any, int]] = []
     kept: list[Tensor] = []
     starts = [edge_of(one) for one in module.parameters() if one.requires_grad]
-
-    def tracked(_module: nn.Module, args: Any, kwargs: Any) -> Any:
-        """Start a graph, which `borrowed` ends, and put the arguments of the module into it."""
-        torch.set_grad_enabled(True)
-        args, kwargs = substitute((args, kwargs), _tracked)
-        starts.extend(edge_of(one) for one in tensors_of((args, kwargs)) if one.requires_grad)
-        return args, kwargs
-
     try:
         # Only the shape of the graph is read: the tensors in it need no memory.
         with (
             borrowed(model) as run,
             listing_new(module) as new,
-            module.register_forward_pre_hook(tracked, with_kwargs=True),
+            module.register_forward_pre_hook(partial(_begin, starts), with_kwargs=True),
             saved_tensors_hooks(lambda tensor: tensor.new_empty(0), lambda empty: empty),
         ):
 
@@ -108,6 +101,14 @@ def detours(model: nn.Module, inputs: Tensor, module: nn.Module) -> list[bool]:
             # Other threads may have made tensors meanwhile, whose graphs are theirs.
             if tensor.grad_fn is not None and any(edge in starts for edge in edges_of(tensor)):
                 in_place_of(tensor, tensor.detach()) if tensor._is_view() else tensor.detach_()
+
+
+def _begin(starts: list[tuple[Any, int]], _module: nn.Module, args: Any, kwargs: Any) -> Any:
+    """Start a graph, which `borrowed` ends, and put the arguments of a module into it, at the starts."""
+    torch.set_grad_enabled(True)
+    args, kwargs = substitute((args, kwargs), _tracked)
+    starts += [edge_of(one) for one in tensors_of((args, kwargs)) if one.requires_grad]
+    return args, kwargs
 
 
 def _tracked(tensor: Tensor) -> Tensor:
