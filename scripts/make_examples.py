@@ -148,13 +148,13 @@ def main() -> None:
     late = row(classifier, both, CAT, LATE_LAYER)
     layers = picture_of_all_layers()
     pictures = {
-        "all-layers": smaller(layers, layers.shape[0] * 2 // 3),
+        "all-layers": smaller(layers, layers.shape[0] // 2),
         "photograph": smaller(both, HEIGHT),
         "explanation": row_with_errors(classifier, both, CAT, EARLY_LAYER),
         "complete": smaller(complete, complete.shape[0] * 2 // 3),
         "last-layer": smaller(last, last.shape[0] * 2 // 3),
         "late-layer": smaller(late, late.shape[0] * 2 // 3),
-        "methods": smaller(methods, methods.shape[0] // 2),
+        "methods": smaller(methods, methods.shape[0] * 2 // 5),
     }
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser:
