@@ -27,7 +27,7 @@ from xgradcam.operations.constants import Kind
 from xgradcam.operations.masses import Masses
 from xgradcam.operations.places import Follower, Grid
 from xgradcam.proof.tracing import TracedIntercept, Tracer, refuse_custom_functions
-from xgradcam.proof.verification import RELATIVE_TOLERANCE, ROUNDINGS
+from xgradcam.proof.verification import RELATIVE_TOLERANCE, tolerance_of
 from xgradcam.scores.score import Score, of_sample, values_of
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -92,9 +92,8 @@ class Trace:
     def _closes(self, terms: Terms, score: Tensor) -> Tensor:
         """True where the terms add up to the score, within the tolerance of `Verification`, (N,)."""
         dtype = max(self._dtypes(score) & RELATIVE_TOLERANCE.keys(), key=lambda each: torch.finfo(each).eps)
-        score, rounding = score.detach().double(), ROUNDINGS * torch.finfo(dtype).eps / 2
-        tolerance = torch.maximum(RELATIVE_TOLERANCE[dtype] * score.abs(), rounding * terms.magnitude)
-        return (score - terms.sum()).abs() <= tolerance
+        score = score.detach().double()
+        return (score - terms.sum()).abs() <= tolerance_of(score, terms.magnitude, dtype)
 
     def _dtypes(self, score: Tensor) -> set[torch.dtype]:
         """The precisions in which the layer's output, the score and what lies between are computed."""
@@ -145,7 +144,7 @@ class Trace:
                 whole = float(score[sample].detach())
                 left = 0.0 if terms is None else whole - float(terms.sum())
                 advice = "proof-verify (verify) shows them, float64 (--double there) rounds less"
-                if coarse := [str(each).removeprefix("torch.") for each in trace._dtypes(score) - known]:
+                if coarse := [str(dtype).removeprefix("torch.") for dtype in trace._dtypes(score) - known]:
                     advice = f"behind the layer the model computes in {coarse[0]}: take float32 or float64"
                 raise XGradCamError(
                     f"no complete map: its terms leave {left:.3g} of the score {whole:.6g} open; {advice}"

@@ -14,6 +14,15 @@ RELATIVE_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 ROUNDINGS = 16
 
 
+def tolerance_of(score: Tensor, magnitude: Tensor, dtype: torch.dtype) -> Tensor:
+    """The rounding error to expect of the sum of the terms, (N,), in float64.
+
+    score, magnitude: (N,), of the terms; see `Verification`. dtype: the coarsest that they are computed in.
+    """
+    rounding = ROUNDINGS * torch.finfo(dtype).eps / 2
+    return torch.maximum(RELATIVE_TOLERANCE[dtype] * score.abs(), rounding * magnitude)
+
+
 @dataclass(frozen=True)
 class Contribution:
     """The amount that one operation adds to the scores: value (N,), float64.
@@ -92,8 +101,7 @@ class Verification:
     @property
     def tolerance(self) -> Tensor:
         """The rounding error to expect: `RELATIVE_TOLERANCE` of the score or `ROUNDINGS` of the terms."""
-        rounding = ROUNDINGS * torch.finfo(self.dtype).eps / 2
-        return torch.maximum(RELATIVE_TOLERANCE[self.dtype] * self.score.abs(), rounding * self.magnitude)
+        return tolerance_of(self.score, self.magnitude, self.dtype)
 
     @property
     def closes(self) -> Tensor:
