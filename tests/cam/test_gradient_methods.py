@@ -8,9 +8,8 @@ from tests.support import TinyNet
 from xgradcam import explain, verify
 from xgradcam.cam.evidence import Evidence
 from xgradcam.cam.explain import evidence_of
-from xgradcam.cam.explanation import weighted_map
 from xgradcam.cam.gradient_methods import EPSILON, grad_cam, xgrad_cam
-from xgradcam.cam.methods import METHODS
+from xgradcam.cam.methods import METHODS, weighted_map
 
 PLACES = ("hires-cam", "grad-cam-elementwise", "layer-cam")
 # Those of activation and gradient alone whose channels are alike: random weights go by their place.

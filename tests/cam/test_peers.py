@@ -15,8 +15,7 @@ from tests.support import EXAMPLES
 from xgradcam import explain, explain_score, load_classifier, read_image
 from xgradcam.cam import network_methods as perturbations
 from xgradcam.cam.explain import evidence_of
-from xgradcam.cam.explanation import weighted_map
-from xgradcam.cam.methods import METHODS
+from xgradcam.cam.methods import METHODS, weighted_map
 
 package = pytest.importorskip("pytorch_grad_cam")
 needs_torchcam = pytest.mark.skipif(sys.version_info < (3, 11), reason="torchcam 0.5 needs Python 3.11")

@@ -123,11 +123,6 @@ class ClassExplanation(Explanation):
         return probabilities.gather(1, self.targets[:, None])[:, 0]
 
 
-def weighted_map(weights: Tensor, activation: Tensor) -> Tensor:
-    """Σ_k w_k F^k, signed: (N, h, w). `weights` broadcast against the activation (N, C, h, w)."""
-    return (weights * activation).sum(dim=1)
-
-
 def heatmap(signed: Tensor, size: tuple[int, int]) -> Tensor:
     """ReLU, bilinear upsampling to `size` (H, W), minus minimum, over maximum: (N, H, W) in [0, 1].
 

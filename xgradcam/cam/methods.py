@@ -35,7 +35,7 @@ class Method:
 
     def map(self, evidence: Evidence, weights: Tensor) -> Tensor:
         """The signed map, (N, h, w): Σ_k w_k F^k, and all constants if the method is complete."""
-        signed = (weights * evidence.activation).sum(dim=1)
+        signed = weighted_map(weights, evidence.activation)
         if not self.complete:
             return signed
         if evidence.terms is None:
@@ -156,6 +156,11 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         ),
     }
 )
+
+
+def weighted_map(weights: Tensor, activation: Tensor) -> Tensor:
+    """Σ_k w_k F^k, signed: (N, h, w). `weights` broadcast against the activation (N, C, h, w)."""
+    return (weights * activation).sum(dim=1)
 
 
 def title_of(method: str) -> str:
