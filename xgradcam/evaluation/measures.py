@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.cam.evidence import Evidence, Progress, probe_of
-from xgradcam.cam.explain import evidence_of, explain
+from xgradcam.cam.explain import evidence_of
 from xgradcam.cam.explanation import conservation_error, heatmap, sensitivity_error
 from xgradcam.cam.methods import METHODS
 from xgradcam.errors import NotApplicableError, XGradCamError
@@ -79,13 +79,21 @@ class Question:
         return ChangedPixels(self.inputs, self.steps, self.removed)
 
     def at(
-        self, layer: str, progress: Progress = lambda _done, _total: None, model: nn.Module | None = None
+        self,
+        layer: str,
+        progress: Progress = lambda _done, _total: None,
+        model: nn.Module | None = None,
+        *,
+        complete: bool = False,
     ) -> "AtLayer":
-        """The evidence for the class at a layer, of the model or of another with the same layers."""
+        """The evidence for the class at a layer, of the model or of another with the same layers.
+
+        complete: as in `evidence_of`.
+        """
         model = model or self.model
         started = time.perf_counter()
         about = self.target, self.output, progress
-        evidence = evidence_of(model, self.inputs, layer, *about, layout=self.layout)
+        evidence = evidence_of(model, self.inputs, layer, *about, layout=self.layout, complete=complete)
         return AtLayer(self, layer, model, evidence, time.perf_counter() - started)
 
     def heatmap(self, signed: Tensor) -> Tensor:
@@ -117,28 +125,20 @@ class AtLayer:
     seconds: float
 
     @cached_property
-    def complete(self) -> tuple[Tensor, Tensor, float]:
-        """The map of the constants behind the layer, (1, h, w), what is nowhere, (1,), and the seconds.
-
-        Raises XGradCamError for a model whose constants cannot be found.
-        """
-        question = self.question
-        methods = [name for name, method in METHODS.items() if method.complete][:1]
-        started = time.perf_counter()
-        found = explain(
-            self.model, question.inputs, self.layer, question.target, methods, question.output,
-            layout=question.layout,
-        )  # fmt: skip
-        return found.constants, found.nowhere, time.perf_counter() - started
+    def complete(self) -> "AtLayer":
+        """The same with the terms of Eq. 5; XGradCamError for a model whose constants cannot be found."""
+        return self.question.at(self.layer, model=self.model, complete=True)
 
     def drawn(self, method: str) -> DrawnMap:
         """The method's map; NotApplicableError, or XGradCamError for a complete one, if there is none."""
-        constants, nowhere, shared = self.complete if METHODS[method].complete else (0, None, self.seconds)
+        at = self.complete if METHODS[method].complete else self
         started = time.perf_counter()
-        weights = METHODS[method](self.evidence)
-        weighted = weights * self.evidence.activation
-        seconds = shared + time.perf_counter() - started
-        return DrawnMap(weighted.sum(dim=1) + constants, weighted.sum(dim=(2, 3)), nowhere, seconds)
+        weights = METHODS[method](at.evidence)
+        signed = METHODS[method].map(at.evidence, weights)
+        seconds = at.seconds + time.perf_counter() - started
+        channel_sums = (weights * at.evidence.activation).sum(dim=(2, 3))
+        nowhere = None if at.evidence.terms is None else at.evidence.terms.nowhere
+        return DrawnMap(signed, channel_sums, nowhere, seconds)
 
     def drawn_if_any(self, method: str) -> DrawnMap | None:
         """The method's map; None if it does not apply, or a complete map cannot be found."""
