@@ -1,9 +1,9 @@
-"""What `proof-verify` verifies: a score of one photograph, at layers of a classifier."""
+"""The proof of `proof-verify`: a score of one photograph, verified at layers of a classifier."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xgradcam.cli.proof_report import Row, grid_of
 from xgradcam.errors import XGradCamError
@@ -37,6 +37,13 @@ class Proof:
             return Contrast(self.target, self.others, output=self.classifier.output)
         return ClassScore(torch.tensor([self.target], device=self.inputs.device), self.classifier.output)
 
+    @property
+    def _scored(self) -> dict[str, Any]:
+        """The arguments by which `verify` knows the score."""
+        if self.others:
+            return {"score": self.score}
+        return {"targets": self.target, "output": self.classifier.output}
+
     @cached_property
     def layers(self) -> "dict[str, Layer]":
         """The model's layers by name."""
@@ -60,10 +67,7 @@ class Proof:
         """The layer's row."""
         from xgradcam.proof.verify import verify
 
-        model, output = self.classifier.module, self.classifier.output
-        if self.others:
-            return self._row(layer, verify(model, self.inputs, layer, score=self.score))
-        return self._row(layer, verify(model, self.inputs, layer, self.target, output))
+        return self._row(layer, verify(self.classifier.module, self.inputs, layer, **self._scored))
 
     def verify_all(self, layers: Sequence[str]) -> list[Row]:
         """A row for each layer; XGradCamError where none of them can be verified."""
@@ -71,12 +75,8 @@ class Proof:
 
         from xgradcam.proof.verify import verify_layers
 
-        model, inputs, output = self.classifier.module, self.inputs, self.classifier.output
         layouts = {name: layer.layout for name, layer in self.layers.items()}
-        if self.others:
-            results = verify_layers(model, inputs, layers, score=self.score, layouts=layouts)
-        else:
-            results = verify_layers(model, inputs, layers, self.target, output, layouts=layouts)
+        results = verify_layers(self.classifier.module, self.inputs, layers, layouts=layouts, **self._scored)
         found = dict(tqdm(results, total=len(layers), unit="layer", leave=False, delay=1, disable=None))
         rows = [self._row(layer, found[layer]) for layer in layers]
         if all(row.verification is None for row in rows):
