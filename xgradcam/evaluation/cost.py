@@ -1,4 +1,4 @@
-"""What an evaluation will cost, from a first batch of everything that it asks the network for."""
+"""The cost of an evaluation to come, from a first batch of everything that it asks the network for."""
 
 import time
 from collections import defaultdict

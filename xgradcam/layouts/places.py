@@ -160,7 +160,7 @@ class Marked:
         return self._see(module, output) if output.ndim in (3, 4) and len(output) == count else output
 
     def told_of(self, module: nn.Module, shape: tuple[int, ...], axis: int) -> set[tuple[Grid, int]]:
-        """What is told of an output of this shape (N, ...) whose channels are along an axis."""
+        """The places told of an output of this shape (N, ...) whose channels are along an axis."""
         seen, told = self.told.get(module, ((), {}))
         return told.get(axis, set()) if seen == shape[1:] else set()
 

@@ -33,7 +33,7 @@ KINDS = {1: "whole", 2: "signed", 3: "floating-point", 4: "undefined", 5: "compl
 
 
 class _Header(NamedTuple):
-    """How numbers are written in a TIFF, and where its first page is described."""
+    """The form of numbers in a TIFF, and the place where its first page is described."""
 
     order: str
     is_big: bool

@@ -39,7 +39,7 @@ class Graphs(Protocol):
     device: str
 
     def capture(self, work: Callable[[], T], device: torch.device) -> tuple[T, Callable[[], object]]:
-        """What the work returned, and a function that computes it again, into the same tensors.
+        """The result of the work, and a function that computes it again, into the same tensors.
 
         May raise anything where that is not possible.
         """
@@ -51,7 +51,7 @@ class CudaGraphs:
     device = "cuda"
 
     def capture(self, work: Callable[[], T], device: torch.device) -> tuple[T, Callable[[], object]]:
-        """What the work returned, and a function that computes it again, into the same tensors."""
+        """The result of the work, and a function that computes it again, into the same tensors."""
         random = torch.cuda.default_generators[device.index]
         unharmed = random.clone_state()
         graph = torch.cuda.CUDAGraph()
