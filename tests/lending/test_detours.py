@@ -397,3 +397,20 @@ def test_what_other_threads_make_meanwhile_keeps_its_graph():
     for tensor in made:
         (gradient,) = torch.autograd.grad(tensor.sum(), trained)
         assert gradient.tolist() == [2, 2, 2]
+
+
+def test_what_other_threads_keep_is_no_detour():
+    """It would cost another forward of the network."""
+    kept, runs = [], []
+
+    class Working(nn.Module):
+        def forward(self, inputs):
+            thread = threading.Thread(target=lambda: kept.append(torch.ones(4).exp()))
+            thread.start()
+            thread.join()
+            return inputs.exp()
+
+    model = nn.Sequential(Working(), nn.Flatten(), nn.Linear(48, 2)).eval()
+    model.register_forward_pre_hook(lambda *_: runs.append(1))
+    explain(model, torch.randn(1, 3, 4, 4), "0", 1, layout="channels-first")
+    assert len(kept) == len(runs) == 1

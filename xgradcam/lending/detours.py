@@ -3,13 +3,13 @@
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from xgradcam.errors import is_out_of_memory
 from xgradcam.lending.borrowing import borrowed, fields_of
@@ -22,18 +22,23 @@ def listing_new(module: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
     """Yield a function that lists the tensors that the module made in this run, and that are still there.
 
     It is to be called at the module's output. Listed are floating-point tensors, wherever they are kept: the
-    youngest objects of the garbage collector. Its buffers and attributes into which it wrote are listed too.
+    youngest objects of the garbage collector, but for those that other threads made meanwhile. Its buffers
+    and attributes into which it wrote are listed too.
     """
     was_enabled = gc.isenabled()
     versions: list[tuple[Tensor, int]] = []
+    watching, memory = ExitStack(), _Memory()
 
     def begin(*_: Any) -> None:
         versions[:] = [(one, one._version) for one in _held_by(module) if not one.is_inference()]
         # Whatever is older leaves the youngest generation, and nothing made from now on does.
         gc.collect(0)
         gc.disable()
+        watching.close()
+        watching.enter_context(memory)
 
     def resume() -> None:
+        watching.close()
         if was_enabled:
             gc.enable()
 
@@ -41,6 +46,7 @@ def listing_new(module: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
         # By their type: isinstance asks the objects, which may answer by anything.
         made = [one for one in gc.get_objects(0) if issubclass(type(one), Tensor)]
         resume()
+        made = [one for one in made if memory.has(one)]
         made += [tensor for tensor, version in versions if tensor._version != version]
         return [tensor for tensor in made if tensor.is_floating_point()]
 
@@ -48,6 +54,31 @@ def listing_new(module: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
         left.callback(resume)
         left.enter_context(module.register_forward_pre_hook(begin))
         yield new
+
+
+class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The memory of the results of operations in this thread."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._places: set[int] = set()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call the operation, and note the memory of what it makes."""
+        result = function(*args, **(kwargs or {}))
+        self._places.update(map(_place_of, tensors_of(result)))
+        return result
+
+    def has(self, tensor: Tensor) -> bool:
+        """True if the tensor lies in this memory: a view of a result is another object than the result."""
+        return _place_of(tensor) in self._places
+
+
+def _place_of(tensor: Tensor) -> int:
+    """A number for the memory of a tensor; 0 for a sparse one and the like, whose memory is that of parts."""
+    return tensor.untyped_storage()._cdata if tensor.layout is torch.strided else 0
 
 
 def _held_by(module: nn.Module) -> Iterator[Tensor]:
@@ -67,13 +98,12 @@ def detours(model: nn.Module, inputs: Tensor, module: nn.Module) -> list[bool]:
     """
     cuts: list[tuple[Any, int]] = []
     kept: list[Tensor] = []
-    starts = [edge_of(one) for one in module.parameters() if one.requires_grad]
     try:
         # Only the shape of the graph is read: the tensors in it need no memory.
         with (
             borrowed(model) as run,
             listing_new(module) as new,
-            module.register_forward_pre_hook(partial(_begin, starts), with_kwargs=True),
+            module.register_forward_pre_hook(_tracked, with_kwargs=True),
             saved_tensors_hooks(lambda tensor: tensor.new_empty(0), lambda empty: empty),
         ):
 
@@ -98,19 +128,16 @@ def detours(model: nn.Module, inputs: Tensor, module: nn.Module) -> list[bool]:
         return []
     finally:
         for tensor in kept:
-            # Other threads may have made tensors meanwhile, whose graphs are theirs.
-            if tensor.grad_fn is not None and any(edge in starts for edge in edges_of(tensor)):
+            if tensor.grad_fn is not None:
                 in_place_of(tensor, tensor.detach()) if tensor._is_view() else tensor.detach_()
 
 
-def _begin(starts: list[tuple[Any, int]], _module: nn.Module, args: Any, kwargs: Any) -> Any:
-    """Start a graph, which `borrowed` ends, and put the arguments of a module into it, at the starts."""
+def _tracked(_module: nn.Module, args: Any, kwargs: Any) -> Any:
+    """Start a graph, which `borrowed` ends, and put the arguments of a module into it."""
     torch.set_grad_enabled(True)
-    args, kwargs = substitute((args, kwargs), _tracked)
-    starts += [edge_of(one) for one in tensors_of((args, kwargs)) if one.requires_grad]
-    return args, kwargs
 
+    def track(tensor: Tensor) -> Tensor:
+        # A copy, since nothing may be written into a leaf.
+        return tensor.detach().requires_grad_().clone() if tensor.is_floating_point() else tensor
 
-def _tracked(tensor: Tensor) -> Tensor:
-    # A copy, since nothing may be written into a leaf.
-    return tensor.detach().requires_grad_().clone() if tensor.is_floating_point() else tensor
+    return substitute((args, kwargs), track)
