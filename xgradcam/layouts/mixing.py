@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from xgradcam.lending.dispatching import DispatchMode
 
 # Share of the largest change below which an entry counts as unchanged.
 UNCHANGED = 1e-3
@@ -28,7 +29,7 @@ _RANDOM = {
 _ATTENTION = {"_native_multi_head_attention"}
 
 
-class Noting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Noting(DispatchMode):
     """Keeps the arguments of operations that may mix places, in order: `noted`."""
 
     def __init__(self) -> None:
@@ -48,7 +49,7 @@ def _may_mix(name: str) -> bool:
     return name in _AXES or name in _SUMS or name in _ATTENTION or name.startswith("_scaled_dot_product")
 
 
-class Unmixed(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Unmixed(DispatchMode):
     """Operations on batches of `count` samples in which a change of a few places stays at these places.
 
     The first sample is the unchanged one. A product that sums over places, such as that of an attention's

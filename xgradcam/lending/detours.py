@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from xgradcam.errors import is_out_of_memory
 from xgradcam.lending.borrowing import borrowed, fields_of
+from xgradcam.lending.dispatching import DispatchMode
 from xgradcam.lending.outputs import at_output, in_place_of, is_new
 from xgradcam.operations.calls import edge_of, edges_of, substitute, tensors_of
 
@@ -56,7 +56,7 @@ def listing_new(module: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
         yield new
 
 
-class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Memory(DispatchMode):
     """The memory of the results of operations in this thread."""
 
     def __init__(self) -> None:
