@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from tests.proof.support import net, random, redrawn
@@ -500,29 +501,54 @@ def test_a_sample_in_a_batch_has_the_map_that_it_has_alone():
         torch.testing.assert_close(together[index : index + 1], alone, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("samples", [3, 12])
-def test_where_the_first_axis_is_not_the_samples_each_is_traced_alone(samples):
-    """A recurrence over 12 places, with the samples second: also where there are as many as places."""
+class Recurrent(nn.Module):
+    """A layer over 12 places and their mean, with the samples at another axis than the first."""
 
-    class Recurrent(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.patches = nn.Conv2d(3, 4, 4, 4)
-            self.mix = nn.Linear(4, 4)
-            self.head = nn.Linear(4, 3)
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+        self.patches = nn.Conv2d(3, 4, 4, 4)
+        self.mix = nn.Linear(4, 4)
+        self.head = nn.Linear(4, 3)
 
-        def forward(self, inputs: Tensor) -> Tensor:
-            tokens = self.patches(inputs).flatten(2).permute(2, 0, 1)
+    def forward(self, inputs: Tensor) -> Tensor:
+        tokens = self.patches(inputs).flatten(2).permute((2, 0, 1) if self.axis == 1 else (2, 1, 0))
+        if self.axis == 1:
             return self.head((self.mix(tokens).tanh() + tokens).mean(0))
+        moved = self.mix.weight @ tokens + self.mix.bias[:, None]
+        return self.head((moved.tanh() + tokens).mean(0).T)
 
-    model = redrawn(Recurrent(), seed=1)
+
+@pytest.mark.parametrize("samples", [1, 2, 3, 5, 12, 24])
+@pytest.mark.parametrize("axis", [1, 2])
+def test_samples_are_told_behind_tokens_and_traced_alone_behind_channels(axis, samples):
+    """Also where there are as many as places, or a number that divides them."""
+    model, runs = redrawn(Recurrent(axis), seed=1), []
     images = random(samples, 3, 12, 16, seed=2)
+    model.register_forward_pre_hook(lambda _module, inputs: runs.append(len(inputs[0])))
     explained = explain(model, images, "patches", 1, ["complete-cam"])
+    alone = samples if axis == 2 and samples > 1 else 0
+    assert runs[-alone - 1 :] == [samples] + [1] * alone
     torch.testing.assert_close(total(explained), explained.score, rtol=1e-10, atol=1e-12)
     with torch.no_grad():
         tokens = model.patches(images).flatten(2).mT
         sent = ((model.mix(tokens).tanh() + tokens) @ model.head.weight[1]) / 12
     torch.testing.assert_close(explained.maps["complete-cam"].flatten(1), sent, rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("samples", [2, 17])
+def test_a_batch_of_a_vision_transformer_of_torchvision_is_traced_whole(samples):
+    """Its attention puts 17 tokens before the samples."""
+    vit = torchvision.models.VisionTransformer(64, 16, 3, 2, 32, 64, num_classes=4)
+    model, runs = redrawn(vit, seed=3), []
+    images = random(samples, 3, 64, 64, seed=4)
+    layer, asked = "encoder.layers.encoder_layer_1.ln_1", ["complete-cam"]
+    alone = [explain(model, images[i : i + 1], layer, 1, asked).maps["complete-cam"] for i in range(2)]
+    model.register_forward_pre_hook(lambda _module, inputs: runs.append(len(inputs[0])))
+    together = explain(model, images, layer, 1, asked, layout="4x4+1")
+    assert runs[-1] == samples
+    torch.testing.assert_close(total(together), together.score, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(together.maps["complete-cam"][:2], torch.cat(alone), rtol=1e-9, atol=1e-11)
 
 
 def test_float32_keeps_the_tolerance_and_half_precision_is_refused():

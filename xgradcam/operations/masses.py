@@ -19,11 +19,11 @@ class Masses:
         self._coded: Tensor | None = None
         self._nowhere: Tensor | float = 0.0
 
-    def add(self, places: Places, gradient: Tensor, value: Tensor) -> Tensor:
-        """Add Σ gradient · value of one result; return it for each sample, (N,).
+    def add(self, places: Places, gradient: Tensor, value: Tensor) -> Tensor | None:
+        """Add Σ gradient · value of one result; return it for each sample, (N,), or None if it has no axis of them.
 
-        gradient: of the result's shape, whose first axis is the samples, or each sample's parts in turn.
-        value: broadcasts against it.
+        gradient: of the result's shape. Its first axis is the samples, or each sample's parts in turn, or its
+        second one is the samples, behind tokens. value: broadcasts against it.
         """
         if isinstance(places, Grid) and len(gradient) == self._samples:
             at = _over_channels(gradient, value).double()
@@ -31,6 +31,10 @@ class Masses:
             return at.sum(dim=(1, 2))
         products = gradient * value
         codes = None if places is None else self._follower.codes_in(places, gradient)
+        axis = self._axis_of_samples(products, codes)
+        if axis is None:
+            return None
+        products, codes = products.movedim(axis, 0), None if codes is None else codes.movedim(axis, 0)
         if codes is not None and codes.ndim > 1 and codes.stride(-1) == 0:
             # All channels of a token lie at one place.
             products, codes = products.sum(-1), codes[..., 0]
@@ -46,6 +50,15 @@ class Masses:
             self._coded = grown
         self._coded.scatter_add_(1, (codes + 1).reshape(self._samples, -1), products.double())
         return total
+
+    def _axis_of_samples(self, result: Tensor, codes: Tensor | None) -> int | None:
+        """The axis of the samples, 0 or 1. All samples have the same places, which decides between the two."""
+        first = result.ndim > 0 and len(result) % self._samples == 0
+        second = result.ndim > 1 and result.shape[1] == self._samples
+        if first and second and codes is not None and codes.stride(0) != 0:
+            each = codes.reshape(self._samples, -1)
+            first = bool((each == each[0]).all())
+        return 0 if first else 1 if second else None
 
     def at_cells(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The sums at each cell of the layer, (N, h, w), and what is nowhere, (N,); float64, as `like`."""

@@ -100,7 +100,7 @@ class Trace:
         return {score.dtype, self.recording.activation.dtype, *(one.dtype for one in self.tracer.intercepts)}
 
     def _terms(self, score: Tensor) -> tuple[Tensor, Terms | None]:
-        """The gradient and the terms; None if an operation's first axis is not that of the samples.
+        """The gradient and the terms; None if an operation's result has no axis of the samples.
 
         The gradient at an operation's result is summed while the backward pass has it, and not kept.
         """
@@ -111,8 +111,7 @@ class Trace:
         def add(one: TracedIntercept, gradients: Sequence[Tensor | None]) -> None:
             by_result = gradients[one.edge.output_nr]
             if by_result is not None:
-                fits = by_result.ndim and len(by_result) % samples == 0
-                sizes.append(masses[one.kind].add(one.places, by_result, one.value) if fits else None)
+                sizes.append(masses[one.kind].add(one.places, by_result, one.value))
 
         with ExitStack() as hooks:
             for one in self.tracer.intercepts if samples else ():
