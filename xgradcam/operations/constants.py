@@ -3,7 +3,7 @@
 An operation is v = h(p), where p are its inputs that depend on the layer. Its tangent at p is J(p)·p + c.
 The intercept c = h(p) − J(p)·p is *bias* if h is piecewise affine, *bypass* if c comes from a tensor that
 enters h beside p (a skip path, a parallel branch, a positional embedding), and *curvature* for any other h.
-`RULES` has shortcuts for common operations; all others are computed from this definition.
+`RULES` has shortcuts for common operations, `curved` formulas; all others are computed from this definition.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xgradcam.errors import XGradCamError
 from xgradcam.operations.calls import Call, depends, float_tensors_of, tensors_of
+from xgradcam.operations.curved import CLOSED
 
 Kind: TypeAlias = Literal["bias", "bypass", "curvature"]
 
@@ -40,8 +41,13 @@ Rule: TypeAlias = Callable[[Call], "Intercept | None"]
 
 def intercept(call: Call) -> Intercept | None:
     """h(p) − J(p)·p of the call, by a rule if there is one; None if it is known to be 0."""
-    rule = RULES.get(call.operation) if call.is_of_torch() else None
-    return tangent_intercept(call) if rule is None else rule(call)
+    if not call.is_of_torch():
+        return tangent_intercept(call)
+    if rule := RULES.get(call.operation):
+        return rule(call)
+    with torch.no_grad():
+        value = CLOSED[call.operation](call) if call.operation in CLOSED else None
+    return tangent_intercept(call) if value is None else Intercept("curvature", [value])
 
 
 def is_linear(call: Call) -> bool:
