@@ -28,6 +28,7 @@ BUNDLED = "efficientnet-lite0"
 COMPLETE = {
     "resnet50": ("layer4.2", "layer3.5", "layer2.0", "conv1"),
     BUNDLED: ("bn2", "blocks.4.2.bn3", "blocks.2.1.bn3", "conv_stem"),
+    "timm/vit_tiny_patch16_224": ("blocks.11.norm1", "blocks.8.norm1", "blocks.3.norm1", "blocks.0.norm1"),
 }
 BATCHES = (1, 8)
 

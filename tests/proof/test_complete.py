@@ -545,8 +545,11 @@ def test_a_batch_of_a_vision_transformer_of_torchvision_is_traced_whole(samples)
     layer, asked = "encoder.layers.encoder_layer_1.ln_1", ["complete-cam"]
     alone = [explain(model, images[i : i + 1], layer, 1, asked).maps["complete-cam"] for i in range(2)]
     model.register_forward_pre_hook(lambda _module, inputs: runs.append(len(inputs[0])))
-    together = explain(model, images, layer, 1, asked, layout="4x4+1")
+    explain(model, images, layer, 1, asked)
     assert runs[-1] == samples
+    runs.clear()
+    together = explain(model, images, layer, 1, asked)
+    assert runs == [samples]  # the layout is remembered
     torch.testing.assert_close(total(together), together.score, rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(together.maps["complete-cam"][:2], torch.cat(alone), rtol=1e-9, atol=1e-11)
 

@@ -5,7 +5,7 @@ into. Neither global variables are seen, nor arrays of NumPy that change.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from inspect import getattr_static
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
@@ -46,6 +46,27 @@ def known_layouts(model: nn.Module) -> Known:
         known = {}
         _FOUND[model] = list(map(_hold, things)), known
     return known
+
+
+def key_of(module: nn.Module, inputs: Tensor, shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """The key of the layout of a module's output of this shape."""
+    return ref(module), inputs.shape, inputs.is_meta, tuple(shape)
+
+
+def finder_of(
+    model: nn.Module, module: nn.Module, inputs: Tensor
+) -> Callable[[tuple[int, ...]], Layout | None]:
+    """A function from the shape of a module's output to its layout, if it is known.
+
+    It is made before the model runs: while it does, hooks make it another one.
+    """
+    known = known_layouts(model)
+
+    def find(shape: tuple[int, ...]) -> Layout | None:
+        found = known.get(key_of(module, inputs, shape))
+        return found if isinstance(found, Layout) else None
+
+    return find
 
 
 def _things(model: nn.Module) -> Iterator[Any]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from threading import get_ident
 from typing import Any, NamedTuple
-from weakref import ref
 
 from torch import Tensor, nn
 from torch.nn.modules import activation
@@ -19,7 +18,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts.axes import FIRST, LAST, axis_by_type
 from xgradcam.layouts.layout import HOW_TO_SAY, PREFIXES, Layout, image_grids, token_layouts
-from xgradcam.layouts.memory import Known, known_layouts
+from xgradcam.layouts.memory import Known, key_of, known_layouts
 from xgradcam.layouts.places import Grid, Marked, halved
 from xgradcam.lending.borrowing import borrowed
 
@@ -87,7 +86,7 @@ class Watch:
         if shape is not None and self.made[number].shape != shape:
             self.made[number] = Made(module, shape, False)
         shape = tuple(self.made[number].shape or ())
-        key = ref(module), self.inputs.shape, self.inputs.is_meta, shape
+        key = key_of(module, self.inputs, shape)
         if key not in self.known:
             try:
                 self.known[key] = self._found(number, shape)

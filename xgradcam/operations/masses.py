@@ -20,10 +20,10 @@ class Masses:
         self._nowhere: Tensor | float = 0.0
 
     def add(self, places: Places, gradient: Tensor, value: Tensor) -> Tensor | None:
-        """Add Σ gradient · value of one result; return it for each sample, (N,), or None if it has no axis of them.
+        """Add Σ gradient · value of one result; return it for each sample, (N,).
 
-        gradient: of the result's shape. Its first axis is the samples, or each sample's parts in turn, or its
-        second one is the samples, behind tokens. value: broadcasts against it.
+        None if no axis is the samples. gradient: of the result's shape. Its first axis is the samples or each
+        sample's parts in turn, or its second one is the samples, behind tokens. value: broadcasts.
         """
         if isinstance(places, Grid) and len(gradient) == self._samples:
             at = _over_channels(gradient, value).double()
@@ -52,7 +52,7 @@ class Masses:
         return total
 
     def _axis_of_samples(self, result: Tensor, codes: Tensor | None) -> int | None:
-        """The axis of the samples, 0 or 1. All samples have the same places, which decides between the two."""
+        """The axis of the samples, 0 or 1: that along which all places are the same."""
         first = result.ndim > 0 and len(result) % self._samples == 0
         second = result.ndim > 1 and result.shape[1] == self._samples
         if first and second and codes is not None and codes.stride(0) != 0:

@@ -8,7 +8,7 @@ where ĝ is the gradient of the score and c_v the operation's intercept. With Hi
 exactly, at any layer. *Nowhere* is what has no place: constants behind global pooling, class tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -21,6 +21,8 @@ from xgradcam.capture.layers import recorded
 from xgradcam.capture.recording import Recording
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts.layout import Layout, Said, said_layout
+from xgradcam.layouts.memory import finder_of
+from xgradcam.lending.finding import find_layer
 from xgradcam.operations.calls import refuse_scripted
 from xgradcam.operations.codes import NOWHERE
 from xgradcam.operations.constants import Kind
@@ -167,19 +169,23 @@ class Trace:
 def trace(model: nn.Module, inputs: Tensor, layer: str | nn.Module, said: Said | None) -> Trace:
     """Run the model once and trace the operations behind the layer; the arguments are those of `explain`."""
     refuse_scripted(model)
-    tracing = _Tracing(said)
+    known = finder_of(model, find_layer(model, layer)[1], inputs)
+    tracing = _Tracing(said, known)
     recording, layout = recorded(model, inputs, layer, said, tracing.begin)
     if tracing.layout != layout:  # it was not known before the layer ran, and guessed wrong
-        tracing = _Tracing(layout)
+        tracing = _Tracing(layout, known)
         recording, layout = recorded(model, inputs, layer, layout, tracing.begin)
     return Trace(model, inputs, layer, layout, recording, tracing.tracer)
 
 
 class _Tracing:
-    """Begins to trace at the layer's output, as one of the layout said, or else as maps (N, C, h, w)."""
+    """Begins to trace at the layer's output: as the layout said, found before, or else as maps (N, C, h, w).
 
-    def __init__(self, said: Said | None) -> None:
-        self.said = said
+    known: from the shape of the output to the layout found before, if there is one.
+    """
+
+    def __init__(self, said: Said | None, known: Callable[[tuple[int, ...]], Layout | None]) -> None:
+        self.said, self.known = said, known
         self.layout: Layout | None = None
         self.tracer = Tracer()
 
@@ -190,6 +196,8 @@ class _Tracing:
             # Where it does not fit, the recording says so.
             with suppress(XGradCamError):
                 self.layout = said_layout(self.said, activation)
+        elif (known := self.known(activation.shape)) is not None:
+            self.layout = known
         elif activation.ndim == 4:
             self.layout = Layout("maps", activation.shape[2], activation.shape[3])
         if self.layout is None:
