@@ -111,4 +111,6 @@ def test_the_budget_is_that_of_the_complete_map() -> None:
         for part, value in explained.budget.items():
             torch.testing.assert_close(found[layer].budget[part], value, rtol=1e-9, atol=1e-11)
     assert found["norm"].budget["nowhere"].all()
+    alone = verify(model, IMAGES, "norm", 1, layouts=layouts)
+    torch.testing.assert_close(alone.budget["nowhere"], found["norm"].budget["nowhere"])
     assert verify(model, IMAGES, "norm", 1).budget["nowhere"].isnan().all()

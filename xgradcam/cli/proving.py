@@ -11,7 +11,7 @@ from xgradcam.errors import XGradCamError
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from xgradcam.capture.layers import Layer
+    from xgradcam.capture.layers import Layer, Layout
     from xgradcam.models.classifier import Classifier
     from xgradcam.runs.choice import ChosenLayer
     from xgradcam.scores.score import Score
@@ -51,6 +51,10 @@ class Proof:
 
         return {layer.name: layer for layer in list_layers(self.classifier.module, self.inputs)}
 
+    @property
+    def _layouts(self) -> "dict[str, Layout | None]":
+        return {name: layer.layout for name, layer in self.layers.items()}
+
     def default_layer(self) -> str:
         """The default layer; not `Classifier.default_layer`, whose blank photograph is float32."""
         from xgradcam.capture.layers import default_layer
@@ -67,7 +71,8 @@ class Proof:
         """The layer's row."""
         from xgradcam.proof.verify import verify
 
-        return self._row(layer, verify(self.classifier.module, self.inputs, layer, **self._scored))
+        result = verify(self.classifier.module, self.inputs, layer, layouts=self._layouts, **self._scored)
+        return self._row(layer, result)
 
     def verify_all(self, layers: Sequence[str]) -> list[Row]:
         """A row for each layer; XGradCamError where none of them can be verified."""
@@ -75,8 +80,9 @@ class Proof:
 
         from xgradcam.proof.verify import verify_layers
 
-        layouts = {name: layer.layout for name, layer in self.layers.items()}
-        results = verify_layers(self.classifier.module, self.inputs, layers, layouts=layouts, **self._scored)
+        results = verify_layers(
+            self.classifier.module, self.inputs, layers, layouts=self._layouts, **self._scored
+        )
         found = dict(tqdm(results, total=len(layers), unit="layer", leave=False, delay=1, disable=None))
         rows = [self._row(layer, found[layer]) for layer in layers]
         if all(row.verification is None for row in rows):

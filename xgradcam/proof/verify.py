@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,9 @@ from xgradcam.scores.outputs import logits_of, require_finite
 from xgradcam.scores.score import Score, of_sample, values_of
 from xgradcam.scores.targets import Targets, choose_targets, parse_targets
 
+# A layer, or its name.
+AnyLayer = TypeVar("AnyLayer", bound=str | nn.Module)
+
 
 def verify(
     model: nn.Module,
@@ -53,6 +56,7 @@ def verify(
     output: str | int | None = None,
     *,
     score: Score | None = None,
+    layouts: Mapping[str, Layout | None] | None = None,
 ) -> Verification:
     """Compute every term of Eq. 5 for the scores of `targets` at `layer`; see `Verification`.
 
@@ -61,19 +65,14 @@ def verify(
     the highest score. output: the key, attribute or position of the scores, if the model returns more.
     score: in place of a class, any function of the model's output, as in `explain_score`. It is given one
     sample at a time (of one with `alone`, that sample's), and its own constants count too.
+    layouts: of layers' outputs by name, as `list_layers` finds them: then it is known what is `nowhere`.
     An operation's own constants (bias=, running mean) and numbers are bias. A tensor that is added to,
     concatenated with or chosen instead of one that depends on the layer is bypass.
     Raises XGradCamError if the model, the layer or the targets do not fit, or the score is not finite.
     """
     inputs = plain_inputs(inputs)
-    with _exact(model, inputs), advice_on(model, inputs):
-        scores = _scores(targets, output, score, len(inputs))
-        return _joined(
-            [
-                _verify_sample(model, sample, [layer], score_of, {})[0]
-                for sample, score_of in zip(_one_by_one(inputs), scores, strict=True)
-            ]
-        )
+    with advice_on(model, inputs):
+        return verify_together(model, inputs, [layer], targets, output, score=score, layouts=layouts)[layer]
 
 
 def verify_layers(
@@ -119,13 +118,13 @@ def verify_layers(
 def verify_together(
     model: nn.Module,
     inputs: Tensor,
-    layers: Sequence[str],
+    layers: Sequence[AnyLayer],
     targets: Targets = None,
     output: str | int | None = None,
     *,
     score: Score | None = None,
     layouts: Mapping[str, Layout | None] | None = None,
-) -> dict[str, Verification]:
+) -> dict[AnyLayer, Verification]:
     """The results at the first layer and at those others that one forward and backward pass from it serves.
 
     The arguments, and the errors that they raise, are those of `verify_layers`.
