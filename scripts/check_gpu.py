@@ -217,7 +217,7 @@ def agreement(report: Report) -> None:
         noise = torch.randn(2, 3, 64, 64)
     real = torch.cat([bundled.inputs(photograph) for photograph in photographs])
     rows = []
-    for method in METHODS:
+    for method in (name for name, one in METHODS.items() if not one.of_attention):
         row: dict[str, Any] = {"method": method}
         for title, model, inputs, layer in (
             ("ResNet-18, layer3", small, noise, "layer3"),

@@ -141,7 +141,9 @@ def main() -> None:
     classifier = xgradcam.load_classifier(MODEL)
     # As the commands see it: a JPEG's pixels are not quite those that were written.
     both = read_image(EXAMPLES / "cat-and-coffee.jpg")
-    applying = [method for method in xgradcam.METHODS if method != "cam"]
+    applying = [
+        name for name, method in xgradcam.METHODS.items() if name != "cam" and not method.of_attention
+    ]
     methods = row(classifier, both, ESPRESSO, LATE_LAYER, applying)
     complete = np.vstack([row_of_the_complete_map(classifier, both, one) for one in (CAT, ESPRESSO)])
     last = np.vstack([row(classifier, both, target, LAST_LAYER) for target in (CAT, ESPRESSO)])

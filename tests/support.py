@@ -19,6 +19,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import vgg16
 
 from xgradcam.cam.explanation import Explanation
+from xgradcam.cam.methods import METHODS
+
+# The methods for any network with maps, and those of them that apply at every layer.
+OF_ACTIVATION = [name for name, method in METHODS.items() if not method.of_attention]
+ANYWHERE = [name for name in OF_ACTIVATION if name != "cam"]
 
 # Runs xgrad-cam and prints its peak memory in bytes; what getrusage says would include pytest's own.
 MEASURED_COMMAND = """

@@ -9,10 +9,9 @@ import torch
 from torch import nn
 from torch.nn.modules import module as modules
 
-from tests.support import TinyNet, lived_in
+from tests.support import ANYWHERE, TinyNet, lived_in
 from xgradcam.cam.explain import evidence_of, explain, explain_classes, explain_score
 from xgradcam.cam.guided import guided_backpropagation
-from xgradcam.cam.methods import METHODS
 from xgradcam.capture.layers import list_layers
 from xgradcam.capture.recording import record
 from xgradcam.errors import XGradCamError
@@ -21,7 +20,7 @@ from xgradcam.runs.explainer import Explainer, explain_layers
 from xgradcam.scores.score import Contrast
 
 LAYER = "features.3"
-ALL = [name for name in METHODS if name != "cam"]
+ALL = ANYWHERE
 CALLS = {
     "explain": lambda net, inputs, layer: explain(net, inputs, layer),
     "every method": lambda net, inputs, layer: explain(net, inputs, layer, methods=ALL),

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.support import ANYWHERE
 from xgradcam import XGradCamError, explain, explain_score
 from xgradcam.cam.explain import evidence_of
 from xgradcam.cam.methods import METHODS
@@ -158,7 +159,7 @@ class AsMaps(nn.Module):
         return net.head(torch.tanh(net.mix(tokens.mT).mT)[:, 0])
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "cam"])
+@pytest.mark.parametrize("method", ANYWHERE)
 @pytest.mark.parametrize("last", [False, True])
 def test_every_method_takes_tokens_and_channels_last(method, last, images):
     net = Tokens(last)

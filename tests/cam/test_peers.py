@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from tests.support import EXAMPLES
 from xgradcam import explain, explain_score, load_classifier, read_image
@@ -258,3 +259,18 @@ def test_a_contrast_agrees_with_a_target_of_the_package(case):
     found = explain_score(model, inputs, layer, lambda logits: logits[:, CLASS] - logits[:, 7], ["grad-cam"])
     expected = of_package("GradCAM", *case, target=lambda output: output[CLASS] - output[7])
     assert_same(found.maps["grad-cam"].numpy(), expected)
+
+
+@needs_torchcam
+def test_legrad_agrees_with_torchcam():
+    """Theirs is for torchvision's vision transformers."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = VisionTransformer(32, 8, 3, 2, 16, 32, num_classes=5).double().eval()
+        nn.init.normal_(model.heads.head.weight)
+        inputs = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    with torchcam.LeGrad(model, list(model.encoder.layers)) as cam:
+        model(inputs)
+        expected = cam([1, 4], normalized=False)[0].detach()
+    found = explain(model, inputs, "encoder.layers.encoder_layer_2.ln_1", [1, 4], ["legrad"])
+    assert_same(found.maps["legrad"].numpy(), expected.numpy())

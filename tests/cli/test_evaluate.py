@@ -14,8 +14,7 @@ import torch
 
 import xgradcam
 from tests.cli.support import ROOT
-from tests.support import EXAMPLES
-from xgradcam.cam.methods import METHODS
+from tests.support import EXAMPLES, OF_ACTIVATION
 from xgradcam.cli.evaluate import main
 from xgradcam.errors import CannotWriteError
 from xgradcam.runs.sources import state_of
@@ -57,7 +56,7 @@ def test_the_command_writes_a_table_that_is_the_same_again_and_resumes(capsys):
     assert Path("evaluation/evaluation.md").read_text(encoding="utf-8") == table
     assert Path("evaluation/evaluation.png").stat().st_size > 10_000
     first = rows()
-    assert {method for _, method, _ in first} == set(METHODS)
+    assert {method for _, method, _ in first} == set(OF_ACTIVATION)
     assert ("features.0", "cam", "drop") not in first  # a rectifier follows that layer
     assert first["features.1", "cam", "drop"]["photographs"] == "2"
     assert first["features.1", "xgrad-cam", "pointing"]["photographs"] == "1"

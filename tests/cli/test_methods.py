@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.cli.support import OWN, tree
-from tests.support import EXAMPLES, noise
+from tests.support import ANYWHERE, EXAMPLES, OF_ACTIVATION, noise
 from xgradcam import explain, load_classifier, read_image
 from xgradcam.cam.guided import gradient_picture, guided_backpropagation, guided_map
 from xgradcam.cam.methods import METHODS
@@ -78,7 +78,7 @@ def test_all_takes_the_methods_that_apply(capsys, model, applies):
     assert run("--method", "all", "--json", model=arguments) == 0
     output = capsys.readouterr()
     made = list(json.loads(output.out)["files"])
-    assert made == [method for method in METHODS if applies or method != "cam"]
+    assert made == (OF_ACTIVATION if applies else ANYWHERE)
     assert ("left out: cam needs" in output.err) is not applies
 
 
@@ -185,7 +185,7 @@ def test_what_was_made_by_other_methods_is_no_photograph_of_a_later_run(capsys):
     before = find_photographs(["photos"], Path("elsewhere"))
     arguments = ["--method", "all", "--target-layer", *MAPPED, "--panel", "--html", "--output-dir", "photos"]
     assert run(*arguments) == 0
-    assert len(list(Path("photos").glob("cat_1_*.jpg"))) == 3 * (len(METHODS) - 1 + 1)
+    assert len(list(Path("photos").glob("cat_1_*.jpg"))) == 3 * (len(ANYWHERE) + 1)
     assert find_photographs(["photos"], Path("elsewhere")) == before
 
 
@@ -208,9 +208,9 @@ def test_every_method_has_a_file_of_its_own(capsys):
     """On file systems, too, where upper and lower case are one."""
     assert run("--method", "all", "--json", "--guided", model=("--model", "pooled.py:Pooled")) == 0
     (record,) = records(capsys)
-    assert set(record["files"]) == set(METHODS)
+    assert set(record["files"]) == set(OF_ACTIVATION)
     names = [*record["files"].values(), *record["guided"].values()]
-    assert len({name.lower() for name in names}) == len(names) == 2 * len(METHODS) + 1
+    assert len({name.lower() for name in names}) == len(names) == 2 * len(OF_ACTIVATION) + 1
     assert {Path(name).name for name in record["written"]} == {path.name for path in Path("out").iterdir()}
 
 

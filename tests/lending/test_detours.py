@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.support import ANYWHERE
 from xgradcam import METHODS, default_layer, explain, explain_score, list_layers, verify
 from xgradcam.capture.recording import record
 from xgradcam.errors import XGradCamError
@@ -200,7 +201,7 @@ def test_what_is_made_on_the_way_to_the_output_is_a_skip_as_any_other(name, imag
     recording = record(net, images, "layer")
     gradient = recording.gradient(recording.output[:, 1])
     torch.testing.assert_close(gradient, gradient_of(net, images, lambda scores: scores[:, 1]))
-    methods = [method for method in METHODS if method != "cam"]
+    methods = ANYWHERE
     maps = explain(net, images, "layer", 1, methods).maps
     torch.testing.assert_close(maps["grad-cam"], (gradient.mean((2, 3), True) * recording.activation).sum(1))
     assert verify(net, images, "layer", 1).closes.all()
@@ -225,7 +226,7 @@ def test_a_score_of_another_output_that_comes_from_what_is_kept_is_refused(image
         explain_score(net, images, "layer", lambda out: out[0][:, 1] + out[1][:, 0])
 
 
-@pytest.mark.parametrize("methods", [[method] for method in METHODS if method != "cam"], ids=str)
+@pytest.mark.parametrize("methods", [[method] for method in ANYWHERE], ids=str)
 def test_no_method_shows_a_map_past_which_the_score_depends_on_the_layer(methods, images):
     net = net_of("mean", "attribute")
     replays = METHODS[methods[0]].needs_gradient or methods == ["ablation-cam"]

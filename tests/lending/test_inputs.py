@@ -9,10 +9,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
-from tests.support import TinyNet, assert_same_state, state_of
+from tests.support import ANYWHERE, TinyNet, assert_same_state, state_of
 from xgradcam.cam.explain import evidence_of, explain, explain_classes, explain_score
 from xgradcam.cam.guided import guided_backpropagation
-from xgradcam.cam.methods import METHODS
 from xgradcam.capture.layers import list_layers
 from xgradcam.capture.recording import record
 from xgradcam.errors import XGradCamError
@@ -22,7 +21,7 @@ from xgradcam.runs.explainer import Explainer, explain_layers
 from xgradcam.scores.score import Contrast
 
 LAYER = "features.3"
-ALL = [name for name in METHODS if name != "cam"]
+ALL = ANYWHERE
 # Each public function that takes inputs, as numbers to compare.
 CALLS = {
     "explain": lambda net, inputs: explain(net, inputs, LAYER, 1, ALL).maps,

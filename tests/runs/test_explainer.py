@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.runs.replaying import RecordedGraphs
-from tests.support import TinyNet, assert_same_state, lived_in, state_of
-from xgradcam import METHODS, Explainer, XGradCamError, explain
+from tests.support import OF_ACTIVATION, TinyNet, assert_same_state, lived_in, state_of
+from xgradcam import Explainer, XGradCamError, explain
 from xgradcam.cam.class_maps import top_classes
 from xgradcam.cam.explain import explain_classes
 from xgradcam.cam.guided import guided_backpropagation
@@ -56,7 +56,7 @@ def test_it_explains_as_explain_does_by_the_model_and_by_a_graph(graphs, targets
         assert explainer.problem == ""
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", OF_ACTIVATION)
 def test_every_method_is_the_same_as_by_explain(graphs, method):
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     net.double()

@@ -23,7 +23,7 @@ class ClassMaps(NamedTuple):
     """The maps of several classes, still on the device; the lists have an entry for each class.
 
     numbers: see `numbers_of`. channels: the layer's. rule: see `probability_rule`; noted: whether the notes
-    tell it. budgets, constants: see `Explanation`.
+    tell it. budgets, constants, depth: see `Explanation`.
     """
 
     logits: Tensor
@@ -36,6 +36,7 @@ class ClassMaps(NamedTuple):
     sensitivity: list[dict[str, Tensor]]
     budgets: list[dict[str, Tensor]]
     constants: list[dict[Kind, Tensor]]
+    depth: list[dict[str, Mapping[str, Tensor]]]
     channels: int
 
 
@@ -73,15 +74,15 @@ def finished(found: ClassMaps, classes: Classes) -> tuple[ClassExplanation, ...]
     line = probability_note(*found.rule, found.logits.shape[1]) if found.noted else ()
     each = zip(
         found.maps, found.scores, notes, found.targets, found.sensitivity, found.budgets, found.constants,
-        strict=True,
+        found.depth, strict=True,
     )  # fmt: skip
     return tuple(
         ClassExplanation(
             maps, score, tuple((*own, *line) for own in lines), found.logits, targets,
             sensitivity=sensitivity, budget=budget, constants_by_kind=constants,
-            probability_rule=found.rule[0],
+            depth=depth, probability_rule=found.rule[0],
         )
-        for maps, score, lines, targets, sensitivity, budget, constants in each
+        for maps, score, lines, targets, sensitivity, budget, constants, depth in each
     )  # fmt: skip
 
 

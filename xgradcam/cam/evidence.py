@@ -53,12 +53,12 @@ def probe_of(evidence: Evidence) -> "Probe":
 class Together:
     """K scores of one recorded batch, for all of which the network is asked at once.
 
-    scores: their values, (K, N). found: question -> the answers, (K, N, count).
+    scores: their values, (K, N). found: question -> the answers, (K, N, count); and the attention, if seen.
     """
 
     scores_of: Sequence[Score]
     scores: Tensor
-    found: dict[str, Tensor] = field(default_factory=dict)
+    found: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,8 @@ class Probe:
         """This score's answers, (N, count), to a question that is asked once for all scores together."""
         if question not in self.all.found:
             self.all.found[question] = ask()
-        return self.all.found[question][self.number]
+        answers: Tensor = self.all.found[question][self.number]
+        return answers
 
     def maps(self) -> Tensor:
         """The layer's feature maps, (N, C, h, w)."""

@@ -129,7 +129,7 @@ def explain_score(
         require_finite(one.score)
     return Explanation(
         one.maps, one.score, notes,
-        sensitivity=one.sensitivity, budget=one.budget, constants_by_kind=one.constants,
+        sensitivity=one.sensitivity, budget=one.budget, constants_by_kind=one.constants, depth=one.depth,
     )  # fmt: skip
 
 

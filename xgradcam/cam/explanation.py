@@ -31,6 +31,7 @@ class Explanation:
     `bias`, `bypass` and `curvature`, the sums of the constants' maps, and `nowhere`, so that these five sum
     to the score; and `cancellation`, Σ|terms| / |score|. Empty if no method needs a gradient.
     constants_by_kind: with a complete method the signed maps (N, h, w) of the constants of each kind.
+    depth: with a method of attention: method -> block -> its share of the map, (N,).
     """
 
     maps: Mapping[str, Tensor]
@@ -39,6 +40,7 @@ class Explanation:
     sensitivity: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
     budget: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
     constants_by_kind: Mapping[Kind, Tensor] = field(default_factory=dict, kw_only=True)
+    depth: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict, kw_only=True)
 
     @property
     def conservation(self) -> dict[str, Tensor]:
@@ -112,6 +114,9 @@ class ClassExplanation(Explanation):
             sensitivity={method: change(errors) for method, errors in self.sensitivity.items()},
             budget={term: change(value) for term, value in self.budget.items()},
             constants_by_kind={kind: change(signed) for kind, signed in self.constants_by_kind.items()},
+            depth={
+                method: {name: change(one) for name, one in of.items()} for method, of in self.depth.items()
+            },
             guided=None if self.guided is None else change(self.guided),
         )
 

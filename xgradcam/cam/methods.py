@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 from torch import Tensor
 
 from xgradcam.cam import gradient_methods, network_methods
+from xgradcam.cam.attention_methods import chefer, legrad
 from xgradcam.cam.evidence import Evidence
 from xgradcam.errors import XGradCamError, did_you_mean, shortened, shown
 
@@ -17,8 +19,9 @@ class Method:
 
     title: the name as the field writes it. weigh: from the evidence to weights that broadcast against the
     activation. says: the weights in a line. source: authors and year. asks_again: True if it runs the network
-    again, or parts of it. needs_gradient: False if it works without a gradient too. complete: True if the map
-    of all constants behind the layer is added, so that the map sums to the score.
+    again, or parts of it. needs_gradient: False if it works without one by the activation. complete: True if
+    the map of all constants behind the layer is added, so that the map sums to the score. of_attention: True
+    if `weigh` gives parts of the map by blocks of attention, (N, blocks, h, w), instead.
     """
 
     title: str
@@ -28,6 +31,7 @@ class Method:
     asks_again: bool = False
     needs_gradient: bool = True
     complete: bool = False
+    of_attention: bool = False
 
     def __call__(self, evidence: Evidence) -> Tensor:
         """The weights, (N, C, 1, 1) or (N, C, h, w)."""
@@ -35,7 +39,7 @@ class Method:
 
     def map(self, evidence: Evidence, weights: Tensor) -> Tensor:
         """The signed map, (N, h, w): Σ_k w_k F^k, and all constants if the method is complete."""
-        signed = weighted_map(weights, evidence.activation)
+        signed = weights.sum(dim=1) if self.of_attention else weighted_map(weights, evidence.activation)
         if not self.complete:
             return signed
         if evidence.terms is None:
@@ -45,6 +49,7 @@ class Method:
         return (signed.double() + sum(evidence.terms.constants.values())).to(signed)
 
 
+_of_attention = partial(Method, asks_again=True, needs_gradient=False, of_attention=True)
 METHODS: Mapping[str, Method] = MappingProxyType(
     {
         "grad-cam": Method(
@@ -151,6 +156,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
             "Zhang et al. 2025",
             asks_again=True,
         ),
+        "legrad": _of_attention(
+            "LeGrad", legrad, "positive gradients by attention; vision transformers", "Bousselham et al. 2024"
+        ),
+        "chefer": _of_attention(
+            "Chefer", chefer, "relevance from block to block; vision transformers", "Chefer et al. 2021"
+        ),
         "random-cam": Method(
             "random", gradient_methods.random_cam, "random weights: the baseline", "-", needs_gradient=False
         ),
@@ -178,6 +189,6 @@ def known_methods(methods: Sequence[str]) -> Sequence[str]:
     for method in methods:
         if not isinstance(method, str) or method not in METHODS:
             hint = did_you_mean(method, METHODS, count=1) if isinstance(method, str) else ""
-            name = shortened(method, 40) if isinstance(method, str) else method
+            name = shortened(method, 30) if isinstance(method, str) else method
             raise XGradCamError(f"no method {shown(name)}{hint or ';'} there are: {', '.join(METHODS)}")
     return methods

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import torch
 from torch import Tensor, nn
 
+from xgradcam.cam.attention_methods import seen_by
 from xgradcam.cam.class_maps import Classes, ClassMaps, numbers_of, require_list, require_rule
 from xgradcam.cam.evidence import Evidence, Probe, Progress, Together, probe_of
 from xgradcam.cam.explanation import sensitivity_error
@@ -35,8 +36,8 @@ AnyScore = TypeVar("AnyScore", bound=Score)
 class _Explained(Generic[AnyScore]):
     """A score and its maps, still on the device: none of the numbers has been read.
 
-    score: (N,), at least float32. facts: see `evidence_facts`. channels: the layer's. budget, constants: see
-    `Explanation`.
+    score: (N,), at least float32. facts: see `evidence_facts`. channels: the layer's. budget, constants and
+    depth: see `Explanation`.
     """
 
     score_of: AnyScore
@@ -47,6 +48,7 @@ class _Explained(Generic[AnyScore]):
     channels: int
     budget: Mapping[str, Tensor]
     constants: Mapping[Kind, Tensor]
+    depth: Mapping[str, Mapping[str, Tensor]]
 
 
 # The shape of a sample's activation, and its layout.
@@ -125,7 +127,8 @@ class ScoreExplainer:
             else:
                 yield from map(traced.terms, chosen, scores)
         except NoGradientError as error:
-            without = ", ".join(name for name, method in METHODS.items() if not method.needs_gradient)
+            each = METHODS.items()
+            without = ", ".join(name for name, one in each if not (one.needs_gradient or one.of_attention))
             raise NoGradientError(f"{error}; methods that need no gradient: {without}") from error
 
     def classes(
@@ -166,6 +169,7 @@ class ScoreExplainer:
             [dict(one.sensitivity) for one in explained],
             [dict(one.budget) for one in explained],
             [dict(one.constants) for one in explained],
+            [dict(one.depth) for one in explained],
             explained[0].channels if explained else 0,
         )
 
@@ -173,11 +177,14 @@ class ScoreExplainer:
         probe, terms = probe_of(evidence), evidence.terms
         maps: dict[str, Tensor] = {}
         sensitivity: dict[str, Tensor] = {}
+        depth: dict[str, Mapping[str, Tensor]] = {}
         score = _at_least_single(probe.score.detach())
         for method in self.methods:
             weights = METHODS[method](evidence)
             maps[method] = METHODS[method].map(evidence, weights)
-            if self.axioms:
+            if METHODS[method].of_attention:
+                depth[method] = seen_by(probe).depth(weights)
+            elif self.axioms:
                 channel_sums = (weights * evidence.activation).sum(dim=(2, 3))
                 drops = score[:, None] - probe.without_channels
                 sensitivity[method] = sensitivity_error(channel_sums, drops)
@@ -188,7 +195,7 @@ class ScoreExplainer:
         elif any(METHODS[method].needs_gradient for method in self.methods):
             budget = {"feature": (evidence.gradient * evidence.activation).sum(dim=(1, 2, 3))}
         constants = {} if terms is None else {kind: at.to(score) for kind, at in terms.constants.items()}
-        return _Explained(score_of, score, maps, sensitivity, facts, channels, budget, constants)
+        return _Explained(score_of, score, maps, sensitivity, facts, channels, budget, constants, depth)
 
     def averaged(
         self, inputs: Tensor, explained: Sequence[_Explained[AnyScore]]

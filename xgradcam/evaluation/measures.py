@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -103,13 +103,13 @@ class Question:
 
 @dataclass(frozen=True)
 class DrawnMap:
-    """A method's signed map (1, h, w), and the part of each channel in it, (1, C).
+    """A method's signed map (1, h, w), and the part of each channel in it, (1, C), if it weighs channels.
 
     nowhere: what of the score has no place in a complete map, (1,). seconds: what it took, alone.
     """
 
     signed: Tensor
-    channel_sums: Tensor
+    channel_sums: Tensor | None
     nowhere: Tensor | None
     seconds: float
 
@@ -132,12 +132,15 @@ class AtLayer:
     def drawn(self, method: str) -> DrawnMap:
         """The method's map; NotApplicableError, or XGradCamError for a complete one, if there is none."""
         at = self.complete if METHODS[method].complete else self
+        evidence, of_attention = at.evidence, METHODS[method].of_attention
+        if of_attention:  # seen anew by each method, for its cost
+            evidence = replace(evidence, probe=replace(probe_of(evidence)))
         started = time.perf_counter()
-        weights = METHODS[method](at.evidence)
-        signed = METHODS[method].map(at.evidence, weights)
+        weights = METHODS[method](evidence)
+        signed = METHODS[method].map(evidence, weights)
         seconds = at.seconds + time.perf_counter() - started
-        channel_sums = (weights * at.evidence.activation).sum(dim=(2, 3))
-        nowhere = None if at.evidence.terms is None else at.evidence.terms.nowhere
+        channel_sums = None if of_attention else (weights * evidence.activation).sum(dim=(2, 3))
+        nowhere = None if evidence.terms is None else evidence.terms.nowhere
         return DrawnMap(signed, channel_sums, nowhere, seconds)
 
     def drawn_if_any(self, method: str) -> DrawnMap | None:
@@ -197,11 +200,11 @@ def measure(question: Question, layer: str, methods: Sequence[str]) -> dict[str,
 def _axiom_errors(evidence: Evidence, found: DrawnMap) -> dict[str, float]:
     probe = probe_of(evidence)
     score = probe.score.detach()
-    drops = score[:, None] - probe.without_channels
-    return {
-        "conservation": float(conservation_error(found.signed, score, found.nowhere)),
-        "sensitivity": float(sensitivity_error(found.channel_sums, drops)),
-    }
+    errors = {"conservation": float(conservation_error(found.signed, score, found.nowhere))}
+    if found.channel_sums is not None:
+        drops = score[:, None] - probe.without_channels
+        errors["sensitivity"] = float(sensitivity_error(found.channel_sums, drops))
+    return errors
 
 
 def measure_focus(

@@ -48,7 +48,7 @@ class Layout:
         if self.kind == "channels last":
             return output.movedim(-1, 1)
         places = output.narrow(1, self.prefix, self.height * self.width)
-        return places.transpose(1, 2).reshape(len(output), -1, self.height, self.width)
+        return places.transpose(1, 2).reshape(len(output), output.shape[2], self.height, self.width)
 
     def with_maps(self, output: "Tensor", maps: "Tensor") -> "Tensor":
         """Put maps (M, C, h, w) into an output (1, ...): (M, ...). What is no map is repeated."""

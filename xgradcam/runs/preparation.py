@@ -28,13 +28,14 @@ def applicable(
 ) -> tuple[list[str], dict[str, str]]:
     """Those of the methods that apply at these layers, and the others with the reason.
 
-    CAM needs a certain kind of network, and complete maps need operations that can be seen, in float32 or
-    float64.
+    CAM needs a certain kind of network, methods of attention a vision transformer, and complete maps need
+    operations that can be seen, in float32 or float64.
     """
     blank = classifier.inputs(np.full((1, 1, 3), 127, np.uint8))
     complete = [method for method in methods if METHODS[method].complete]
     unfit: dict[str, str] = {}
-    for some in ([method for method in methods if method == CAM], complete):
+    choosy = [[method] for method in methods if method == CAM or METHODS[method].of_attention]
+    for some in (*choosy, complete):
         try:
             with computing_in(FLOAT32, blank.device.type):
                 for layer in layers if some else ():
