@@ -11,6 +11,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, TextIO
 
+from xgradcam.cli.depth import depth_lines
 from xgradcam.cli.options import BOTH
 from xgradcam.cli.terminal import note, shown
 from xgradcam.errors import escaped
@@ -230,5 +231,6 @@ def _long(record: Mapping[str, Any]) -> list[str]:
         f"model {record['model']}, layer {record['layer']}",
         *(_axioms(record) or _conservation(record)),
         *_budget(record),
+        *depth_lines(record),
         f"wrote {written}",
     ]

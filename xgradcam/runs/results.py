@@ -177,7 +177,15 @@ def _record(
             if errors and not view.is_fused
         },
         **({"budget": budget} if budget and not view.is_fused else {}),
+        **({"depth": _depth(explanation)} if explanation.depth and not view.is_fused else {}),
         "notes": [] if view.is_fused else [*explanation.notes[0], *notes],
+    }
+
+
+def _depth(explanation: ClassExplanation) -> dict[str, dict[str, float | None]]:
+    return {
+        method: {block: _finite(float(share)) for block, share in of.items()}
+        for method, of in explanation.depth.items()
     }
 
 
