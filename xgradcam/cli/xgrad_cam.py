@@ -23,6 +23,7 @@ from xgradcam.cli.setup import (
 )
 from xgradcam.cli.signals import exit_code_of
 from xgradcam.cli.terminal import COULD_NOT_RUN, DONE, FAILED, run
+from xgradcam.cli.waiting import sleep_when_idle
 from xgradcam.errors import CannotWriteError, XGradCamError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ def _main(arguments: argparse.Namespace, out: TextIO) -> int:
     if arguments.list_methods:
         print_methods(out)
         return DONE
+    sleep_when_idle(arguments.image_path)
     # Errors that need no network come before one is loaded.
     explaining, style = explaining_of(arguments), style_of(arguments)
     skipped: Counter[str] = Counter()
