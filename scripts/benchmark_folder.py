@@ -33,7 +33,7 @@ from PIL import Image
 
 from xgradcam import load_classifier
 from xgradcam.runs.cores import usable_cores
-from xgradcam.runs.preparation import keep_freed_memory
+from xgradcam.runs.memory import keep_freed_memory
 from xgradcam.runs.results import write_results
 from xgradcam.runs.run import Explaining, Run, Writing
 from xgradcam.runs.sources import Source

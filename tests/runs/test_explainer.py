@@ -374,6 +374,31 @@ def test_norms_are_not_folded_where_that_would_change_the_layer():
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize("by_graph", [False, True])
+def test_a_model_without_norms_to_fold_runs_itself_and_its_numbers_are_not_compared(graphs, by_graph):
+    net = TinyNet()
+    net.features[1] = nn.Identity()
+    explainer = Explainer(net, LAYER, fold=True, graphs=graphs if by_graph else None)
+    for call in range(8):
+        if call == 5:
+            net.classifier[2].weight.data.neg_()
+        if call == 6:
+            net.features[1] = nn.BatchNorm2d(net.features[0].out_channels).double()
+        found, expected = explainer(batch_of(call), 1), explain(net, batch_of(call), LAYER, 1)
+        torch.testing.assert_close(dict(found.maps), dict(expected.maps))
+        assert (explainer._folded[0] is net) == (call < 6)
+        assert bool(explainer._state._values) == (call >= 6)
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_memory_is_kept_only_if_that_is_asked_for(monkeypatch, keep):
+    calls = []
+    monkeypatch.setattr("xgradcam.runs.explainer.keep_freed_memory", lambda: calls.append(1))
+    explainer = Explainer(TinyNet(), LAYER, keep_memory=keep)
+    assert_same(explainer(batch_of(0)), explain(TinyNet(), batch_of(0), LAYER))
+    assert len(calls) == keep
+
+
 def test_a_layer_may_be_a_module(graphs):
     net = TinyNet()
     explainer = Explainer(net, net.features[4], graphs=graphs)

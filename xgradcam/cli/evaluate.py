@@ -247,7 +247,7 @@ def _measure(
     from xgradcam.files import make_folder
     from xgradcam.lending.precision import FLOAT32, computing_in
     from xgradcam.runs.ledger import alone_in
-    from xgradcam.runs.preparation import keep_freed_memory
+    from xgradcam.runs.memory import keep_freed_memory
 
     keep_freed_memory()
     folder = arguments.output_dir

@@ -1,7 +1,5 @@
-"""Preparing a run: which methods apply, a faster network, memory that is kept."""
+"""Preparing a run: methods that apply, a faster network, memory that is kept."""
 
-import ctypes
-import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,14 +11,12 @@ from xgradcam.errors import NotApplicableError, XGradCamError
 from xgradcam.lending.precision import FLOAT32, computing_in
 from xgradcam.models.classifier import Classifier
 from xgradcam.models.folding import fold_batch_norms
+from xgradcam.runs.memory import keep_freed_memory
 from xgradcam.runs.run import Run
 
 CAM = "cam"
 # From so many photographs on, a faster network repays the forwards that it takes to make it.
 WORTH_PREPARING = 8
-# Numbers of glibc's mallopt: from <malloc.h>.
-TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
-BYTES = 2**30
 
 
 def applicable(
@@ -63,15 +59,3 @@ def prepare(run: Run) -> None:
     # Whether a network computes the same can be seen in exact arithmetic only.
     with computing_in(FLOAT32, inputs.device.type):
         fold_batch_norms(classifier.module, inputs, run.layers)
-
-
-def keep_freed_memory() -> bool:
-    """Have the C library keep freed memory for the next batch; False where it is not glibc.
-
-    By default large blocks are given back to the system and asked for again in every layer of every batch;
-    filling their pages with zeros takes a quarter of a small network's time.
-    """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and all(mallopt(option, BYTES) for option in (TRIM_THRESHOLD, MMAP_THRESHOLD))

@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from xgradcam.runs.preparation import keep_freed_memory
+from xgradcam.runs.memory import keep_freed_memory
 
 FAULTS = """
 import resource
 import torch
-from xgradcam.runs.preparation import keep_freed_memory
+from xgradcam.runs.memory import keep_freed_memory
 {call}
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
