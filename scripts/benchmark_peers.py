@@ -1,11 +1,13 @@
 """Time of xgradcam beside other packages, interleaved in one run; prints a Markdown table.
 
-    pip install '.[bench]' && python scripts/benchmark_peers.py [--device cuda] [--network NAME ...] [--quick]
+    pip install '.[bench]' && python scripts/benchmark_peers.py [--device cuda] [--network NAME ...]
+        [--batch SIZE ...] [--quick]
 
 One XGrad-CAM map (captum has Grad-CAM only), 224 x 224, at the last feature map, for batches of 1, 8 and 32:
 medians of the times over those of plain forwards in the same round (`torch.no_grad()`, the model in its
 default memory format), with quartiles; of each the second of two in a row is timed. Ours has the model as
-`load_classifier` gives it, the others in its default format; "folded" is ours after `fold_batch_norms`. Then
+`load_classifier` gives it, the others in its default format. "explain" is the function, "Explainer" with
+`fold=True`, and "kept" with `keep_memory=True`, too, which is undone for the others. Then
 the peak memory of a process that explains a batch of 32 over that of one that runs it forward under
 `torch.inference_mode()`, and Ablation-CAM and Score-CAM of VGG-16 at `features.30` (512 channels) by both
 packages that have them, once. Weights are random: but for Score-CAM, which passes over channels that are 0,
@@ -23,11 +25,11 @@ from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
-from measuring import PEAK, setting, spread, wait_for
+from measuring import PEAK, give_memory_back, setting, spread, wait_for
 from torch import Tensor, nn
 
-from xgradcam import explain, load_classifier
-from xgradcam.models.folding import fold_batch_norms
+from xgradcam import Explainer, explain, load_classifier
+from xgradcam.runs.memory import keep_freed_memory
 
 NETWORKS = {
     "vgg16": "features.30",
@@ -37,6 +39,9 @@ NETWORKS = {
 }
 PEERS = {"grad-cam": "pytorch_grad_cam", "torchcam": "torchcam", "captum": "captum"}
 CLASS = 285
+# Batch size -> rounds.
+RUNS = {1: 15, 8: 7, 32: 3}
+KEPT = "Explainer, kept"
 EXPLAIN_32 = """
 import sys
 import torch
@@ -122,11 +127,14 @@ def batch(size: int, device: str) -> Tensor:
 def maps(name: str, size: int, peers: dict[str, str], runs: int, device: str) -> dict[str, list[float]]:
     """The times of the maps of a batch by each, over those of a plain forward."""
     layer, inputs = NETWORKS[name], batch(size, device)
-    ours, folded, model = network(name, device), network(name, device), network(name, device, plain=True)
-    works = {"xgradcam": lambda: explain(ours, inputs, layer, CLASS, ["xgrad-cam"])}
-    if fold_batch_norms(folded, inputs[:1], [layer]):
-        works["folded"] = lambda: explain(folded, inputs, layer, CLASS, ["xgrad-cam"])
-    works["both maps"] = lambda: explain(ours, inputs, layer, CLASS)
+    ours, model = network(name, device), network(name, device, plain=True)
+    folding = Explainer(ours, layer, ["xgrad-cam"], fold=True)
+    works = {
+        "explain": lambda: explain(ours, inputs, layer, CLASS, ["xgrad-cam"]),
+        "both maps": lambda: explain(ours, inputs, layer, CLASS),
+        "Explainer": lambda: folding(inputs, CLASS),
+        KEPT: lambda: folding(inputs, CLASS),
+    }
     makers = {
         "grad-cam": lambda: package_cam("XGradCAM", model, layer, inputs),
         "torchcam": lambda: torchcam_map(model, layer, inputs),
@@ -143,7 +151,9 @@ def maps(name: str, size: int, peers: dict[str, str], runs: int, device: str) ->
         for key, ratios in found.items():
             model.requires_grad_(key in peers)  # theirs cannot do without
             with makers[key]() if key in peers else contextlib.nullcontext(works[key]) as work:
+                keep_freed_memory() if key == KEPT else give_memory_back()
                 ratios.append(second_of_two(work, device) / plain)
+            give_memory_back()
             model.zero_grad()
     return found
 
@@ -188,20 +198,24 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--network", nargs="+", choices=NETWORKS, default=[*NETWORKS], help="the batches of these alone"
     )
+    parser.add_argument(
+        "--batch", nargs="+", type=int, choices=RUNS, default=[*RUNS], help="batches of these sizes alone"
+    )
     arguments = parser.parse_args(argv)
     quick, device, names = arguments.quick, arguments.device, arguments.network
     warnings.simplefilter("ignore")
     peers = installed()
     print(f"{', '.join([setting(device), *(f'{name} {number}' for name, number in peers.items())])}\n")
-    columns = ["xgradcam", "folded", "both maps", *peers]
+    columns = ["explain", "both maps", "Explainer", KEPT, *peers]
     print(f"| a map of each, a plain forward = 1 | {' | '.join(columns)} |")
     print("|---" * (len(columns) + 1) + "|")
     for name in names[-1:] if quick else names:
-        for size, runs in ((1, 3),) if quick else ((1, 15), (8, 5), (32, 3)):
+        for size in (1,) if quick else arguments.batch:
+            runs = 3 if quick else RUNS[size]
             found = maps(name, size, peers, runs, device)
             cells = [spread(found[column]) if column in found else "-" for column in columns]
             print(f"| {name}, {size} | {' | '.join(cells)} |", flush=True)
-    if quick or len(names) < len(NETWORKS):
+    if quick or len(names) < len(NETWORKS) or len(arguments.batch) < len(RUNS):
         return 0
     print("\n| peak memory, 32 photographs, a plain forward = 1 | xgradcam |\n|---|---|")
     for name in NETWORKS:

@@ -4,10 +4,11 @@
 
 Maps and Eq. 5 against those of the CPU; models that a CUDA graph cannot stand in for; how often a call waits
 for the GPU; times and memory over those of a plain forward (`torch.no_grad()`, default settings and memory
-format, no graph); and what TF32 and bfloat16 cost and gain. Times are medians of interleaved rounds, each
-after a call that is not timed, between CUDA events. Weights are random but for the bundled network's. A part
-that fails is named, and the others go on; parts that come after the time given are left out. With
-`--device cpu` everything runs in a small form, which shows that the script works.
+format, no graph), without a peer for which the memory is too small; what TF32 and bfloat16 cost and gain; and
+the command for a folder. Times are medians of interleaved rounds, each after a call that is not timed,
+between CUDA events. Weights are random but for the bundled network's. A part that fails is named, and the
+others go on; parts that come after the time given are left out. With `--device cpu` everything runs in a
+small form, which shows that the script works.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import gc
 import json
 import statistics
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -25,13 +27,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmark_folder import COMMAND, photographs, seconds
+from benchmark_folder import NETWORKS as FOLDERS
 from benchmark_peers import CLASS, NETWORKS, batch, captum_map, installed, network, package_cam, torchcam_map
 from measuring import setting, wait_for
 from torch import Tensor, nn
 from torchvision.models import resnet18
 
 from xgradcam import METHODS, ClassExplanation, Explainer, explain, load_classifier, read_image, verify
+from xgradcam.errors import is_out_of_memory
 from xgradcam.lending.precision import BF16, FLOAT32, TF32, computing_in
+from xgradcam.runs.cores import usable_cores
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 PHOTOGRAPHS = ("cat.jpg", "coffee.jpg", "cat-and-coffee.jpg")
@@ -352,24 +358,29 @@ def _rate(report: Report, name: str, layer: str, size: int) -> dict[str, Any]:
     while len(times["forward"]) < (1 if report.small else 3) or (
         time.monotonic() - started < (0 if report.small else 2.5) and len(times["forward"]) < 15
     ):
-        for key in contenders:
+        for key in [*contenders]:
             # Theirs cannot do without; grad-cam's slowness must not eat up the time.
             model.requires_grad_(key in peers)
             few = 1 if key == "grad-cam" else repeats
             if not report.small and size > 32:
                 torch.cuda.empty_cache()  # else what one holds in pieces is too little for the next
-            with makers[key]() if key in peers else contextlib.nullcontext(works[key]) as work:
-                with contextlib.redirect_stderr(None):
-                    work()
-                    times[key].append(milliseconds(work, device, few))
+            try:
+                with makers[key]() if key in peers else contextlib.nullcontext(works[key]) as work:
+                    with contextlib.redirect_stderr(None):
+                        work()
+                        times[key].append(milliseconds(work, device, few))
+            except Exception as error:
+                if key not in peers or not is_out_of_memory(error):
+                    raise
+                contenders.remove(key)
             model.zero_grad()
     keeping.close()
     folding.close()
-    middle = {key: statistics.median(values) for key, values in times.items()}
+    middle = {key: statistics.median(times[key]) for key in contenders}
     row: dict[str, Any] = {"network, batch": f"{name}, {size}", "forward, ms": middle["forward"]}
     row |= {key: middle[key] / middle["forward"] for key in contenders[1:]}
     problem = keeping.problem or folding.problem or "-"
-    fastest = min(middle[key] for key in contenders if key in peers) if peers else float("nan")
+    fastest = min((middle[key] for key in contenders if key in peers), default=float("nan"))
     return row | {"fastest peer / Explainer": fastest / middle["Explainer"], "no graph": problem}
 
 
@@ -452,7 +463,33 @@ def precision(report: Report) -> None:
     report.table("The Explainer in each precision", rows)
 
 
-PARTS = (graphs, awkward, agreement, waits, rates, precision, memory)
+def folder(report: Report) -> None:
+    """Photographs a second of the command, from start to exit and without the time to start."""
+    rows = []
+    with tempfile.TemporaryDirectory() as place:
+        few, many = Path(place, "few"), Path(place, "many")
+        counts = (8, 16) if report.small else (8, 2000)
+        for where, count in zip((few, many), counts, strict=True):
+            photographs(where, count)
+        for name in FOLDERS:
+            start, whole = (
+                statistics.median(seconds(COMMAND, where, name, report.device) for _ in range(rounds))
+                for where, rounds in ((few, 1 if report.small else 3), (many, 1))
+            )
+            rows.append(
+                {
+                    "network": name,
+                    "photographs": counts[1],
+                    "a second": counts[1] / whole,
+                    "without start-up": (counts[1] - counts[0]) / (whole - start) if whole > start else "-",
+                }
+            )
+            if report.small:
+                break
+    report.table(f"A folder by the command, {usable_cores()} cores", rows)
+
+
+PARTS = (graphs, awkward, agreement, waits, rates, precision, folder, memory)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,10 +1,13 @@
 """What the benchmarks share."""
 
+import ctypes
 import platform
 import statistics
 from pathlib import Path
 
 import torch
+
+from xgradcam.runs.memory import MMAP_THRESHOLD, TRIM_THRESHOLD
 
 # Appended to a script: prints the peak memory of its process in bytes. Not by getrusage, which counts what
 # the process was before it became another program.
@@ -42,3 +45,12 @@ def wait_for(device: str) -> None:
         torch.cuda.synchronize(device)
     elif device.startswith("mps"):
         torch.mps.synchronize()
+
+
+def give_memory_back() -> None:
+    """Undo `keep_freed_memory`: the limits to which glibc raises its own in a process of large blocks."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(MMAP_THRESHOLD, 2**25)
+        library.mallopt(TRIM_THRESHOLD, 2**26)
+        library.malloc_trim(0)

@@ -21,7 +21,7 @@ def script(monkeypatch):
 def test_the_small_form_runs_on_a_cpu(tmp_path):
     command = [sys.executable, SCRIPTS / "check_gpu.py", "--device", "cpu", "--json", tmp_path / "found.json"]
     result = subprocess.run(
-        [*command, "--part", "graphs", "awkward", "waits", "memory"], capture_output=True, text=True
+        [*command, "--part", "graphs", "awkward", "waits", "folder", "memory"], capture_output=True, text=True
     )
     assert result.returncode == 0, result.stdout + result.stderr
     found = json.loads((tmp_path / "found.json").read_text())
@@ -29,6 +29,9 @@ def test_the_small_form_runs_on_a_cpu(tmp_path):
     (row,) = found["Explainer and explain: largest difference of the maps over the largest number"]
     assert [*row.values()] == ["efficientnet-lite0, 2", 0.0, True, "-"]
     assert "| efficientnet-lite0, 2 | 0 | True | - |" in result.stdout
+    (row,) = next(rows for title, rows in found.items() if title.startswith("A folder by the command"))
+    assert (row["network"], row["photographs"]) == ("efficientnet-lite0", 16)
+    assert row["a second"] > 0
 
 
 def test_a_part_that_fails_is_named_and_one_that_comes_too_late_is_left_out(script, capsys):

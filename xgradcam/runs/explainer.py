@@ -65,7 +65,7 @@ class Explainer:
         require_compatible(self.augment, self.axioms, self.methods)
         require_rule(self.probability)
         find_layer(self.model, self.layer)
-        self._folded: tuple[nn.Module, str] | None = None
+        self._folded: tuple[nn.Module, str | nn.Module] | None = None
         self._found: dict[torch.Size, FoundLayout] = {}
         # What the copy, the layouts and the graphs are kept for.
         self._state: State | None = None
