@@ -36,8 +36,8 @@ class Explainer:
     model, layer, methods, output, augment, axioms, probability, layout, progress: as in `explain`.
     fold: fold batch norms into the convolutions before them, in a copy of the model; the same but for
     rounding. The copy is made anew when the model has changed, for which each call reads all of its numbers.
-    keep_memory: have the C library keep freed memory, in the whole process and for good (see
-    `keep_freed_memory`). On a CPU large batches take a tenth to a quarter less time; only with glibc.
+    keep_memory: have the C library keep the memory that PyTorch frees, in the whole process and for good. On
+    a CPU batches of large maps take a tenth less time; only with glibc.
     graphs: None to run the model at every call. Otherwise, after three calls with inputs of one shape on a
     GPU, a CUDA graph does the work where it computes the same, which is checked. It takes the memory of
     another forward, and is made anew when anything in the model has changed. It sees neither global variables
