@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import Any
 
 import torch
@@ -13,6 +12,8 @@ from xgradcam.models.checkpoints import Checkpoint, State, read_checkpoint, spli
 from xgradcam.models.classifier import LoadedWeights
 from xgradcam.models.download import Report, fetch
 from xgradcam.models.fitting import choose_state, fit
+from xgradcam.models.preprocessing import Preprocessing
+from xgradcam.operations.calls import tensors_of
 
 DEFAULT_WEIGHTS = "default"
 NO_WEIGHTS = "none"
@@ -23,12 +24,13 @@ Built = tuple[nn.Module, LoadedWeights | None]
 
 @dataclass(frozen=True)
 class Request:
-    """The model and the weights that `load_classifier` was asked for."""
+    """The model, weights and preprocessing that `load_classifier` was asked for."""
 
     name: str | None
     weights: str
     report: Report
     num_classes: int | None
+    given: Preprocessing
 
     @property
     def weights_are_a_file(self) -> bool:
@@ -42,6 +44,14 @@ class Request:
     def options(self) -> dict[str, Any]:
         """Keyword arguments for the function that builds the model."""
         return {} if self.num_classes is None else {"num_classes": self.num_classes}
+
+
+def require_classes(request: Request, classes: int, whose: str = "ImageNet's") -> None:
+    """Raise XGradCamError if the default weights, of so many classes, are asked for another number."""
+    if request.weights == DEFAULT_WEIGHTS and request.num_classes not in (None, classes):
+        raise XGradCamError(
+            f"{whose} weights are not for {request.num_classes} classes: give yours with --weights"
+        )
 
 
 def build_or_fetch(build: Build, request: Request, url: str, size: str) -> Built:
@@ -110,8 +120,8 @@ def filled(build: Build, state_for: Callable[[nn.Module], Mapping[str, Any]], so
         module = random_model(build)
     state = state_for(module)
     fit(module, state, source)
-    if any(tensor.is_meta for tensor in chain(module.parameters(), module.buffers())):
-        # Some tensors are in no checkpoint: the model has to compute them.
+    if any(tensor.is_meta for part in module.modules() for tensor in tensors_of(vars(part))):
+        # Some tensors are in no checkpoint, as buffers or attributes: the model has to compute them.
         module = random_model(build)
         fit(module, state, source)
     return module.eval().requires_grad_(False)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from xgradcam.models.reading import FileState
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.photograph import Photograph, normalise
 from xgradcam.scores.outputs import logits_of
+
+Kind: TypeAlias = Literal["classification", "segmentation", "detection", "video", "image and text"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class Classifier:
     output: key of the class scores, if the model returns a dictionary, a tuple or an object.
     resize: length of the shorter side before the centre crop that the weights expect; None if unknown.
     interpolation: how it is resized. weights: the user's files that were read, if any.
+    kind: what the model returns: class scores of a photograph or a clip, of each pixel, of boxes, or
+    embeddings. frames: of a clip, for a model of video. tokenizer: of a model of images and texts.
     """
 
     name: str
@@ -53,6 +58,9 @@ class Classifier:
     resize: int | None = None
     interpolation: str = "bilinear"
     weights: LoadedWeights | None = None
+    kind: Kind = "classification"
+    frames: int | None = None
+    tokenizer: Any = None
 
     def device(self) -> torch.device:
         """The device of the model's parameters; the CPU if it has none."""
@@ -75,10 +83,12 @@ class Classifier:
         return list_layers(self.module, self.blank())
 
     def blank(self) -> Tensor:
-        """An input of a black photograph, as far as photographs have the channels of the model's inputs."""
-        if len(self.mean) in (1, CHANNELS):
+        """An input of a black photograph, as far as photographs are inputs of the model."""
+        if len(self.mean) in (1, CHANNELS) and self.frames is None:
             return self.inputs(np.zeros((1, 1, CHANNELS), np.uint8))
-        return self.like_weights(torch.zeros(1, len(self.mean), *self.size, device="cpu")).to(self.device())
+        frames = () if self.frames is None else (self.frames,)
+        blank = torch.zeros(1, len(self.mean), *frames, *self.size, device="cpu")
+        return self.like_weights(blank).to(self.device())
 
     def class_count(self) -> int | None:
         """The number of scores for a blank photograph; None if the model gives none for one."""
@@ -92,8 +102,14 @@ class Classifier:
     def framing(self, crop: bool = False) -> Framing:
         """The way a photograph becomes an input: stretched, or resized and cropped as the weights expect.
 
-        Raises XGradCamError for a crop if the resize is unknown: a guess might not be the model's own.
+        Raises XGradCamError for a crop if the resize is unknown: a guess might not be the model's own; and
+        for a model of video.
         """
+        if self.frames is not None:
+            shape = f"(N, {len(self.mean)}, frames, {self.size[0]}, {self.size[1]})"
+            raise XGradCamError(
+                f"{self.name} takes clips, and a photograph is none: from Python, give explain inputs {shape}"
+            )
         if not crop:
             return Framing(self.size)
         if self.resize is None:

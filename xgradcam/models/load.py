@@ -1,8 +1,6 @@
 """From a model's name to the model, its preprocessing and its class names."""
 
-import os
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from os import PathLike, fsdecode
@@ -10,12 +8,12 @@ from pathlib import Path
 
 import torch
 
-from xgradcam.errors import WeightsUnavailableError, XGradCamError, did_you_mean, listed, shown
+from xgradcam.errors import WeightsUnavailableError, XGradCamError, shown
 from xgradcam.models import efficientnet_lite0 as lite0
 from xgradcam.models import vgg16 as vgg
 from xgradcam.models.building import DEFAULT_WEIGHTS as DEFAULT_WEIGHTS
 from xgradcam.models.building import NO_WEIGHTS as NO_WEIGHTS
-from xgradcam.models.building import Request, build_model, build_or_fetch, chosen, filled
+from xgradcam.models.building import Request, build_model, build_or_fetch, chosen, filled, require_classes
 from xgradcam.models.channels import input_channels
 from xgradcam.models.checkpoints import read_state_dicts
 from xgradcam.models.classifier import Classifier as Classifier
@@ -33,12 +31,11 @@ from xgradcam.models.preprocessing import (
     default_colours,
     for_channels,
 )
-from xgradcam.models.user_code import TIMM, build_own, is_own
+from xgradcam.models.published import published_name
+from xgradcam.models.user_code import HUGGING_FACE, TIMM, build_own, is_own
 
 PAPERS_MODEL = "vgg16"
 BUNDLED = "efficientnet-lite0"
-# How weights are called in torchvision: `ResNet50_Weights.IMAGENET1K_V2`.
-PUBLISHED = re.compile(r"(\w+_Weights\.)?(DEFAULT|IMAGENET\w+)")
 
 
 def load_classifier(
@@ -72,14 +69,15 @@ def load_classifier(
     Raises XGradCamError for an unknown name, a wrong value, and weights that do not fit or are missing.
     """
     given = check_preprocessing(size, mean, std, resize)
-    request = Request(name, _text_of(weights), report, check_classes(num_classes))
+    request = Request(name, _text_of(weights), report, check_classes(num_classes), given)
     # Only torchvision's models are known to have three channels, and to run in this order.
-    of_torchvision = not (name and (is_own(name) or name.startswith(TIMM)))
+    of_torchvision = not (name and (is_own(name) or name.startswith((TIMM, HUGGING_FACE))))
     if of_torchvision:
         _colours(given, (), ())
     classifier = _named(request)
-    if channels_last and of_torchvision:
+    if channels_last and of_torchvision and classifier.frames is None:
         classifier.module.to(memory_format=torch.channels_last)
+    output = classifier.output if output is None else output
     classifier = _with_given(replace(classifier, output=output), given, report)
     return with_names(classifier, labels, report)
 
@@ -129,14 +127,14 @@ def _resize_for(classifier: Classifier, size: tuple[int, int] | None) -> int | N
 
 
 def _named(request: Request) -> Classifier:
-    """The classifier that was asked for, without labels if its classes are not ImageNet's."""
-    of_imagenet = request.num_classes in (None, len(imagenet_labels()))
-    if not of_imagenet and request.weights == DEFAULT_WEIGHTS and not (request.name and is_own(request.name)):
-        raise XGradCamError(
-            f"ImageNet's weights are not for {request.num_classes} classes: give yours with --weights"
-        )
+    """The classifier that was asked for, without labels if it is given another number of classes."""
+    name, count = str(request.name), request.num_classes
+    if request.name is None or name in (PAPERS_MODEL, BUNDLED) or name.startswith(TIMM):
+        require_classes(request, len(imagenet_labels()))
     classifier = _built(request)
-    return classifier if of_imagenet else replace(classifier, labels=None)
+    if count in (None, len(classifier.labels or ())):
+        return classifier
+    return replace(classifier, labels=None)
 
 
 def _built(request: Request) -> Classifier:
@@ -161,7 +159,15 @@ def _built(request: Request) -> Classifier:
             from xgradcam.models.timm_models import timm_classifier
 
             return timm_classifier(request)
-        return _torchvision(request)
+        if name.startswith(HUGGING_FACE):
+            # An extra, and it takes seconds to import.
+            from xgradcam.models.hugging_face import hugging_face_classifier
+
+            return hugging_face_classifier(request)
+        # torchvision takes a second to import.
+        from xgradcam.models.torchvision_models import torchvision_classifier
+
+        return torchvision_classifier(request)
     except WeightsUnavailableError as error:
         raise WeightsUnavailableError(
             f"the weights of {name} are not available ({error}); give a file with --weights, "
@@ -171,7 +177,7 @@ def _built(request: Request) -> Classifier:
 
 def _vgg16(request: Request) -> Classifier:
     build = partial(vgg.VGG16, **request.options())
-    if _published(request, "VGG16_Weights", [vgg.WEIGHTS_NAME]):
+    if published_name(request, "VGG16_Weights", [vgg.WEIGHTS_NAME]):
         request = replace(request, weights=DEFAULT_WEIGHTS)
     module, weights = build_or_fetch(build, request, vgg.WEIGHTS_URL, vgg.WEIGHTS_SIZE)
     return Classifier(
@@ -198,60 +204,6 @@ def _own(request: Request) -> Classifier:
         weights = LoadedWeights(taken, checkpoint.files)
     module.eval().requires_grad_(False)
     return Classifier(name, module, (vgg.SIDE, vgg.SIDE), vgg.MEAN, vgg.STD, None, weights=weights)
-
-
-def _torchvision(request: Request) -> Classifier:
-    from torchvision import models
-
-    name, options = str(request.name), request.options()
-    known = models.list_models(module=models)
-    if name not in known:
-        where = f"torchvision's classification models, timm/NAME, {BUNDLED}, or your file.py:function"
-        # `torchvision.models.resnet50(weights=...)` is a way to say it, too.
-        plain = name.partition("(")[0].rpartition(".")[2]
-        raise XGradCamError(
-            f"no model {shown(name)}{did_you_mean(plain, [*known, BUNDLED])} (known: {where})"
-        )
-    several = models.get_model_weights(name)
-    asked = _published(request, several.__name__, several.__members__)
-    pretrained = several[asked] if asked else several.DEFAULT
-    request = replace(request, weights=DEFAULT_WEIGHTS) if asked else request
-    preprocessing = pretrained.transforms()
-    side = preprocessing.crop_size[0]
-    if name in ("googlenet", "inception_v3"):
-        # As torchvision builds them for its weights, which expect another normalisation inside.
-        options |= {"transform_input": True, "init_weights": request.weights == NO_WEIGHTS}
-    if name.startswith("vit_"):
-        options |= {"image_size": side}
-    build = partial(models.get_model, name, weights=None, **options)
-    module, weights = build_or_fetch(
-        build, request, pretrained.url, f"{pretrained.meta['_file_size']:.0f} MB"
-    )
-    return Classifier(
-        name,
-        module,
-        (side, side),
-        tuple(preprocessing.mean),
-        tuple(preprocessing.std),
-        imagenet_labels(),
-        resize=preprocessing.resize_size[0],
-        interpolation=preprocessing.interpolation.value,
-        weights=weights,
-    )
-
-
-def _published(request: Request, kind: str, names: Iterable[str]) -> str:
-    """The name of the weights of torchvision's that are asked for; '' for a file, `default` and `none`.
-
-    kind: of these weights in torchvision. Raises XGradCamError for a name that is none of `names`.
-    """
-    match = PUBLISHED.fullmatch(request.weights)
-    if match is None or os.path.lexists(request.weights):
-        return ""
-    if match[1] not in (None, f"{kind}.") or match[2] not in (*names, "DEFAULT"):
-        model = request.name or PAPERS_MODEL
-        raise XGradCamError(f"no weights {request.weights} of {model}: take {listed(names, 8)}, or a file")
-    return match[2]
 
 
 def _bundled(request: Request) -> Classifier:

@@ -15,11 +15,11 @@ from xgradcam.models.channels import input_channels
 from xgradcam.models.classifier import Classifier
 from xgradcam.models.download import Report, require_reachable
 from xgradcam.models.fitting import ChannelsError
+from xgradcam.models.hub import require_config
 from xgradcam.models.labels import imagenet_labels
 from xgradcam.models.preprocessing import default_colours
 from xgradcam.models.user_code import HUB, LOCAL, TIMM, source_of
 
-CONFIG = "config.json"
 # Names of weights on the Hub; timm prefers the first.
 HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 FOLDER_FILES = (*HUB_FILES, "pytorch_model.pth", "model.pth")
@@ -32,7 +32,8 @@ def timm_classifier(request: Request) -> Classifier:
     name = str(request.name).removeprefix(TIMM)
     source, place = source_of(name)
     if source == HUB:
-        _require_config(place, request.report)
+        repository, _, revision = place.partition("@")
+        require_config(repository, revision, f"{TIMM}hf-hub:{place}", request.report)
     elif source != LOCAL:
         name = _todays_name(name, request.report)
     with warnings.catch_warnings():
@@ -112,25 +113,6 @@ def _todays_name(name: str, report: Report) -> str:
     hint = f"; one of the Hub is {TIMM}hf-hub:{name}" if name.count("/") == 1 else ""
     near = did_you_mean(TIMM + name, [TIMM + other for other in known])
     raise XGradCamError(f"no model {TIMM + name!r}{hint or near} (known: {where})")
-
-
-def _require_config(place: str, report: Report) -> None:
-    """Raise WeightsUnavailableError unless the Hub's model is in the cache or can be downloaded."""
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    repository, _, revision = place.partition("@")
-    try:
-        cached = isinstance(try_to_load_from_cache(repository, CONFIG, revision=revision or None), str)
-    except ValueError as error:
-        raise XGradCamError(f"no model {TIMM}hf-hub:{place}: {_said(error)}") from None
-    if cached:
-        return
-    if constants.HF_HUB_OFFLINE:
-        raise WeightsUnavailableError(
-            f"{repository} is not in the cache {constants.HF_HUB_CACHE}, and HF_HUB_OFFLINE is set"
-        )
-    require_reachable(constants.ENDPOINT)
-    report(f"downloading {repository} from {constants.ENDPOINT}")
 
 
 def _pretrained(name: str, source: str, report: Report) -> nn.Module:

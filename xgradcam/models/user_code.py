@@ -13,6 +13,7 @@ from torch import nn
 from xgradcam.errors import XGradCamError
 
 TIMM = "timm/"
+HUGGING_FACE = "hf:"
 # Places from which timm takes models, before a colon.
 HUB, LOCAL = "hf-hub", "local-dir"
 
@@ -26,6 +27,8 @@ def source_of(name: str) -> tuple[str, str]:
 
 def is_own(name: str) -> bool:
     """True for a model's name that points into the user's code."""
+    if name.startswith(HUGGING_FACE):
+        return False
     return ":" in name and not (name.startswith(TIMM) and source_of(name.removeprefix(TIMM))[0])
 
 
