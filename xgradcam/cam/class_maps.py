@@ -10,6 +10,7 @@ from torch import Tensor
 from xgradcam.cam.explanation import ClassExplanation
 from xgradcam.cam.notes import notes_on, probability_note, table_of
 from xgradcam.errors import XGradCamError, shown
+from xgradcam.layouts.padding import WHOLE, Share
 from xgradcam.operations.constants import Kind
 from xgradcam.scores.outputs import require_finite
 from xgradcam.scores.probability import PROBABILITY_RULES
@@ -23,7 +24,7 @@ class ClassMaps(NamedTuple):
     """The maps of several classes, still on the device; the lists have an entry for each class.
 
     numbers: see `numbers_of`. channels: the layer's. rule: see `probability_rule`; noted: whether the notes
-    tell it. budgets, constants, depth: see `Explanation`.
+    tell it. budgets, constants, depth, share: see `Explanation`.
     """
 
     logits: Tensor
@@ -38,6 +39,7 @@ class ClassMaps(NamedTuple):
     constants: list[dict[Kind, Tensor]]
     depth: list[dict[str, Mapping[str, Tensor]]]
     channels: int
+    share: Share = WHOLE
 
 
 def numbers_of(
@@ -80,7 +82,7 @@ def finished(found: ClassMaps, classes: Classes) -> tuple[ClassExplanation, ...]
         ClassExplanation(
             maps, score, tuple((*own, *line) for own in lines), found.logits, targets,
             sensitivity=sensitivity, budget=budget, constants_by_kind=constants,
-            depth=depth, probability_rule=found.rule[0],
+            depth=depth, probability_rule=found.rule[0], share=found.share,
         )
         for maps, score, lines, targets, sensitivity, budget, constants, depth in each
     )  # fmt: skip

@@ -130,6 +130,7 @@ def explain_score(
     return Explanation(
         one.maps, one.score, notes,
         sensitivity=one.sensitivity, budget=one.budget, constants_by_kind=one.constants, depth=one.depth,
+        share=one.share,
     )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from xgradcam.cam.methods import METHODS
 from xgradcam.errors import XGradCamError, checked_size, shown
+from xgradcam.layouts.padding import WHOLE, Share, over_padding
 from xgradcam.operations.constants import Kind
 from xgradcam.scores.probability import PROBABILITY_RULES, probability_rule
 
@@ -32,6 +33,7 @@ class Explanation:
     to the score; and `cancellation`, Σ|terms| / |score|. Empty if no method needs a gradient.
     constants_by_kind: with a complete method the signed maps (N, h, w) of the constants of each kind.
     depth: with a method of attention: method -> block -> its share of the map, (N,).
+    share: of the maps' rows and columns that lie over the inputs, for detectors that pad them.
     """
 
     maps: Mapping[str, Tensor]
@@ -41,6 +43,7 @@ class Explanation:
     budget: Mapping[str, Tensor] = field(default_factory=dict, kw_only=True)
     constants_by_kind: Mapping[Kind, Tensor] = field(default_factory=dict, kw_only=True)
     depth: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict, kw_only=True)
+    share: Share = field(default=WHOLE, kw_only=True)
 
     @property
     def conservation(self) -> dict[str, Tensor]:
@@ -74,7 +77,8 @@ class Explanation:
         """The method's heatmap at `size` (H, W): (N, H, W) in [0, 1]; see the function `heatmap`."""
         if not isinstance(method, str) or method not in self.maps:
             raise XGradCamError(f"no map of {shown(method)} here; there are: {', '.join(self.maps)}")
-        return heatmap(self.maps[method], size)
+        whole = heatmap(self.maps[method], over_padding(size, self.share))
+        return whole if self.share == WHOLE else heatmap(whole[:, : size[0], : size[1]], size)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from xgradcam.cam.evidence import Evidence, Probe, probe_of
 from xgradcam.cam.gradient_methods import plus_plus
 from xgradcam.errors import NotApplicableError
+from xgradcam.layouts.padding import over_padding, share_of_image
 from xgradcam.lending.precision import is_coarse
 from xgradcam.scores.outputs import logits_of
 from xgradcam.scores.probability import probability_rule
@@ -117,10 +118,12 @@ def _scaled(maps: Tensor) -> tuple[Tensor, Tensor]:
 def _masked(probe: Probe, masks: Tensor, sample: int, channels: Tensor) -> Tensor:
     """One sample's input masked by some of its channels (M,), each upsampled: (M, ...)."""
     inputs = probe.inputs
+    height, width = inputs.shape[2:]
+    size = over_padding((height, width), share_of_image(probe.recording.model, inputs, probe.layer))
     upsampled = nn.functional.interpolate(
-        masks[sample, channels, None], inputs.shape[2:], mode="bilinear", align_corners=False
+        masks[sample, channels, None], size, mode="bilinear", align_corners=False
     )
-    return inputs[sample] * upsampled.to(inputs)
+    return inputs[sample] * upsampled[..., :height, :width].to(inputs)
 
 
 def shapley_cam(evidence: Evidence) -> Tensor:

@@ -19,6 +19,7 @@ from xgradcam.capture.layers import recorded
 from xgradcam.capture.recording import Recording
 from xgradcam.errors import NoGradientError, XGradCamError
 from xgradcam.layouts.layout import Layout, Said
+from xgradcam.layouts.padding import WHOLE, Share, share_of_image
 from xgradcam.operations.constants import Kind
 from xgradcam.proof.complete import Terms, Trace, trace
 from xgradcam.scores.outputs import logits_of, require_finite
@@ -36,8 +37,8 @@ AnyScore = TypeVar("AnyScore", bound=Score)
 class _Explained(Generic[AnyScore]):
     """A score and its maps, still on the device: none of the numbers has been read.
 
-    score: (N,), at least float32. facts: see `evidence_facts`. channels: the layer's. budget, constants and
-    depth: see `Explanation`.
+    score: (N,), at least float32. facts: see `evidence_facts`. channels: the layer's. budget, constants, depth
+    and share: see `Explanation`.
     """
 
     score_of: AnyScore
@@ -49,6 +50,7 @@ class _Explained(Generic[AnyScore]):
     budget: Mapping[str, Tensor]
     constants: Mapping[Kind, Tensor]
     depth: Mapping[str, Mapping[str, Tensor]]
+    share: Share
 
 
 # The shape of a sample's activation, and its layout.
@@ -171,6 +173,7 @@ class ScoreExplainer:
             [dict(one.constants) for one in explained],
             [dict(one.depth) for one in explained],
             explained[0].channels if explained else 0,
+            explained[0].share if explained else WHOLE,
         )
 
     def _explained(self, score_of: AnyScore, evidence: Evidence) -> _Explained[AnyScore]:
@@ -195,7 +198,10 @@ class ScoreExplainer:
         elif any(METHODS[method].needs_gradient for method in self.methods):
             budget = {"feature": (evidence.gradient * evidence.activation).sum(dim=(1, 2, 3))}
         constants = {} if terms is None else {kind: at.to(score) for kind, at in terms.constants.items()}
-        return _Explained(score_of, score, maps, sensitivity, facts, channels, budget, constants, depth)
+        share = share_of_image(self.model, probe.inputs, self.layer)
+        return _Explained(
+            score_of, score, maps, sensitivity, facts, channels, budget, constants, depth, share
+        )
 
     def averaged(
         self, inputs: Tensor, explained: Sequence[_Explained[AnyScore]]

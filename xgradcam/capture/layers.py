@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from xgradcam.capture.recording import Downstream, Recording, record
 from xgradcam.errors import XGradCamError
+from xgradcam.layouts.heads import gives_classes, read_by_heads
 from xgradcam.layouts.layout import Layout as Layout
 from xgradcam.layouts.layout import Said, said_layout
 from xgradcam.layouts.watching import Watch, watched
@@ -38,6 +39,7 @@ class Layer:
 
     shape: of the output, None if it is not one tensor. layout: of the output, None if it holds no maps.
     runs: how often the module ran. reaches: True if the scores have a gradient at one of its places.
+    of_classes: False if the model returns no class scores (N, classes), as detectors and segmentations.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Layer:
     layout: Layout | None
     runs: int
     reaches: Callable[[], bool] = field(default=lambda: True, repr=False, compare=False)
+    of_classes: bool = field(default=True, repr=False, compare=False)
 
     @property
     def is_map(self) -> bool:
@@ -59,7 +62,7 @@ def list_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
     inputs = plain_inputs(inputs)
     names = {module: name for name, module in model.named_modules()}
     with advice_on(model, inputs), watched(model, inputs, hooked=True) as watch, borrowed(model) as run:
-        run(inputs)
+        of_classes = gives_classes(run(inputs), len(inputs))
     runs = Counter(made.module for made in watch.made)
     shapes = {made.module: made.shape for made in reversed(watch.made)}
     layers = []
@@ -68,7 +71,7 @@ def list_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
         with suppress(XGradCamError):
             layout = watch.layout(module) if inputs.ndim == 4 else None
         reaches = partial(_reaches, watch, module, layout)
-        layers.append(Layer(names[module], module, shapes[module], layout, times, reaches))
+        layers.append(Layer(names[module], module, shapes[module], layout, times, reaches, of_classes))
     return layers
 
 
@@ -82,7 +85,7 @@ def _reaches(watch: Watch, module: nn.Module, layout: Layout | None) -> bool:
         # Class scores, if they are there, and not the features that a model may return beside them.
         outputs = [one for one in outputs if one.ndim == 2] or outputs
         # Weights, since the sum of all scores may be constant, as that of probabilities is.
-        sums = [(one.flatten(1) * torch.arange(one[0].numel()).to(one).cos()).sum() for one in outputs]
+        sums = [(one.flatten() * torch.arange(one.numel()).to(one).cos()).sum() for one in outputs]
         return not sums or bool(layout.to_maps(recording.gradient(torch.stack(sums))).any())
     except XGradCamError:
         return False
@@ -97,12 +100,16 @@ def default_layer(layers: Sequence[Layer]) -> str:
     VGG-16: `features.30`. Of nested modules with the same output, the outermost that is not an
     `nn.Sequential` (ResNet-18: `layer4.1`). In a vision transformer, only the class token reaches the score
     from the last block on; there it is the input of the last attention (ViT-B:
-    `encoder.layers.encoder_layer_11.ln_1`). Raises XGradCamError if no layer gives maps.
+    `encoder.layers.encoder_layer_11.ln_1`). Of a detector or a segmentation, the last of the backbone
+    (DeepLab: `backbone.layer4.2`). Raises XGradCamError if no layer gives maps.
     """
     if isinstance(layers, nn.Module):
         raise XGradCamError("default_layer takes the layers, as list_layers(model, inputs) gives them")
     attentions = _attentions(layers)
     maps = layers_of_maps(layers)
+    if not all(layer.of_classes for layer in layers):
+        read = read_by_heads([layer.name for layer in layers], {layer.name for layer in maps})
+        maps = [layer for layer in maps if layer.name in read]
     spatial = [layer for layer in maps if layer.layout is not None and layer.layout.kind != "tokens"]
     tokens = maps[maps.index(spatial[-1]) + 1 :] if spatial else maps
     if not tokens:
