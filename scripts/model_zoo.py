@@ -99,7 +99,7 @@ def _torchvision(name: str) -> Built:
         options |= {"init_weights": False}
     if name in models.list_models(module=models.segmentation):
         options |= {"weights_backbone": None}
-    side = 224 if name.startswith(("vit", "maxvit")) else 256 if "v3_large" in name else 128
+    side = 224 if name.startswith(("vit", "maxvit")) else 256 if "mobilenet_v3" in name else 128
     return _lively(models.get_model(name, **options)), _photograph(side, side)
 
 

@@ -129,22 +129,29 @@ def lies_over_image(model: nn.Module, inputs: Tensor, layer: Layer) -> bool:
     A change of one corner may change all places, by gates or attention: a pairing is judged by the product of
     the four changes, relative to which neither the size of a change nor that of a place matters.
     """
-    corners = [(bottom, right) for bottom in (0, -1) for right in (0, -1)]
+    corners = [(bottom, right) for bottom in (False, True) for right in (False, True)]
     changes = []
-    for bottom, right in corners:
+    for corner in corners:
         changed = inputs.clone()
-        rows, columns = (
-            slice(-(side // 3), None) if end else slice(side // 3)
-            for side, end in zip(inputs.shape[2:], (bottom, right), strict=True)
-        )
-        changed[:, :, rows, columns] = 1 - changed[:, :, rows, columns]
+        part = (..., *_third(inputs, corner))
+        changed[part] = 1 - changed[part]
         with torch.no_grad():
             one, other = (on_grid(activation_of(model, of, layer)[0], layer) for of in (inputs, changed))
         change = (other - one).abs().sum(dim=(0, 1))
-        changes.append([float(change[corner]) for corner in corners])
-    logs = torch.tensor(changes).double().log()
+        changes.append([float(change[_third(change, place)].mean()) for place in corners])
+    found = torch.tensor(changes).double()
+    logs = found.clamp(min=1e-9 * float(found.amax())).log()
     own, *others = (sum(logs[i, j] for i, j in enumerate(pairing)) for pairing in permutations(range(4)))
     return all(bool(own > other) for other in others)
+
+
+def _third(maps: Tensor, corner: tuple[bool, bool]) -> tuple[slice, slice]:
+    """A third of the rows and of the columns of (..., h, w), at the bottom or the right if True."""
+    sides = (max(1, side // 3) for side in maps.shape[-2:])
+    rows, columns = (
+        slice(-side, None) if end else slice(side) for side, end in zip(sides, corner, strict=True)
+    )
+    return rows, columns
 
 
 def rows_of(only: Sequence[str]) -> Iterator[Row]:

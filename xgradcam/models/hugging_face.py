@@ -126,7 +126,7 @@ def _place_of(name: str, request: Request) -> _Place:
     """The place of the model; XGradCamError for a folder that is none, and for what cannot be had."""
     given = name.removeprefix(HUGGING_FACE)
     folder = Path(given).expanduser()
-    if folder.is_dir():
+    if given and folder.is_dir():
         if not (folder / CONFIG).is_file():
             there = listed(sorted(path.name for path in folder.iterdir()), 4) or "nothing"
             raise XGradCamError(

@@ -62,7 +62,7 @@ def preset_of(processor: Any, size: tuple[int, int] | None, name: str) -> Preset
     # Given in the order red, green and blue, of which a turned model sees the last first.
     order = slice(None, None, -1) if turned else slice(None)
     means, deviations = (
-        tuple(round(float(one), 6) + 0.0 for one in values)[order] for values in (mean, deviation)
+        tuple(float(f"{one:.6g}") + 0.0 for one in values)[order] for values in (mean, deviation)
     )
     preset = Preset((sides[0], sides[1]), means, deviations, turned=turned)
     return _with_crop(preset, processor, name)
