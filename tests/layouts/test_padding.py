@@ -73,12 +73,12 @@ def test_masks_of_score_cam_lie_over_the_image():
     seen = []
     model.register_forward_pre_hook(lambda _module, given: seen.append(given[0].clone()))
     explain_score(model, inputs, "same", score, ["score-cam"])
-    masked = torch.cat(seen)[-2:]
     with torch.no_grad():
         activation = model.same(model.cells(nn.functional.pad(inputs, (0, 0, 0, 16))))[0, :2, None]
     scaled = activation / activation.amax(dim=(2, 3), keepdim=True)
     masks = nn.functional.interpolate(scaled, (96, 64), mode="bilinear")[:, :, :80]
-    torch.testing.assert_close(masked, inputs * masks)
+    for expected in inputs * masks:
+        assert any(torch.allclose(one, expected, atol=1e-5) for one in torch.cat(seen))
 
 
 def test_the_padded_size_is_in_proportion():

@@ -328,6 +328,9 @@ def test_models_whose_layers_do_not_run_are_named(net, batch):
         with pytest.raises(XGradCamError, match="the model is exported"):
             list_layers(model, batch)
     torch.testing.assert_close(record(outer, batch, "last").output, net(batch))
+    # The remedy that the messages name.
+    for state in (torch.jit.trace(net, batch).state_dict(), exported.state_dict):
+        TinyNet(seed=1).load_state_dict(state)
     traced = torch.fx.symbolic_trace(net)
     torch.testing.assert_close(
         explain(traced, batch, "features.3", 1).maps, explain(net, batch, "features.3", 1).maps

@@ -172,8 +172,8 @@ def test_unknown_models_get_the_nearest_names(no_network):
         load_classifier("vgg61")
     with pytest.raises(XGradCamError, match="no model 'timm/resnet81'; did you mean 'timm/resnet"):
         load_classifier("timm/resnet81")
-    with pytest.raises(XGradCamError, match="no model 'fcn_resnet50'"):
-        load_classifier("fcn_resnet50")
+    with pytest.raises(XGradCamError, match="no model 'fcn_resnet51'; did you mean 'fcn_resnet50'"):
+        load_classifier("fcn_resnet51")
 
 
 def test_weights_of_another_model_are_refused_with_their_keys(tmp_path, no_network):

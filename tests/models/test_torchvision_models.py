@@ -123,6 +123,13 @@ def test_models_without_gradient_or_classes_are_refused_with_the_remedy(name):
         assert remedy[1] in models.list_models(module=models)
 
 
+@pytest.mark.parametrize("name", ["net.pt", "net.pt2", "net.onnx"])
+def test_a_file_is_no_name_of_a_model(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(XGradCamError, match=r"is a file: name its network by --model, .* by --weights"):
+        load_classifier(str(tmp_path / name), "none")
+
+
 def test_a_photograph_is_no_clip(tmp_path, capsys, monkeypatch, cat):
     assert main(["--image-path", cat, "--model", "r3d_18", "--weights", "none"]) == 2
     said = capsys.readouterr().err.splitlines()[-1]

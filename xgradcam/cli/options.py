@@ -23,10 +23,10 @@ PROBABILITIES = ("softmax", "sigmoid", "exp", "none")
 BOTH = ("grad-cam", "xgrad-cam")
 
 MODEL_HELP = (
-    "a classification model of torchvision (vgg16, resnet50, ...), timm/NAME for one of timm (also "
-    "timm/hf-hub:OWNER/NAME and timm/local-dir:FOLDER), your own file.py:function or "
-    "package.module:function, or the bundled efficientnet-lite0. Default: VGG-16 as in the paper, or the "
-    "bundled network where VGG-16's weights are neither cached nor reachable"
+    "a model of torchvision (vgg16, resnet50, ...), timm/NAME for one of timm (also timm/hf-hub:OWNER/NAME "
+    "and timm/local-dir:FOLDER), hf:FOLDER or hf:OWNER/NAME for one of transformers, your own "
+    "file.py:function or package.module:function, or the bundled efficientnet-lite0. Default: VGG-16 as in "
+    "the paper, or the bundled network where VGG-16's weights are neither cached nor reachable"
 )
 LAYER_HELP = (
     "the layer to explain by, or several, or a pattern in quotes, for a map of each and one of all; 'input' "

@@ -1,5 +1,6 @@
 """torchvision's models by name: classification, segmentation, detection and video."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -66,6 +67,11 @@ def _refuse(name: str, known: list[str]) -> NoReturn:
         raise XGradCamError(
             f"{name} is a model of optical flow, with neither classes nor one photograph: from Python, give "
             "explain_score a module that takes one tensor"
+        )
+    if os.path.isfile(name):
+        raise XGradCamError(
+            f"{shown(name)} is a file: name its network by --model, which may be your file.py:function, and "
+            "give the file's weights by --weights"
         )
     where = f"torchvision's models, timm/NAME, {HUGGING_FACE}FOLDER or {HUGGING_FACE}OWNER/NAME, "
     where += "efficientnet-lite0, or your file.py:function"

@@ -153,7 +153,10 @@ def refuse_scripted(model: nn.Module, around: str | None = None) -> None:
         contains = around is None or not name or around.startswith(f"{name}.")
         if contains and isinstance(module, torch.jit.ScriptModule):
             where = f"'{name}'" if name else "the model"
-            raise XGradCamError(f"{where} is scripted or traced: give the module that it was made from")
+            raise XGradCamError(
+                f"{where} is scripted or traced: give the module that it was made from; its weights are in "
+                "scripted.state_dict(), for the module's load_state_dict"
+            )
 
 
 def refuse_exported(model: Any) -> None:
@@ -164,7 +167,8 @@ def refuse_exported(model: Any) -> None:
     merged = not modules and any(isinstance(node.target, torch._ops.OpOverload) for node in nodes)
     if merged or type(model).__name__ == "ExportedProgram":
         raise XGradCamError(
-            "the model is exported, which merges its layers: give the module that it was made from"
+            "the model is exported, which merges its layers: give the module that it was made from; its "
+            "weights are in the program's state_dict, for the module's load_state_dict"
         )
     if isinstance(model, torch.jit.ScriptModule):
         refuse_scripted(model)
