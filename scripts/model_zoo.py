@@ -137,7 +137,11 @@ def _timm(name: str) -> Built:
 
     model = _lively(timm.create_model(name))
     settings: Any = model.pretrained_cfg
-    height, width = settings["input_size"][1:] if settings.get("fixed_input_size") else (128, 128)
+    height, width = (
+        settings["input_size"][1:]
+        if settings.get("fixed_input_size")
+        else (256 if "mobilenet" in name else 128,) * 2
+    )
     return model, _photograph(height, width)
 
 
