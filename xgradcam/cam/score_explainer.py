@@ -37,8 +37,8 @@ AnyScore = TypeVar("AnyScore", bound=Score)
 class _Explained(Generic[AnyScore]):
     """A score and its maps, still on the device: none of the numbers has been read.
 
-    score: (N,), at least float32. facts: see `evidence_facts`. channels: the layer's. budget, constants, depth
-    and share: see `Explanation`.
+    score: (N,), at least float32. facts: see `evidence_facts`. channels: the layer's. budget, constants,
+    depth and share: see `Explanation`.
     """
 
     score_of: AnyScore
