@@ -32,25 +32,42 @@ if TYPE_CHECKING:
     from xgradcam.runs.choice import ChosenLayer as ChosenLayer
     from xgradcam.runs.choice import choose_layer as choose_layer
     from xgradcam.runs.explainer import Explainer as Explainer
+    from xgradcam.scores.boxes import BoxScore as BoxScore
+    from xgradcam.scores.boxes import Detection as Detection
+    from xgradcam.scores.regions import PixelScore as PixelScore
+    from xgradcam.scores.regions import PredictedRegion as PredictedRegion
+    from xgradcam.scores.regions import RegionMean as RegionMean
+    from xgradcam.scores.score import ClassScore as ClassScore
     from xgradcam.scores.score import Contrast as Contrast
-    from xgradcam.scores.score import RegionMean as RegionMean
     from xgradcam.scores.score import Similarity as Similarity
+    from xgradcam.scores.single import Binary as Binary
+    from xgradcam.scores.single import Regression as Regression
+    from xgradcam.scores.text import Text as Text
+    from xgradcam.scores.text import image_encoder as image_encoder
 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Binary": "scores.single",
+    "BoxScore": "scores.boxes",
     "ChosenLayer": "runs.choice",
     "ClassExplanation": "cam.explanation",
+    "ClassScore": "scores.score",
     "Classifier": "models.classifier",
     "Contrast": "scores.score",
     "Contribution": "proof.verification",
+    "Detection": "scores.boxes",
     "Evidence": "cam.evidence",
     "Explainer": "runs.explainer",
     "Explanation": "cam.explanation",
     "METHODS": "cam.methods",
+    "PixelScore": "scores.regions",
+    "PredictedRegion": "scores.regions",
     "Recording": "capture.recording",
-    "RegionMean": "scores.score",
+    "RegionMean": "scores.regions",
+    "Regression": "scores.single",
     "Similarity": "scores.score",
+    "Text": "scores.text",
     "Verification": "proof.verification",
     "XGradCamError": "errors",
     "choose_layer": "runs.choice",
@@ -61,6 +78,7 @@ _HOME = {
     "fold_batch_norms": "models.folding",
     "fuse": "cam.explanation",
     "heatmap": "cam.explanation",
+    "image_encoder": "scores.text",
     "imagenet_labels": "models.labels",
     "list_layers": "capture.layers",
     "load_classifier": "models.load",

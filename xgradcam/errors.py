@@ -60,6 +60,10 @@ class WeightsUnavailableError(XGradCamError):
     """Weights that are neither in the cache nor to be downloaded."""
 
 
+class NothingFoundError(XGradCamError):
+    """A score that a photograph does not have: nothing is detected there, or no pixel is of the class."""
+
+
 class NotFiniteError(XGradCamError):
     """Scores that contain an infinity or NaN."""
 

@@ -219,7 +219,7 @@ class Probe:
         if not isinstance(self.score_of, ClassScore):
             raise NotApplicableError("this method compares classes, and the score is not that of a class")
         logits = logits_of(self.recording.output, self.score_of.output).detach()
-        return logits, self.score_of.targets.expand(len(logits))
+        return logits, self.score_of.indices(logits)
 
     def seeds(self) -> list[int]:
         """A random seed for each sample: its class; a single 0 if the score is not that of a class."""

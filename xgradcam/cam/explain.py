@@ -16,7 +16,7 @@ from xgradcam.layouts.layout import Said
 from xgradcam.lending.inputs import plain_inputs
 from xgradcam.proof.complete import trace
 from xgradcam.scores.outputs import finite_logits_of, require_finite
-from xgradcam.scores.score import ClassScore, Score
+from xgradcam.scores.score import ClassScore, Score, settled
 from xgradcam.scores.targets import Targets, choose_targets
 
 DEFAULT_METHODS = ("grad-cam", "xgrad-cam")
@@ -112,16 +112,18 @@ def explain_score(
     methods: Sequence[str] = DEFAULT_METHODS,
     progress: Progress = lambda _done, _total: None,
     layout: Said | None = None,
+    *,
+    axioms: bool = False,
 ) -> Explanation:
     """Explain any number computed from the model's output by the activation of one layer.
 
     score: a function of the model's output that gives a number for each sample, (N,), from its own row, such
-    as `Contrast`, `RegionMean` and `Similarity`. The other arguments are those of `explain`.
-    Raises XGradCamError for a wrong layer, method or model, and for a score that is not finite.
+    as `Contrast`, `BoxScore`, `Text` and the others of the package. The other arguments are those of
+    `explain`. Raises XGradCamError for a wrong layer, method or model, and for a score that is not finite.
     """
-    explainer = ScoreExplainer(model, layer, known_methods(methods), progress, layout=layout)
+    explainer = ScoreExplainer(model, layer, known_methods(methods), progress, axioms, layout)
     inputs = plain_inputs(inputs)
-    _, explained = explainer.run(inputs, lambda _output: [score])
+    _, explained = explainer.run(inputs, lambda output: [settled(score, output)])
     (one,) = explained
     numbers = numbers_of(one.score, [one.facts], [one.maps])
     right, (notes,) = notes_of(numbers, [one.maps], one.channels)
@@ -131,6 +133,7 @@ def explain_score(
         one.maps, one.score, notes,
         sensitivity=one.sensitivity, budget=one.budget, constants_by_kind=one.constants, depth=one.depth,
         share=one.share,
+        score_of=one.score_of,
     )  # fmt: skip
 
 

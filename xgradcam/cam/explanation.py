@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +12,16 @@ from xgradcam.errors import XGradCamError, checked_size, shown
 from xgradcam.layouts.padding import WHOLE, Share, over_padding
 from xgradcam.operations.constants import Kind
 from xgradcam.scores.probability import PROBABILITY_RULES, probability_rule
+from xgradcam.scores.score import Score, of_sample
 
 if TYPE_CHECKING:
     from xgradcam.pictures.paint import HeatmapOf
+    from xgradcam.scores.boxes import Detection
 
 # Values are the same everywhere if their spread is at most this share of the largest.
 FLAT = 1e-5
+
+AnyExplanation = TypeVar("AnyExplanation", bound="Explanation")
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +38,8 @@ class Explanation:
     constants_by_kind: with a complete method the signed maps (N, h, w) of the constants of each kind.
     depth: with a method of attention: method -> block -> its share of the map, (N,).
     share: of the maps' rows and columns that lie over the inputs, for detectors that pad them.
+    score_of: of `explain_score`, the score with what it took from the model's prediction, such as the
+    detections of `BoxScore` and the region of `PredictedRegion`.
     """
 
     maps: Mapping[str, Tensor]
@@ -44,6 +50,26 @@ class Explanation:
     constants_by_kind: Mapping[Kind, Tensor] = field(default_factory=dict, kw_only=True)
     depth: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict, kw_only=True)
     share: Share = field(default=WHOLE, kw_only=True)
+    score_of: Score | None = field(default=None, kw_only=True)
+
+    def to(self: AnyExplanation, device: torch.device | str) -> AnyExplanation:
+        """The same explanation with its tensors on another device."""
+        return self._with_each(lambda tensor: tensor.to(device))
+
+    def sample(self: AnyExplanation, index: int) -> AnyExplanation:
+        """One sample of the batch, as a batch of its own."""
+        chosen = slice(index, index + 1)
+        score_of = None if self.score_of is None else of_sample(self.score_of, index)
+        changed = self._with_each(lambda tensor: tensor[chosen])
+        return replace(changed, notes=self.notes[chosen], score_of=score_of)
+
+    def _with_each(self: AnyExplanation, change: Callable[[Tensor], Tensor]) -> AnyExplanation:
+        return replace(self, **{name: _changed(value, change) for name, value in vars(self).items()})
+
+    @property
+    def detections(self) -> "tuple[Detection, ...]":
+        """The detections that `BoxScore` found, one for each sample; empty for other scores."""
+        return getattr(self.score_of, "detections", ())
 
     @property
     def conservation(self) -> dict[str, Tensor]:
@@ -96,40 +122,19 @@ class ClassExplanation(Explanation):
     guided: Tensor | None = field(default=None, kw_only=True)
     probability_rule: str | None = field(default=None, kw_only=True)
 
-    def to(self, device: torch.device | str) -> "ClassExplanation":
-        """The same explanation with its tensors on another device."""
-        return self._with_each(lambda tensor: tensor.to(device), self.notes)
-
-    def sample(self, index: int) -> "ClassExplanation":
-        """One sample of the batch, as a batch of its own."""
-        chosen = slice(index, index + 1)
-        return self._with_each(lambda tensor: tensor[chosen], self.notes[chosen])
-
-    def _with_each(
-        self, change: Callable[[Tensor], Tensor], notes: tuple[tuple[str, ...], ...]
-    ) -> "ClassExplanation":
-        return replace(
-            self,
-            maps={method: change(signed) for method, signed in self.maps.items()},
-            score=change(self.score),
-            notes=notes,
-            logits=change(self.logits),
-            targets=change(self.targets),
-            sensitivity={method: change(errors) for method, errors in self.sensitivity.items()},
-            budget={term: change(value) for term, value in self.budget.items()},
-            constants_by_kind={kind: change(signed) for kind, signed in self.constants_by_kind.items()},
-            depth={
-                method: {name: change(one) for name, one in of.items()} for method, of in self.depth.items()
-            },
-            guided=None if self.guided is None else change(self.guided),
-        )
-
     @property
     def probability(self) -> Tensor:
         """The probability of each sample's target, (N,), by the `probability_rule`."""
         rule = self.probability_rule or probability_rule(self.logits)[0]
         probabilities = PROBABILITY_RULES[rule](self.logits)
         return probabilities.gather(1, self.targets[:, None])[:, 0]
+
+
+def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """The value with its tensors changed, as deep as they lie in mappings."""
+    if isinstance(value, Mapping):
+        return {name: _changed(one, change) for name, one in value.items()}
+    return change(value) if isinstance(value, Tensor) else value
 
 
 def heatmap(signed: Tensor, size: tuple[int, int]) -> Tensor:

@@ -166,7 +166,7 @@ class ScoreExplainer:
             not probability,
             numbers_of(logits, [one.facts for one in explained], [one.maps for one in explained], in_range),
             [one.score for one in explained],
-            [one.score_of.targets for one in explained],
+            [one.score_of.indices(logits) for one in explained],
             [dict(one.maps) for one in explained],
             [dict(one.sensitivity) for one in explained],
             [dict(one.budget) for one in explained],

@@ -27,10 +27,10 @@ def select_output(returned: Any, output: str | int | None) -> Any:
     if isinstance(returned, (tuple, list)) and re.fullmatch(r"-?\d{1,9}", str(output), re.ASCII):
         if -len(returned) <= int(output) < len(returned):
             return returned[int(output)]
-    for name, value in _named_outputs(returned):
+    for name, value in named_outputs(returned):
         if name == str(output):
             return value
-    names = [name for name, _ in _named_outputs(returned)]
+    names = [name for name, _ in named_outputs(returned)]
     first, _, rest = output.partition(".") if isinstance(output, str) else ("", "", "")
     if rest and first in names:
         return select_output(select_output(returned, first), rest)
@@ -40,7 +40,8 @@ def select_output(returned: Any, output: str | int | None) -> Any:
     )
 
 
-def _named_outputs(returned: Any) -> Iterator[tuple[str, Any]]:
+def named_outputs(returned: Any) -> Iterator[tuple[str, Any]]:
+    """The parts of what a model returned that have a key, a position or the name of an attribute."""
     own = getattr(returned, "__dict__", {})
     if isinstance(returned, Tensor):
         return
@@ -101,8 +102,8 @@ def described(value: Any) -> tuple[str, str]:
         if value.is_complex():
             why = ": complex numbers have no order: return real scores, such as their size by .abs()"
         return f"{what} of {value.dtype}", why
-    parts = list(_named_outputs(value))
-    deeper = [(f"{name}.{inner}", one) for name, part in parts for inner, one in _named_outputs(part)]
+    parts = list(named_outputs(value))
+    deeper = [(f"{name}.{inner}", one) for name, part in parts for inner, one in named_outputs(part)]
     names = [[name for name, one in level if isinstance(one, Tensor)] for level in (parts, deeper)]
     choice = [shortened(name, 20) for name in names[0] or names[1]]
     hint = f": choose one of its tensors with --output: {listed(choice, 6)} (in Python: output=)"

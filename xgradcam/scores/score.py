@@ -13,29 +13,50 @@ from torch import Tensor
 
 from xgradcam.errors import XGradCamError, shown, users_code
 from xgradcam.scores.outputs import described, is_scores, logits_of, select_output
-from xgradcam.scores.targets import class_indices, require_class
+from xgradcam.scores.targets import Targets, choose_targets, class_indices, require_class
 
 Score: TypeAlias = Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """The logit of a class: `targets` (N,) of N samples. output: see `logits_of`."""
+    """The logit of a class: S = y_t of the class scores y (N, classes), t the class of each sample.
 
-    targets: Tensor
+    targets: None (each sample's highest score), one class index, or N of them. output: where the class
+    scores are in what the model returned: a key, an attribute, a position, or a path (`head.logits`).
+    `explain` explains it, with the class's probability.
+    """
+
+    targets: Targets = None
     output: str | int | None = None
 
     def __call__(self, returned: Any) -> Tensor:
         """The scores, (N,); XGradCamError if what the model returned does not fit."""
         logits = logits_of(returned, self.output)
-        return logits.gather(1, self.targets.expand(len(logits))[:, None])[:, 0]
+        return logits.gather(1, self.indices(logits)[:, None])[:, 0]
+
+    def settled(self, returned: Any) -> "ClassScore":
+        """The same score with the classes of what the model returned."""
+        return ClassScore(self.indices(logits_of(returned, self.output)), self.output)
 
     def alone(self, sample: int) -> "ClassScore":
         """The score of one sample's class, for any number of rows."""
-        return ClassScore(self.targets[sample : sample + 1], self.output)
+        targets = self.targets
+        if isinstance(targets, int) or targets is None:
+            return self
+        return ClassScore(targets[sample : sample + 1] if len(targets) > 1 else targets, self.output)
+
+    def indices(self, logits: Tensor) -> Tensor:
+        """The class of each row, (N,)."""
+        targets = self.targets
+        if isinstance(targets, Tensor) and targets.device.type != "cpu":
+            return targets.expand(len(logits))  # without waiting for the device
+        if isinstance(targets, Tensor) and targets.shape == (1,):
+            targets = int(targets)
+        return choose_targets(logits.detach(), targets)
 
 
-def _class(given: Any, classes: int) -> int:
+def class_index(given: Any, classes: int) -> int:
     """One class index as an integer; XGradCamError for anything else, and for one out of range."""
     chosen = class_indices(given)
     if chosen is None or chosen.ndim:
@@ -44,7 +65,7 @@ def _class(given: Any, classes: int) -> int:
     return int(chosen)
 
 
-def _given(values: Any, what: str) -> Tensor:
+def given_tensor(values: Any, what: str) -> Tensor:
     """The tensor of what a user gave as a region or an embedding; XGradCamError if it is not finite."""
     try:
         tensor = values if isinstance(values, Tensor) else torch.as_tensor(np.array(values), device="cpu")
@@ -71,9 +92,9 @@ class Contrast:
         """The scores, (N,); XGradCamError if what the model returned does not fit."""
         logits = logits_of(returned, self.output)
         classes = logits.shape[1]
-        target = _class(self.target, classes)
+        target = class_index(self.target, classes)
         given = self.others if isinstance(self.others, Iterable) else ()
-        others = [_class(other, classes) for other in given]
+        others = [class_index(other, classes) for other in given]
         if not others or target in others:
             raise XGradCamError(
                 f"a contrast needs at least one other class than {target}, in a tuple such as (3,), not "
@@ -82,55 +103,6 @@ class Contrast:
         if not isinstance(self.share, Real) or not isfinite(self.share):
             raise XGradCamError(f"the share of a contrast is {shown(self.share)}: give a number, such as 1.0")
         return logits[:, target] - self.share * logits[:, others].mean(dim=1)
-
-
-@dataclass(frozen=True)
-class RegionMean:
-    """The mean logit of a class over a region of a segmentation (N, classes, H, W).
-
-    region: True inside, (H, W) for all samples or (N, H, W). output: see `logits_of`.
-    """
-
-    target: int
-    region: Tensor
-    output: str | int | None = None
-
-    def __call__(self, returned: Any) -> Tensor:
-        """The scores, (N,); XGradCamError if what the model returned does not fit."""
-        planes, regions = select_output(returned, self.output), self._regions()
-        if not is_scores(planes) or planes.ndim != 4:
-            what, hint = described(planes)
-            raise XGradCamError(
-                f"the mean over a region needs an output (N, classes, H, W), not {what}{hint}"
-            )
-        if regions.shape[1:] != planes.shape[2:] or len(regions) not in (1, len(planes)):
-            raise XGradCamError(
-                f"the region is {tuple(np.shape(self.region))}, the model's output {tuple(planes.shape)}: "
-                f"give (H, W) as there, {tuple(planes.shape[2:])}, or (N, H, W)"
-            )
-        target = _class(self.target, planes.shape[1])
-        # Sums over an image are beyond float16.
-        of_class = planes[:, target].to(torch.promote_types(planes.dtype, torch.float32))
-        inside = regions.to(of_class)
-        area = inside.sum(dim=(1, 2))
-        size = inside.abs().sum(dim=(1, 2))
-        if not size.all():
-            raise XGradCamError("the region is empty: no pixel of it is True")
-        if (area.abs() <= 1e-6 * size).any():
-            raise XGradCamError("the region's weights cancel, and have no mean: give True inside, else False")
-        return (of_class * inside).sum(dim=(1, 2)) / area
-
-    def alone(self, sample: int) -> "RegionMean":
-        """The score with one sample's region, for any number of rows."""
-        regions = self._regions()
-        one = regions if len(regions) == 1 else regions[sample : sample + 1]
-        return RegionMean(self.target, one, self.output)
-
-    def _regions(self) -> Tensor:
-        """The regions, (N, H, W) or (1, H, W)."""
-        regions = _given(self.region, "region")
-        regions = regions[:, 0] if regions.ndim == 4 and regions.shape[1] == 1 else regions
-        return regions[None] if regions.ndim == 2 else regions
 
 
 @dataclass(frozen=True)
@@ -145,7 +117,7 @@ class Similarity:
 
     def __call__(self, returned: Any) -> Tensor:
         """The scores, (N,); XGradCamError if what the model returned does not fit."""
-        own, goal = select_output(returned, self.output), _given(self.embedding, "embedding")
+        own, goal = select_output(returned, self.output), given_tensor(self.embedding, "embedding")
         if goal.ndim not in (1, 2) or not goal.any(dim=-1).all():
             raise XGradCamError(f"the embedding is {tuple(goal.shape)}: give (D,) or (N, D), not all of it 0")
         fits = is_scores(own) and own.ndim == 2 and own.shape[1] == goal.shape[-1]
@@ -159,7 +131,7 @@ class Similarity:
 
     def alone(self, sample: int) -> "Similarity":
         """The score with one sample's embedding, for any number of rows."""
-        goal = _given(self.embedding, "embedding")
+        goal = given_tensor(self.embedding, "embedding")
         return Similarity(goal[sample] if goal.ndim == 2 and len(goal) > 1 else goal, self.output)
 
 
@@ -178,6 +150,19 @@ def values_of(score_of: Score, returned: Any, samples: int) -> Tensor:
         f"the score is {what}: it must be a number for each sample, a tensor ({samples},) of floats, such as "
         "output[:, 0]"
     )
+
+
+def settled(score: Score, returned: Any) -> Score:
+    """The score with what it takes from the model's prediction held; itself if it has no `settled`.
+
+    So that methods that ask the network again ask for the same.
+    """
+    settle = getattr(score, "settled", None)
+    if settle is None:
+        return score
+    with users_code("the score failed on the output"):
+        held: Score = settle(returned)
+    return held
 
 
 def of_sample(score: Score, sample: int) -> Score:
