@@ -117,6 +117,22 @@ class Framing:
         whole[rows, columns] = inside[: rows.stop - rows.start, : columns.stop - columns.start]
         return whole
 
+    def in_input(self, points: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
+        """Points (..., 2), x and y on a photograph (H, W), in pixels of the input; some lie outside of it."""
+        start, scale = self._place_of_input(shape)
+        return (points - start) / scale
+
+    def in_photograph(self, points: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
+        """Points (..., 2), x and y in pixels of the input, on a photograph (H, W)."""
+        start, scale = self._place_of_input(shape)
+        return start + points * scale
+
+    def _place_of_input(self, shape: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The input's corner on a photograph, and the size there of one of its pixels: (x, y) each."""
+        top, left, bottom, right = self.window(shape)
+        height, width = self.size
+        return np.array([left, top]), np.array([(right - left) / width, (bottom - top) / height])
+
     def _scene_size(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Height and width of the scene; the longer side is rounded down, as in torchvision."""
         if self.resize is None:

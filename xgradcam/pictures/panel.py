@@ -9,6 +9,7 @@ import numpy as np
 from xgradcam.errors import XGradCamError
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.lettering import WHITE, line
+from xgradcam.pictures.outlines import Outline, outlined
 from xgradcam.pictures.paint import DEFAULT_STYLE, HeatmapOf, Style, checked_heatmap, paint
 from xgradcam.pictures.photograph import Photograph, require_photograph
 
@@ -28,12 +29,14 @@ def draw_panel(
     title: str,
     detail: str = "",
     style: Style = DEFAULT_STYLE,
+    outline: Outline | None = None,
 ) -> Photograph:
     """The photograph and an overlay for each heatmap, in rows with captions: (height, width, 3) uint8 RGB.
 
     photograph: (H, W, 3); all pictures have its aspect. heatmaps: caption -> heatmap, see `draw`.
     title, detail: the header's text, such as the class's name and `score_line`.
     style: with `full_resolution` the pictures are as high as the photograph, up to 2048 pixels.
+    outline: drawn on all pictures.
     """
     require_photograph(photograph)
     shape = photograph.shape[0], photograph.shape[1]
@@ -45,7 +48,8 @@ def draw_panel(
     for caption, heatmap in heatmaps.items():
         blank = "" if checked_heatmap(heatmap(framing.size)).any() else " (blank)"
         pictures[caption + blank] = paint(shown, heatmap, framing, shape, style)
-    return panel(pictures, title, detail)
+    drawn = {caption: outlined(picture, outline, framing, shape) for caption, picture in pictures.items()}
+    return panel(drawn, title, detail)
 
 
 def panel(pictures: Mapping[str, Photograph], title: str, detail: str = "") -> Photograph:
@@ -72,9 +76,9 @@ def panel(pictures: Mapping[str, Photograph], title: str, detail: str = "") -> P
     return np.vstack([header, body, np.full((gap, body.shape[1], 3), WHITE, np.uint8)])
 
 
-def score_line(score: float, probability: float) -> str:
-    """The detail of a class: `score 7.44, probability 11.1%`."""
-    return f"score {score:.2f}, probability {probability:.1%}"
+def score_line(score: float, probability: float | None = None) -> str:
+    """The detail of a class: `score 7.44, probability 11.1%`; without a probability only the score."""
+    return f"score {score:.2f}" + ("" if probability is None else f", probability {probability:.1%}")
 
 
 def _panel_size(shape: tuple[int, int], largest: int) -> tuple[int, int]:

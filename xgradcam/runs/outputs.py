@@ -26,7 +26,7 @@ ORIGINAL_NAMES = ("cam.jpg", "X_cam.jpg")
 CLASS = re.compile(r"_(\d+)_")
 GENERATOR = b'name="generator" content="xgradcam"'
 # What is in our archives of maps: always these, and maps by their methods.
-NUMBERS = {"scores.npy", "class_index.npy"}
+NUMBERS, SCORES = {"scores.npy", "class_index.npy"}, "scores.npy"
 MAP_NAMES = {f"{method}.npy" for method in METHODS}
 OTHER_FOLDER = "choose an --output-dir"
 
@@ -62,6 +62,12 @@ class Outputs:
         return frozenset(found | {f"{FUSED}_{ending}" for ending in endings})
 
     @cached_property
+    def _part(self) -> re.Pattern[str]:
+        """The class, or the score, in a file's name."""
+        scoring = self.run.scoring
+        return CLASS if scoring is None else re.compile(f"_({re.escape(scoring.file_part)})_")
+
+    @cached_property
     def stems(self) -> dict[str, str]:
         """Stem -> photograph."""
         return {source.stem.as_posix(): source.path for source in self.run.sources}
@@ -69,7 +75,7 @@ class Outputs:
     def is_result(self, name: str, stem: str) -> bool:
         """True if this can be the name of a result whose stem is this one."""
         rest = name.removeprefix(stem)
-        found = CLASS.match(rest)
+        found = self._part.match(rest)
         of_class = found is not None and rest[found.end() :] in self.endings
         return name.startswith(stem) and (of_class or rest == f"_{PHOTOGRAPH}")
 
@@ -123,13 +129,13 @@ class Outputs:
         return any(
             name[: found.start()] in self.stems
             and name[found.end() :] in self.endings
-            and self._is_asked(int(found[1]))
+            and self._is_asked(found[1])
             for start, sign in enumerate(name)
-            if sign == "_" and (found := CLASS.match(name, start))
+            if sign == "_" and (found := self._part.match(name, start))
         )
 
-    def _is_asked(self, index: int) -> bool:
-        return self._classes is None or index in self._classes
+    def _is_asked(self, part: str) -> bool:
+        return self.run.scoring is not None or self._classes is None or int(part) in self._classes
 
     @cached_property
     def _classes(self) -> set[int] | None:
@@ -154,14 +160,14 @@ class Outputs:
     def _require_stems_apart(self) -> None:
         """Raise XGradCamError where a class and a layer read as a part of another photograph's name."""
         for ending in self.endings:
-            for found in CLASS.finditer(f"_{ending}"):
+            for found in self._part.finditer(f"_{ending}"):
                 if f"_{ending}"[found.end() :] not in self.endings:
                     continue
                 between = f"_{ending}"[: found.start()]
                 for stem, photograph in self.stems.items():
-                    longer = re.fullmatch(rf"(.+)_(\d+){re.escape(between)}", stem)
-                    other = self.stems.get(longer[1]) if longer and self._is_asked(int(longer[2])) else None
-                    if other is not None and self._is_asked(int(found[1])):
+                    longer = re.fullmatch(f"(.+){self._part.pattern[:-1]}{re.escape(between)}", stem)
+                    other = self.stems.get(longer[1]) if longer and self._is_asked(longer[2]) else None
+                    if other is not None and self._is_asked(found[1]):
                         raise XGradCamError(
                             f"results of {other} and of {photograph} would have the same names, ending in "
                             f"{ending}: explain them one by one, or into folders of their own"
@@ -198,7 +204,7 @@ def is_own(path: Path) -> bool:
             if path.suffix == ".npz":
                 with zipfile.ZipFile(file) as archive:
                     names = set(archive.namelist())
-                return names - NUMBERS <= MAP_NAMES and NUMBERS < names
+                return names - NUMBERS <= MAP_NAMES and {SCORES} < names
             return is_marked(file.read()) if path.suffix == ".jpg" else GENERATOR in file.read(4096)
     except (OSError, ValueError, XGradCamError, zipfile.BadZipFile):
         return False

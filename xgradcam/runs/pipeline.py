@@ -17,16 +17,24 @@ import torch
 from torch import Tensor
 
 from xgradcam.cam.evidence import Progress
-from xgradcam.errors import CannotWriteError, NotFiniteError, XGradCamError, first_line, is_out_of_memory
+from xgradcam.errors import (
+    CannotWriteError,
+    NotFiniteError,
+    NothingFoundError,
+    XGradCamError,
+    first_line,
+    is_out_of_memory,
+)
 from xgradcam.pictures.photograph import Photograph
 from xgradcam.runs.cores import usable_cores
 from xgradcam.runs.results import Announce, write_results
 from xgradcam.runs.run import USUAL_BATCH, Explained, Run
+from xgradcam.runs.scoring import Shape
 from xgradcam.runs.sources import STDIN, Source, state_of
 
 T = TypeVar("T")
 Record = Mapping[str, Any]
-Explainer: TypeAlias = Callable[[Tensor], Explained]
+Explainer: TypeAlias = Callable[[Tensor, Sequence[Shape]], Explained]
 
 # Threads that read, and as many that write. Two on one core: a disk is waited for. More than eight wait for
 # the interpreter's lock.
@@ -57,7 +65,7 @@ class _Read:
     """A photograph on its way: the network's input and the pixels to draw on, or the problem.
 
     inputs: (1, 3, h, w), on the CPU. canvas: None where there is a problem, or where it is too large to keep.
-    notes: on what was assumed of its values.
+    notes: on what was assumed of its values. shape: the photograph's.
     """
 
     source: Source
@@ -66,6 +74,7 @@ class _Read:
     problem: str = ""
     state: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    shape: Shape = (0, 0)
 
 
 class _Turns:
@@ -133,7 +142,7 @@ def _explain_and_write(
     """The future outcomes of those photographs of a batch that are not done."""
     good = [item for item in batch if item.inputs is not None]
     wanted = any(item.source.path not in done for item in good)
-    results = iter(_explain(run, explain, [item.inputs for item in good]) if wanted else ())
+    results = iter(_explain(run, explain, good) if wanted else ())
     for item in batch:
         explained, index, problem = next(results, NOTHING) if item.inputs is not None else NOTHING
         if item.source.path not in done:
@@ -186,7 +195,8 @@ def _read(run: Run, source: Source, turns: _Turns) -> _Read:
         except Exception as error:
             return _Read(source, None, None, _too_little_memory(source, error), state)
         keep = source.path == STDIN or canvas.shape[0] * canvas.shape[1] <= LARGE
-        return _Read(source, inputs, canvas if keep else None, "", state, reading.notes)
+        shape = reading.photograph.shape[0], reading.photograph.shape[1]
+        return _Read(source, inputs, canvas if keep else None, "", state, reading.notes, shape)
 
 
 def _too_little_memory(source: Source, error: Exception) -> str:
@@ -209,7 +219,7 @@ def _write(
         return Outcome(source, (), item.problem)
 
     def write(canvas: Photograph) -> Outcome:
-        records = write_results(run, source, canvas, explained, index, announce, item.notes)
+        records = write_results(run, source, canvas, explained, index, announce, item.notes, item.shape)
         return Outcome(source, records, "", item.state)
 
     try:
@@ -230,36 +240,33 @@ def _write(
         return Outcome(source, (), _too_little_memory(source, error))
 
 
-def _explain(
-    run: Run, explain: Explainer, inputs: Sequence[Tensor | None]
-) -> list[tuple[Explained, int, str]]:
-    """For each input its batch's explanations and its place there, or a problem.
+def _explain(run: Run, explain: Explainer, read: Sequence[_Read]) -> list[tuple[Explained, int, str]]:
+    """For each photograph its batch's explanations and its place there, or a problem.
 
     A batch that is too large for the memory is halved, and so is one in which the scores of a photograph are
-    not finite.
+    not finite, or in which one has nothing to explain.
     """
     try:
-        return _explain_at_once(run, explain, inputs)
-    except NotFiniteError as error:
-        if len(inputs) == 1:
+        return _explain_at_once(run, explain, read)
+    except (NotFiniteError, NothingFoundError) as error:
+        if len(read) == 1:
             return [((), 0, str(error))]
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        if len(inputs) == 1:
+        if len(read) == 1:
             problem = f"not enough memory for one photograph ({first_line(error)}): take another --device"
             return [((), 0, f"{problem}, a smaller model or fewer methods")]
-    half = len(inputs) // 2
-    return [*_explain(run, explain, inputs[:half]), *_explain(run, explain, inputs[half:])]
+    half = len(read) // 2
+    return [*_explain(run, explain, read[:half]), *_explain(run, explain, read[half:])]
 
 
-def _explain_at_once(
-    run: Run, explain: Explainer, inputs: Sequence[Tensor | None]
-) -> list[tuple[Explained, int, str]]:
+def _explain_at_once(run: Run, explain: Explainer, read: Sequence[_Read]) -> list[tuple[Explained, int, str]]:
     classifier = run.classifier
-    batch = classifier.like_weights(torch.cat([one for one in inputs if one is not None]))
-    explained = _on_cpu(explain(_on_device(batch, classifier.device())))
-    return [(explained, index, "") for index in range(len(inputs))]
+    batch = classifier.like_weights(torch.cat([one.inputs for one in read if one.inputs is not None]))
+    shapes = [one.shape for one in read]
+    explained = _on_cpu(explain(_on_device(batch, classifier.device()), shapes))
+    return [(explained, index, "") for index in range(len(read))]
 
 
 def _on_device(batch: Tensor, device: torch.device) -> Tensor:

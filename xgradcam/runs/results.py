@@ -6,22 +6,24 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from xgradcam.cam.explanation import ClassExplanation, heatmap_of
+from xgradcam.cam.explanation import ClassExplanation, Explanation, heatmap_of
 from xgradcam.cam.guided import gradient_picture, guided_map
 from xgradcam.cam.methods import title_of
 from xgradcam.errors import XGradCamError
 from xgradcam.files import make_folder, write_files
 from xgradcam.models.labels import label_of, name_only
+from xgradcam.pictures.outlines import outlined
 from xgradcam.pictures.paint import HeatmapOf, draw, fused
 from xgradcam.pictures.panel import draw_panel, score_line
 from xgradcam.pictures.photograph import Photograph, encode_jpeg
 from xgradcam.runs.run import Explained, Run
+from xgradcam.runs.scoring import Shape, outline_of
 from xgradcam.runs.sources import STDIN, Source
 
 # File names of the methods' pictures, as in the original scripts; CAM itself must not take Grad-CAM's.
@@ -37,18 +39,27 @@ Announce: TypeAlias = Callable[[Sequence[str]], None]
 
 @dataclass(frozen=True)
 class _View:
-    """The maps of one photograph and class at a layer, or those of several layers, to be fused."""
+    """The maps of one photograph and class, or score, at a layer, or those of several layers, to be fused.
+
+    shape: the photograph's.
+    """
 
     layer: str
-    samples: tuple[ClassExplanation, ...]
+    samples: tuple[Explanation, ...]
+    shape: Shape
 
     @property
-    def first(self) -> ClassExplanation:
+    def first(self) -> Explanation:
         return self.samples[0]
 
     @property
+    def of_class(self) -> ClassExplanation:
+        """The first explanation, if it is one of a class."""
+        return cast(ClassExplanation, self.first)
+
+    @property
     def target(self) -> int:
-        return int(self.first.targets[0])
+        return int(self.of_class.targets[0])
 
     @property
     def is_fused(self) -> bool:
@@ -75,17 +86,19 @@ def write_results(
     index: int,
     announce: Announce = lambda _names: None,
     notes: Sequence[str] = (),
+    shape: Shape | None = None,
 ) -> list[dict[str, Any]]:
     """Write the files of one photograph and return a record for each class and layer.
 
     canvas: pixels to draw on, of `Run.canvas`, (H, W, 3). explained: of the photograph's batch; index: its
     place there. announce: is told of the files' names before they are written. notes: on what was assumed of
-    the photograph. Raises XGradCamError where the files cannot be written.
+    the photograph. shape: the photograph's, if the canvas has another.
+    Raises XGradCamError where the files cannot be written.
     """
     folder = run.writing.folder
     contents: dict[Path, bytes] = {}
     records = []
-    for view in _views(run.layers, explained, index):
+    for view in _views(run, explained, index, shape or (canvas.shape[0], canvas.shape[1])):
         made = _contents(run, canvas, view)
         names = {key: _name(run, source, view, suffix) for key, (suffix, _) in made.items()}
         contents |= {folder / names[key]: content for key, (_, content) in made.items()}
@@ -106,17 +119,18 @@ def write_results(
     return records
 
 
-def _views(layers: Sequence[str], explained: Explained, index: int) -> list[_View]:
+def _views(run: Run, explained: Explained, index: int, shape: Shape) -> list[_View]:
     """Each class's maps at each layer, and those of several layers fused."""
-    by_class: dict[int, list[ClassExplanation]] = {}
+    by_class: dict[int, list[Explanation]] = {}
     for of_class in zip(*explained, strict=True):
         samples = [explanation.sample(index) for explanation in of_class]
-        by_class[int(samples[0].targets[0])] = samples
+        first = samples[0]
+        by_class[int(first.targets[0]) if isinstance(first, ClassExplanation) else 0] = samples
     views = []
     for samples in by_class.values():
-        views += [_View(layer, (sample,)) for layer, sample in zip(layers, samples, strict=True)]
+        views += [_View(layer, (sample,), shape) for layer, sample in zip(run.layers, samples, strict=True)]
         if len(samples) > 1:
-            views.append(_View(" + ".join(layers), tuple(samples)))
+            views.append(_View(" + ".join(run.layers), tuple(samples), shape))
     return views
 
 
@@ -125,46 +139,66 @@ def _name(run: Run, source: Source, view: _View, suffix: str) -> str:
     if run.writing.original_names:
         return suffix
     layer = f"{view.file_part}_" if len(run.layers) > 1 else ""
-    return source.stem.with_name(f"{source.stem.name}_{view.target}_{layer}{suffix}").as_posix()
+    part = view.target if run.scoring is None else run.scoring.file_part
+    return source.stem.with_name(f"{source.stem.name}_{part}_{layer}{suffix}").as_posix()
 
 
 def _contents(run: Run, canvas: Photograph, view: _View) -> dict[str, tuple[str, bytes]]:
     """Name endings and contents of a view's files: by method, and `panel` and `maps`."""
     heatmaps, style = view.heatmaps(), run.writing.style
-    made = {
-        method: (f"{stem_of(method)}.jpg", encode_jpeg(draw(canvas, heatmap, run.framing, style)))
-        for method, heatmap in heatmaps.items()
-    }
-    if view.first.guided is not None:
+    outline, seen = outline_of(view.first, run.framing), (canvas.shape[0], canvas.shape[1])
+    made = {}
+    for method, heatmap in heatmaps.items():
+        picture = outlined(draw(canvas, heatmap, run.framing, style), outline, run.framing, seen)
+        made[method] = f"{stem_of(method)}.jpg", encode_jpeg(picture)
+    if isinstance(view.first, ClassExplanation) and view.first.guided is not None:
         made |= _guided(view.first.guided, heatmaps, run.framing.size)
     if run.writing.panel:
-        title = name_only(label_of(run.classifier.labels, view.target))
-        detail = score_line(float(view.first.score), float(view.first.probability))
+        title, detail = _header(run, view)
         detail = f"{view.file_part}, {detail}" if len(run.layers) > 1 else detail
         captioned = {title_of(method): heatmap for method, heatmap in heatmaps.items()}
-        picture = draw_panel(canvas, captioned, run.framing, title, detail, style)
+        picture = draw_panel(canvas, captioned, run.framing, title, detail, style, outline)
         made["panel"] = (PANEL, encode_jpeg(picture))
     if run.writing.save_maps and not view.is_fused:
         made["maps"] = (MAPS, _npz(view.first))
     return made
 
 
+def _header(run: Run, view: _View) -> tuple[str, str]:
+    """The title and the detail of a panel."""
+    score = float(view.first.score)
+    if run.scoring is not None:
+        return run.scoring.words(view.first, run.framing, view.shape), score_line(score)
+    title = name_only(label_of(run.classifier.labels, view.target))
+    return title, score_line(score, float(view.of_class.probability))
+
+
+def _of_interest(run: Run, view: _View) -> dict[str, Any]:
+    """The part of a record on the class or the score that is explained."""
+    score = view.first.score
+    if run.scoring is not None:
+        return {**run.scoring.record(view.first, run.framing, view.shape), "score": float(score)}
+    logits = view.of_class.logits
+    return {
+        "class_index": view.target,
+        "class_name": label_of(run.classifier.labels, view.target),
+        "score": float(score),
+        "probability": float(view.of_class.probability),
+        "rank": int((logits > score[:, None]).sum()) + 1,
+        "classes": logits.shape[1],
+    }
+
+
 def _record(
     run: Run, source: Source, view: _View, names: Mapping[str, str], notes: Sequence[str]
 ) -> dict[str, Any]:
     explanation = view.first
-    score = explanation.score
     guided = {key[len(GUIDED) :]: name for key, name in names.items() if key.startswith(GUIDED)}
     budget = {term: _finite(float(value)) for term, value in explanation.budget.items()}
     axioms = {"conservation_error": explanation.conservation, "sensitivity_error": explanation.sensitivity}
     return {
         "image": source.path,
-        "class_index": view.target,
-        "class_name": label_of(run.classifier.labels, view.target),
-        "score": float(score),
-        "probability": float(explanation.probability),
-        "rank": int((explanation.logits > score[:, None]).sum()) + 1,
-        "classes": explanation.logits.shape[1],
+        **_of_interest(run, view),
         "model": run.classifier.name,
         "layer": view.layer,
         "files": {key: name for key, name in names.items() if key in explanation.maps},
@@ -221,15 +255,18 @@ def _guided(
     return made
 
 
-def _npz(explanation: ClassExplanation) -> bytes:
+def _npz(explanation: Explanation) -> bytes:
     buffer = io.BytesIO()
+    numbers: dict[str, Any] = {"scores": explanation.score.cpu().numpy()}
+    if isinstance(explanation, ClassExplanation):
+        scores, target = explanation.logits[0].cpu().numpy(), int(explanation.targets[0])
+        numbers = {"scores": scores, "class_index": target}
     np.savez(
         buffer,
         allow_pickle=False,
         **{method: signed[0].cpu().numpy() for method, signed in explanation.maps.items()},
         **{f"constants_{kind}": of[0].cpu().numpy() for kind, of in explanation.constants_by_kind.items()},
-        scores=explanation.logits[0].cpu().numpy(),
-        class_index=int(explanation.targets[0]),
+        **numbers,
     )
     return buffer.getvalue()
 

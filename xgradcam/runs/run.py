@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -9,8 +10,8 @@ from torch import Tensor
 
 from xgradcam.cam.class_maps import top_classes
 from xgradcam.cam.evidence import Progress
-from xgradcam.cam.explain import DEFAULT_METHODS, require_compatible
-from xgradcam.cam.explanation import ClassExplanation
+from xgradcam.cam.explain import DEFAULT_METHODS, explain_score, require_compatible
+from xgradcam.cam.explanation import Explanation
 from xgradcam.cam.methods import METHODS, known_methods
 from xgradcam.errors import XGradCamError
 from xgradcam.files import KeptFiles
@@ -21,6 +22,7 @@ from xgradcam.pictures.levels import ValueRange
 from xgradcam.pictures.paint import DEFAULT_STYLE, Style
 from xgradcam.pictures.photograph import Photograph, normalise
 from xgradcam.runs.explainer import Explainer, explain_layers, unheard
+from xgradcam.runs.scoring import Scoring, Shape
 from xgradcam.runs.sources import Source
 from xgradcam.scores.targets import Targets
 
@@ -28,8 +30,8 @@ ABLATION_CAM = "ablation-cam"
 # Photographs at a time, unless more are worth it.
 USUAL_BATCH = 8
 
-# For each layer one explanation for each class.
-Explained: TypeAlias = Sequence[Sequence[ClassExplanation]]
+# For each layer one explanation for each class, or that of a score.
+Explained: TypeAlias = Sequence[Sequence[Explanation]]
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Run:
     """One run: what is read, how it is explained, and where it is written.
 
     sources: the photographs. framing: how they are fitted to the network's input. layers: those explained;
-    the maps of several are fused, too. classes: explained for each photograph.
+    the maps of several are fused, too. classes: explained for each photograph. scoring: explained instead.
     settings: what must be the same for an interrupted run to go on, as JSON. value_range: the values of black
     and white, of photographs of more than 8 bits.
     """
@@ -130,6 +132,7 @@ class Run:
     writing: Writing
     settings: Mapping[str, Any] = field(default_factory=dict)
     value_range: ValueRange | None = None
+    scoring: Scoring | None = None
 
     def inputs(self, photograph: Photograph) -> Tensor:
         """The network's input for a photograph (H, W, 3): (1, 3, h, w) float32, on the CPU."""
@@ -152,11 +155,13 @@ class Run:
 
     def explain(self, inputs: Tensor, progress: Progress = unheard) -> Explained:
         """For each layer one explanation for each class of inputs (N, 3, h, w) on the model's device."""
-        return self.explainer(progress)(inputs)
+        return self.explainer(progress)(inputs, ())
 
-    def explainer(self, progress: Progress = unheard) -> Callable[[Tensor], Explained]:
-        """The same for many batches; it keeps what can be kept between them."""
+    def explainer(self, progress: Progress = unheard) -> Callable[[Tensor, Sequence[Shape]], Explained]:
+        """The same for many batches, with the photographs' shapes; it keeps what can be kept between them."""
         how, classifier = self.explaining, self.classifier
+        if self.scoring is not None:
+            return partial(self._explain_score, self.scoring, progress)
         explainers = [
             Explainer(
                 classifier.module, layer, how.methods, classifier.output,
@@ -166,11 +171,27 @@ class Run:
             for layer in self.layers
         ]  # fmt: skip
 
-        def explain(inputs: Tensor) -> Explained:
+        def explain(inputs: Tensor, _shapes: Sequence[Shape] = ()) -> Explained:
             with computing_in(how.precision, inputs.device.type):
                 return explain_layers(explainers, inputs, self._targets, how.guided)
 
         return explain
+
+    def _explain_score(
+        self, scoring: Scoring, progress: Progress, inputs: Tensor, shapes: Sequence[Shape] = ()
+    ) -> Explained:
+        how = self.explaining
+        score = scoring.make(self.framing, shapes or [self.framing.size] * len(inputs))
+        with computing_in(how.precision, inputs.device.type):
+            return [
+                [
+                    explain_score(
+                        self.classifier.module, inputs, layer, score, how.methods, progress, how.layout,
+                        axioms=how.axioms,
+                    )
+                ]
+                for layer in self.layers
+            ]  # fmt: skip
 
     def _targets(self, logits: Tensor) -> list[Targets]:
         """The classes to explain, given all scores (N, classes)."""

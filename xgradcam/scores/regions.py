@@ -42,29 +42,48 @@ class RegionMean:
 
     S = Σ_xy m y_t / Σ_xy m    m: the region, True inside, (H, W) for all samples or (N, H, W); or weights
 
-    `read_mask` reads one from a file. target: the class t. output: see `ClassScore`.
+    target: the class t; None for the one of the highest mean in each sample. output: see `ClassScore`.
+    targets: found, for each sample.
     """
 
-    target: int
+    target: int | None
     region: Tensor
     output: str | int | None = None
+    targets: tuple[int, ...] = field(default=(), kw_only=True)
 
     def __call__(self, returned: Any) -> Tensor:
         """The scores, (N,); XGradCamError if what the model returned does not fit."""
+        planes, regions = self._both(returned)
+        targets = self.targets or self._targets(planes.detach(), regions)
+        return _means(_of_classes(planes, targets), regions)
+
+    def settled(self, returned: Any) -> "RegionMean":
+        """The same score with the classes of what the model returned."""
+        planes, regions = self._both(returned)
+        return replace(self, targets=self._targets(planes.detach(), regions))
+
+    def alone(self, sample: int) -> "RegionMean":
+        """The score with one sample's region, for any number of rows."""
+        regions = self._regions()
+        one = regions if len(regions) == 1 else regions[sample : sample + 1]
+        targets = self.targets if len(self.targets) < 2 else (self.targets[sample],)
+        return RegionMean(self.target, one, self.output, targets=targets)
+
+    def _both(self, returned: Any) -> tuple[Tensor, Tensor]:
+        """The planes (N, classes, H, W) and the regions, (N, H, W) or (1, H, W)."""
         planes, regions = planes_of(returned, self.output, "the mean over a region"), self._regions()
         if regions.shape[1:] != planes.shape[2:] or len(regions) not in (1, len(planes)):
             raise XGradCamError(
                 f"the region is {tuple(np.shape(self.region))}, the model's output {tuple(planes.shape)}: "
                 f"give (H, W) as there, {tuple(planes.shape[2:])}, or (N, H, W)"
             )
-        target = class_index(self.target, planes.shape[1])
-        return _means(planes[:, target], regions)
+        return planes, regions
 
-    def alone(self, sample: int) -> "RegionMean":
-        """The score with one sample's region, for any number of rows."""
-        regions = self._regions()
-        one = regions if len(regions) == 1 else regions[sample : sample + 1]
-        return RegionMean(self.target, one, self.output)
+    def _targets(self, planes: Tensor, regions: Tensor) -> tuple[int, ...]:
+        if self.target is not None:
+            return (class_index(self.target, planes.shape[1]),)
+        means = torch.stack([_means(of_class, regions) for of_class in planes.unbind(dim=1)], dim=1)
+        return tuple(means.argmax(dim=1).tolist())
 
     def _regions(self) -> Tensor:
         """The regions, (N, H, W) or (1, H, W)."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from numbers import Real
 from typing import Any, TypeAlias
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xgradcam.errors import XGradCamError, shown, users_code
+from xgradcam.errors import NothingFoundError, XGradCamError, shown, users_code
 from xgradcam.scores.outputs import described, is_scores, logits_of, select_output
 from xgradcam.scores.targets import Targets, choose_targets, class_indices, require_class
 
@@ -78,31 +78,50 @@ def given_tensor(values: Any, what: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Contrast:
-    """The logit of a class in contrast to others: S_target − share · mean of the others' logits.
+    """The logit of a class in contrast to others: S = y_target − share · mean of the others' logits.
 
-    Its map shows what speaks for the target and not for the others. output: see `logits_of`.
+    Its map shows what speaks for the target and not for the others. target: None for each sample's highest
+    score. output: see `ClassScore`. targets: found, for each sample.
     """
 
-    target: int
+    target: int | None
     others: tuple[int, ...]
     share: float = 1.0
     output: str | int | None = None
+    targets: tuple[int, ...] = field(default=(), kw_only=True)
 
     def __call__(self, returned: Any) -> Tensor:
         """The scores, (N,); XGradCamError if what the model returned does not fit."""
         logits = logits_of(returned, self.output)
-        classes = logits.shape[1]
-        target = class_index(self.target, classes)
-        given = self.others if isinstance(self.others, Iterable) else ()
-        others = [class_index(other, classes) for other in given]
-        if not others or target in others:
-            raise XGradCamError(
-                f"a contrast needs at least one other class than {target}, in a tuple such as (3,), not "
+        targets = self.targets or self._targets(logits.detach())
+        others = self._others(logits.shape[1])
+        if not others or not set(others).isdisjoint(targets):
+            same = next((one for one in targets if one in others), targets[0])
+            raise (NothingFoundError if self.target is None and others else XGradCamError)(
+                f"a contrast needs at least one other class than {same}, in a tuple such as (3,), not "
                 f"{shown(self.others)}"
             )
         if not isinstance(self.share, Real) or not isfinite(self.share):
             raise XGradCamError(f"the share of a contrast is {shown(self.share)}: give a number, such as 1.0")
-        return logits[:, target] - self.share * logits[:, others].mean(dim=1)
+        own = logits.gather(1, torch.tensor(targets, device=logits.device).expand(len(logits))[:, None])
+        return own[:, 0] - self.share * logits[:, others].mean(dim=1)
+
+    def settled(self, returned: Any) -> "Contrast":
+        """The same score with the classes of what the model returned."""
+        return replace(self, targets=self._targets(logits_of(returned, self.output).detach()))
+
+    def alone(self, sample: int) -> "Contrast":
+        """The score of one sample's class, for any number of rows."""
+        return self if len(self.targets) < 2 else replace(self, targets=(self.targets[sample],))
+
+    def _targets(self, logits: Tensor) -> tuple[int, ...]:
+        if self.target is not None:
+            return (class_index(self.target, logits.shape[1]),)
+        return tuple(logits.argmax(dim=1).tolist())
+
+    def _others(self, classes: int) -> list[int]:
+        given = self.others if isinstance(self.others, Iterable) else ()
+        return [class_index(other, classes) for other in given]
 
 
 @dataclass(frozen=True)
