@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from xgradcam.pictures.framing import Framing
     from xgradcam.pictures.levels import ValueRange
     from xgradcam.runs.run import Target
+    from xgradcam.runs.scoring import Scoring, Shape
     from xgradcam.runs.sources import Source
+    from xgradcam.scores.score import Score
     from xgradcam.scores.targets import Targets
 
 # The layer suits so many of the run's photographs.
@@ -33,32 +35,111 @@ def layer_for(
     methods: Sequence[str],
     value_range: "ValueRange | None",
     say: Callable[[str], None],
+    scoring: "Scoring | None" = None,
 ) -> str:
     """The finest layer that suits the first photographs, all classes and methods; `say` is told why."""
+    from xgradcam.runs.choice import choose_layer
+
+    inputs, shapes = _first(classifier, sources, framing, value_range, LOOKED_AT)
+    if scoring is not None:
+        score = scoring.make(framing, shapes)
+        chosen = choose_layer(classifier.module, inputs, methods=methods, score=score)
+    else:
+        targets = _targets(classifier, inputs, classes)
+        repeated = inputs.repeat(len(targets) // len(inputs), 1, 1, 1)
+        chosen = choose_layer(classifier.module, repeated, targets, methods, classifier.output)
+    of = f" (of the first {len(inputs)} photographs)" if len(sources) > len(inputs) else ""
+    say(f"layer {chosen}{of}: {chosen.reason}")
+    return str(chosen)
+
+
+def _first(
+    classifier: "Classifier",
+    sources: "Sequence[Source]",
+    framing: "Framing",
+    value_range: "ValueRange | None",
+    most: int,
+) -> "tuple[Tensor, list[Shape]]":
+    """The inputs and the shapes of the first photographs that can be read."""
     import torch
 
     from xgradcam.pictures.photograph import normalise
-    from xgradcam.runs.choice import choose_layer
 
-    read = []
+    read: list[Tensor] = []
+    shapes: list[Shape] = []
     for source in sources:
         try:
-            pixels = framing.pixels(source.read(value_range).photograph)
+            photograph = source.read(value_range).photograph
+            read.append(normalise(framing.pixels(photograph), classifier.mean, classifier.std))
         except XGradCamError as error:
             problem = error
             continue
-        read.append(normalise(pixels, classifier.mean, classifier.std))
-        if len(read) == LOOKED_AT:
+        shapes.append((photograph.shape[0], photograph.shape[1]))
+        if len(read) == most:
             break
     if not read:
         raise problem
-    inputs = classifier.like_weights(torch.cat(read)).to(classifier.device())
-    targets = _targets(classifier, inputs, classes)
-    inputs = inputs.repeat(len(targets) // len(inputs), 1, 1, 1)
-    chosen = choose_layer(classifier.module, inputs, targets, methods, classifier.output)
-    of = f" (of the first {len(read)} photographs)" if len(sources) > len(read) else ""
-    say(f"layer {chosen}{of}: {chosen.reason}")
-    return str(chosen)
+    return classifier.like_weights(torch.cat(read)).to(classifier.device()), shapes
+
+
+def score_at_first(
+    classifier: "Classifier",
+    sources: "Sequence[Source]",
+    framing: "Framing",
+    value_range: "ValueRange | None",
+    scoring: "Scoring",
+) -> "tuple[Tensor, Score]":
+    """The first photograph that has the score, (1, ...), and the score with what it takes from the model."""
+    from xgradcam.errors import NothingFoundError
+    from xgradcam.lending.borrowing import borrowed
+    from xgradcam.scores.score import settled, values_of
+
+    inputs, shapes = _first(classifier, sources, framing, value_range, LOOKED_AT)
+    for index, shape in enumerate(shapes):
+        one, score = inputs[index : index + 1], scoring.make(framing, [shape])
+        try:
+            with borrowed(classifier.module) as run:
+                returned = run(one)
+            score = settled(score, returned)
+            values_of(score, returned, 1)
+            return one, score
+        except NothingFoundError as error:
+            problem = error
+    raise problem
+
+
+def layer_reached(classifier: "Classifier", inputs: "Tensor", score: "Score") -> str:
+    """The last layer of maps that the score depends on, before the class scores of a segmentation.
+
+    The score of a detection or of a pixel depends on a single place of the layers behind it, which shows
+    nothing: there it is the last layer of which it depends on more than one.
+    """
+    from xgradcam.cam.explain import explain_score
+    from xgradcam.capture.layers import default_layer, layers_of_maps
+    from xgradcam.scores.boxes import BoxScore
+    from xgradcam.scores.regions import PixelScore, PredictedRegion, RegionMean
+
+    if classifier.layer is not None:
+        return classifier.layer
+    layers = classifier.layers()
+    maps = layers_of_maps(layers)
+    names = [layer.name for layer in maps]
+    default = default_layer(layers)
+    last = names.index(default) if default in names else len(names) - 1
+    # The planes of a segmentation are its classes already.
+    planes = isinstance(score, PixelScore | PredictedRegion | RegionMean)
+    classes = maps[-1].shape[1] if planes and maps[-1].shape else None
+    least = 2 if isinstance(score, BoxScore | PixelScore) else 1
+    for layer in reversed(maps[: last + 1]):
+        if planes and layer.shape and layer.shape[1] == classes and layer is not maps[0]:
+            continue
+        try:
+            found = explain_score(classifier.module, inputs, layer.name, score, ["hires-cam"])
+        except XGradCamError:
+            continue
+        if int(found.maps["hires-cam"].count_nonzero()) >= least:
+            return layer.name
+    return default
 
 
 def _targets(classifier: "Classifier", inputs: "Tensor", classes: "Sequence[Target]") -> "Tensor":

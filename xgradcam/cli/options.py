@@ -8,6 +8,7 @@ from typing import Any
 from xgradcam import __version__
 from xgradcam.cli.parsing import COLOURS
 from xgradcam.cli.parsing import Parser as Parser
+from xgradcam.cli.score_options import add_score_argument
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts.layout import HOW_TO_SAY, parse_layout
 
@@ -64,6 +65,7 @@ def xgrad_cam_parser(prog: str = "xgrad-cam") -> Parser:
         LAYER_HELP,
         several=True,
     )
+    add_score_argument(parser)
     _add_method_arguments(parser)
     add_probability_argument(parser)
     output = parser.add_argument_group("output")
@@ -106,9 +108,10 @@ def proof_verify_parser(prog: str = "proof-verify") -> Parser:
         f"  {prog} --image-path examples/cat.jpg --target-layer 'features.*' --plot split.png",
         PROOF_LAYER_HELP,
     )
+    add_score_argument(parser)
     parser.add_argument(
         "--contrast", metavar="CLASS", nargs="+",
-        help="verify the score of the class less the mean score of these classes",
+        help="verify the score of the class less the mean score of these classes, as --score contrast:CLASS",
     )  # fmt: skip
     parser.add_argument_group("precision").add_argument(
         "--double", action="store_true", help="compute in float64 instead of float32"

@@ -161,11 +161,14 @@ class Console:
 
 
 def _short(record: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{record['image']}: {record['class_name']} (class {record['class_index']}), "
-        f"score {record['score']:.4f}, probability {record['probability']:.1%}",
-        *_axioms(record),
-    ]
+    if "interest" in record:
+        words = f"{record['what']}: {record['interest']}, score {record['score']:.4f}"
+    else:
+        words = (
+            f"{record['class_name']} (class {record['class_index']}), "
+            f"score {record['score']:.4f}, probability {record['probability']:.1%}"
+        )
+    return [f"{record['image']}: {words}", *_axioms(record)]
 
 
 def _axioms(record: Mapping[str, Any]) -> list[str]:
@@ -224,10 +227,16 @@ def _long(record: Mapping[str, Any]) -> list[str]:
     """The lines on an only photograph; the original scripts' line comes first."""
     *most, last = record["written"]
     written = f"{', '.join(most)} and {last}" if most else last
+    if "interest" in record:
+        lines = [f"{record['what']} of interest:  {record['interest']}", f"score {record['score']:.4f}"]
+    else:
+        lines = [
+            f"class of interest:  {record['class_name']}",
+            f"class {record['class_index']}: score {record['score']:.4f}, "
+            f"probability {record['probability']:.1%}, rank {record['rank']} of {record['classes']}",
+        ]
     return [
-        f"class of interest:  {record['class_name']}",
-        f"class {record['class_index']}: score {record['score']:.4f}, "
-        f"probability {record['probability']:.1%}, rank {record['rank']} of {record['classes']}",
+        *lines,
         f"model {record['model']}, layer {record['layer']}",
         *(_axioms(record) or _conservation(record)),
         *_budget(record),

@@ -4,10 +4,12 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from xgradcam.cli.scoring import score_files
 from xgradcam.files import KeptFiles
 
 if TYPE_CHECKING:
     from xgradcam.models.classifier import Classifier
+    from xgradcam.runs.scoring import Scoring
 
 # Options that must be the same for an interrupted run to go on.
 KEPT = (
@@ -31,7 +33,8 @@ KEPT = (
 
 def kept_files(arguments: argparse.Namespace, photographs: Sequence[str]) -> KeptFiles:
     """The files that a command reads, and must not write over."""
-    return KeptFiles([*photographs, *_files_of_model(arguments), *arguments.argument_files])
+    read = [*photographs, *score_files(arguments), *_files_of_model(arguments)]
+    return KeptFiles([*read, *arguments.argument_files])
 
 
 def _files_of_model(arguments: argparse.Namespace) -> list[str]:
@@ -43,7 +46,11 @@ def _files_of_model(arguments: argparse.Namespace) -> list[str]:
 
 
 def settings_of(
-    arguments: argparse.Namespace, classifier: "Classifier", layers: Sequence[str], methods: Sequence[str]
+    arguments: argparse.Namespace,
+    classifier: "Classifier",
+    layers: Sequence[str],
+    methods: Sequence[str],
+    scoring: "Scoring | None" = None,
 ) -> dict[str, Any]:
     """The first line of the run's record: what must be the same for the run to go on."""
     return {
@@ -60,6 +67,7 @@ def settings_of(
         **{name: getattr(arguments, name) for name in KEPT},
         # Not there unless it is said, so that runs recorded before it was an option go on.
         **({} if arguments.layout is None else {"layout": arguments.layout}),
+        **({} if scoring is None else {"score": scoring.name}),
     }
 
 
@@ -73,4 +81,4 @@ def state_of_files(arguments: argparse.Namespace, classifier: "Classifier") -> l
     files = [state_of(file) for file in _files_of_model(arguments)]
     if classifier.weights is not None:
         files[1:2] = [{"bytes": file.bytes, "modified": file.modified} for file in classifier.weights.files]
-    return files
+    return files + [state_of(file) for file in score_files(arguments)]

@@ -10,9 +10,10 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from xgradcam.cli.choosing import is_auto, layer_for
+from xgradcam.cli.choosing import is_auto, layer_for, layer_reached, score_at_first
 from xgradcam.cli.options import ALL, AUTO
 from xgradcam.cli.record import kept_files, settings_of
+from xgradcam.cli.scoring import encoding_photographs, scoring_of
 from xgradcam.cli.terminal import note
 from xgradcam.errors import XGradCamError, did_you_mean, shown, users_code
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from xgradcam.pictures.paint import Style
     from xgradcam.runs.run import Explaining, Run, Target
     from xgradcam.runs.sources import Source
+    from xgradcam.scores.score import Score
 
 TOP = re.compile(r"top(\d{1,9})", re.IGNORECASE)
 INDEX = re.compile(r"([+-]?)(\d+)")
@@ -85,6 +87,7 @@ def open_classifier(
             output=arguments.output,
             channels_last=many,
         )
+    classifier = encoding_photographs(classifier)
     if own or size is not None:
         height, width = classifier.size
         hint = "" if size else " (--input-size gives another)"
@@ -242,14 +245,19 @@ def run_of(
     from xgradcam.runs.run import Run, Writing
 
     framing, value_range = classifier.framing(arguments.crop), range_of(arguments)
-    classes = classes_of(arguments.target_index, classifier.labels, say)
+    scoring = scoring_of(arguments, classifier, say)
+    classes = [None] if scoring else classes_of(arguments.target_index, classifier.labels, say)
 
     def choose() -> str:
-        return layer_for(classifier, sources, framing, classes, explaining.methods, value_range, say)
+        return layer_for(classifier, sources, framing, classes, explaining.methods, value_range, say, scoring)
 
-    layers = layers_of(arguments.target_layer, classifier, choose)
+    at_first, asked = None, arguments.target_layer
+    if scoring is not None and (not asked or ALL in arguments.method):
+        at_first = score_at_first(classifier, sources, framing, value_range, scoring)
+        asked = asked or [layer_reached(classifier, *at_first)]
+    layers = layers_of(asked, classifier, choose)
     if ALL in arguments.method:
-        explaining = _applicable(explaining, classifier, layers, say)
+        explaining = _applicable(explaining, classifier, layers, say, at_first)
     writing = Writing(
         folder=arguments.output_dir,
         style=style,
@@ -259,19 +267,25 @@ def run_of(
         save_maps=arguments.save_maps,
         kept=kept_files(arguments, [source.path for source in sources]),
     )
-    settings = settings_of(arguments, classifier, layers, explaining.methods)
-    return Run(sources, classifier, framing, layers, classes, explaining, writing, settings, value_range)
+    settings = settings_of(arguments, classifier, layers, explaining.methods, scoring)
+    return Run(
+        sources, classifier, framing, layers, classes, explaining, writing, settings, value_range, scoring
+    )
 
 
 def _applicable(
-    explaining: "Explaining", classifier: "Classifier", layers: Sequence[str], say: Callable[[str], None]
+    explaining: "Explaining",
+    classifier: "Classifier",
+    layers: Sequence[str],
+    say: Callable[[str], None],
+    at_first: "tuple[Tensor, Score] | None" = None,
 ) -> "Explaining":
     """The same with the methods that apply at these layers and in this precision."""
     from xgradcam.cam.methods import METHODS
     from xgradcam.runs.preparation import applicable
     from xgradcam.runs.run import why_not
 
-    methods, unfit = applicable(classifier, layers, explaining.methods, explaining.layout)
+    methods, unfit = applicable(classifier, layers, explaining.methods, explaining.layout, at_first)
     for method, reason in unfit.items():
         say(f"left out: {reason if reason.startswith(f'{method} ') else f'{method}: {reason}'}")
     for method in METHODS:

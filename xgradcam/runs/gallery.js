@@ -12,7 +12,7 @@
 
   const methods = [...new Set(records.flatMap((record) => Object.keys(record.files)))];
   const nameOf = (method) => NAMES[method] ?? method;
-  const wordsOf = (record) => record.class_name.replace(/^n\d{8} /, "");
+  const wordsOf = (record) => (record.interest ?? record.class_name).replace(/^n\d{8} /, "");
   const severalLayers = new Set(records.map((record) => record.layer)).size > 1;
   const placeOf = (record) => (severalLayers ? `${record.layer} · ${record.image}` : record.image);
   const fold = (text) => text.normalize().toLowerCase();
@@ -97,7 +97,7 @@
     text(".open", wordsOf(record)).setAttribute("aria-label", `${wordsOf(record)}, ${placeOf(record)}: large view`);
     text(".file", placeOf(record)).title = placeOf(record);
     text(".probability", percent(record.probability)).title = "probability";
-    text(".score", `score ${decimals(record.score)} · rank ${record.rank ?? "–"}`);
+    text(".score", `score ${decimals(record.score)}${record.interest === undefined ? ` · rank ${record.rank ?? "–"}` : ""}`);
     fillNotes(node.querySelector(".notes"), record);
     showPictures(compare, record);
     paint(compare, common());
@@ -116,7 +116,7 @@
     }));
   }
 
-  const classKey = (record) => `${record.class_index} ${record.class_name}`;
+  const classKey = (record) => record.interest ?? `${record.class_index} ${record.class_name}`;
   const cardOf = (element) => byNode.get(element.closest(".card")) ?? null;
 
   function makeCurrent(card) {
@@ -248,11 +248,11 @@
     showPictures(largeCompare, record);
     fillNotes(large.querySelector(".notes"), record);
     const facts = [
-      ["class", record.class_name],
-      ["class index", record.class_index],
-      ["probability", percent(record.probability)],
+      ...(record.interest === undefined
+        ? [["class", record.class_name], ["class index", record.class_index], ["probability", percent(record.probability)]]
+        : [[record.what, record.interest]]),
       ["score", decimals(record.score)],
-      ["rank", record.rank],
+      ...(record.interest === undefined ? [["rank", record.rank]] : []),
       ["model", record.model],
       ["layer", record.layer],
       ...Object.entries(record.conservation_error ?? {})

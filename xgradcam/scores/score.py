@@ -97,7 +97,12 @@ class Contrast:
         others = self._others(logits.shape[1])
         if not others or not set(others).isdisjoint(targets):
             same = next((one for one in targets if one in others), targets[0])
-            raise (NothingFoundError if self.target is None and others else XGradCamError)(
+            if self.target is None and others:
+                raise NothingFoundError(
+                    f"the class of the highest score is {same}, one of those that it would be in contrast to: "
+                    "name other classes"
+                )
+            raise XGradCamError(
                 f"a contrast needs at least one other class than {same}, in a tuple such as (3,), not "
                 f"{shown(self.others)}"
             )

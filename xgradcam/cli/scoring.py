@@ -1,0 +1,376 @@
+"""From --score to the score of a run: what it means for this model and these photographs."""
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xgradcam.cli.score_options import KINDS, Asked, asked_of, numbers_in
+from xgradcam.errors import XGradCamError, shown
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from xgradcam.models.classifier import Classifier
+    from xgradcam.pictures.framing import Framing
+    from xgradcam.runs.scoring import Scoring, Shape
+    from xgradcam.scores.score import Score
+
+Say = Callable[[str], None]
+# Keys of a segmentation in what torchvision's and transformers' models return.
+SEGMENTATIONS = ("out", "logits")
+# Words for the kinds, before "of interest".
+WHAT = {"box": "detection", "similar": "likeness", "class": "class"}
+# Options that are for classes alone.
+OF_CLASSES = {"guided": "--guided", "augment": "--augment", "probability": "--probability"}
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a model returns for a blank photograph, as far as scores need it.
+
+    kind: that of its scores, a key of `KINDS`; '' if that is not certain, with the reason in `why`. output:
+    where they are. planes: height and width of a segmentation. relative: boxes are shares of the input.
+    """
+
+    kind: str
+    output: str | int | None
+    planes: tuple[int, int] = (0, 0)
+    relative: bool = False
+    why: str = ""
+
+
+def look_at(classifier: "Classifier") -> Look:
+    """What the model returns; `class` where it cannot be told."""
+    from xgradcam.lending.borrowing import borrowed
+    from xgradcam.scores.detections import candidates_in
+    from xgradcam.scores.outputs import is_scores, select_output
+
+    try:
+        with borrowed(classifier.module) as run:
+            returned = run(classifier.blank())
+        output = classifier.output if classifier.output is not None else _segmentation_in(returned)
+        held = select_output(returned, output)
+    # A model may raise anything; what is wrong with it shows where it is explained.
+    except Exception:
+        return Look("class", classifier.output)
+    found = []
+    with suppress(XGradCamError):
+        found = candidates_in(held, None)
+    if not is_scores(held):
+        anchors = bool(found) and isinstance(held, (list, tuple)) and is_scores(held[0])
+        kind = "" if anchors else "box" if found else "class"
+        relative = any(one.relative for one in found)
+        return Look(kind, output, relative=relative, why=f"a {type(held).__name__}" if anchors else "")
+    if held.ndim == 4:
+        return Look("region", output, (held.shape[2], held.shape[3]))
+    if held.ndim == 3 and found:
+        return Look("", output, why=f"shape {tuple(held.shape)}")
+    return Look("value" if held.ndim == 1 or held.shape[1:] == (1,) else "class", output)
+
+
+def _segmentation_in(returned: Any) -> str | None:
+    from xgradcam.scores.outputs import is_scores
+
+    if not isinstance(returned, Mapping):
+        return None
+    four = [name for name in SEGMENTATIONS if is_scores(one := returned.get(name)) and one.ndim == 4]
+    return four[0] if four else None
+
+
+def encoding_photographs(classifier: "Classifier") -> "Classifier":
+    """The classifier with the part of a model for photographs and texts that takes photographs alone."""
+    from xgradcam.scores.text import IMAGE_METHODS, TEXT_METHODS, image_encoder
+
+    for methods in (IMAGE_METHODS, TEXT_METHODS):
+        if not any(callable(getattr(classifier.module, name, None)) for name in methods):
+            return classifier
+    return replace(classifier, module=image_encoder(classifier.module))
+
+
+def scoring_of(arguments: argparse.Namespace, classifier: "Classifier", say: Say) -> "Scoring | None":
+    """The score that the arguments and the model mean; None for a class. `say` is told of a default."""
+    asked = None if arguments.score is None else asked_of(arguments.score)
+    if asked is None and _is_classifier(arguments.model):
+        return None
+    if asked is not None and asked.kind == "class":
+        return None
+    look = look_at(classifier)
+    asked = _default(arguments, classifier, look, say) if asked is None else asked
+    if asked is None:
+        return None
+    given = [option for name, option in OF_CLASSES.items() if getattr(arguments, name, None)]
+    if given:
+        raise XGradCamError(f"{given[0]} is for classes, and this explains {asked}: leave it out")
+    return _Maker(arguments, classifier, look, say, asked).scoring()
+
+
+def score_files(arguments: argparse.Namespace) -> list[str]:
+    """The files that --score names."""
+    if getattr(arguments, "score", None) is None:
+        return []
+    asked = asked_of(arguments.score)
+    named = asked.kind == "similar" or (asked.kind == "region" and os.path.isfile(asked.value))
+    return [asked.value] if named else []
+
+
+def _is_classifier(name: str | None) -> bool:
+    """True for the name of a model that is known to be a classifier."""
+    from torchvision import models
+
+    from xgradcam.models.load import BUNDLED
+    from xgradcam.models.user_code import TIMM
+
+    return name is None or name == BUNDLED or name.startswith(TIMM) or name in models.list_models(models)
+
+
+def _is_default(arguments: argparse.Namespace) -> bool:
+    """True if --target-index was not given, or asks for the highest score."""
+    return arguments.target_index in ("-1", ["-1"])
+
+
+def _default(arguments: argparse.Namespace, classifier: "Classifier", look: Look, say: Say) -> Asked | None:
+    """The score by what the model returns; None for a class."""
+    if look.kind == "class" and _has_texts(classifier):
+        raise XGradCamError(
+            f'{classifier.name} compares photographs and texts: give --score text:"a cat", or similar:FILE'
+        )
+    if look.kind == "":
+        raise XGradCamError(
+            f"{classifier.name} returns {look.why}: if these are boxes and class scores (N, 4 + classes, "
+            "anchors), give --score box:0; else --output says where the scores are"
+        )
+    if look.kind == "value":
+        # Of a class, where anything about classes is given.
+        if classifier.labels is not None or not _is_default(arguments) or _of_classes(arguments):
+            return None
+        say("the model returns one number: explaining it (--score value:0; --score class: as a class)")
+        return Asked("value", "0")
+    if look.kind == "box":
+        say("the model returns detections: explaining the best one (--score box:0)")
+        return Asked("box", "0")
+    if look.kind == "region":
+        if not _is_default(arguments):
+            raise XGradCamError(
+                f"{classifier.name} returns a segmentation: give the class by --score region:CLASS"
+            )
+        say(
+            "the model returns a segmentation: explaining its largest class where it says so (--score region)"
+        )
+        return Asked("region")
+    return None
+
+
+def _of_classes(arguments: argparse.Namespace) -> bool:
+    return any(getattr(arguments, name, None) for name in OF_CLASSES)
+
+
+def _has_texts(classifier: "Classifier") -> bool:
+    return encoding_photographs(classifier) is not classifier
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes the score of a run from what is asked for; a method for each kind."""
+
+    arguments: argparse.Namespace
+    classifier: "Classifier"
+    look: Look
+    say: Say
+    asked: Asked
+
+    def scoring(self) -> "Scoring":
+        from xgradcam.runs.scoring import Scoring
+
+        kind = self.asked.kind
+        takes_class = kind in ("contrast", "box", "pixel") or self._mask() is not None
+        if not takes_class and not _is_default(self.arguments):
+            raise XGradCamError(
+                f"--target-index is for classes, and this explains {self.asked}: leave it out"
+            )
+        make, said = getattr(self, f"_{kind}")()
+        what = WHAT.get(kind, kind)
+        return Scoring(str(self.asked), what, make, self.classifier.labels, said)
+
+    def _class(self, value: str) -> int | None:
+        from xgradcam.cli.setup import class_index
+
+        return class_index(value, self.classifier.labels, self.say)
+
+    def _target(self) -> int | None:
+        """The class of --target-index; None for the model's own."""
+        from xgradcam.cli.setup import TOP
+
+        given = self.arguments.target_index
+        values = [given] if isinstance(given, str) else given
+        if len(values) != 1 or TOP.fullmatch(values[0]):
+            raise XGradCamError(
+                f"--score {self.asked} takes one class by --target-index, not {shown(values)}"
+            )
+        return self._class(values[0])
+
+    def _contrast(self) -> "tuple[Callable[..., Score], str]":
+        from xgradcam.scores.score import Contrast
+
+        digits = re.fullmatch(r"[+\d,\s]+", self.asked.value)
+        values = self.asked.value.split(",") if digits else [self.asked.value]
+        others = tuple(one for one in map(self._class, values) if one is not None)
+        target = self._target()
+        if target in others:
+            raise XGradCamError(
+                f"--score {self.asked} has the class of interest, {target}: name other classes"
+            )
+        score = Contrast(target, others, output=self.classifier.output)
+        return (lambda _framing, _shapes: score), ""
+
+    def _region(self) -> "tuple[Callable[..., Score], str]":
+        from xgradcam.scores.regions import PredictedRegion
+
+        if (path := self._mask()) is not None:
+            return self._masked(path)
+        labels = self.classifier.labels or ()
+        background = [i for i, label in enumerate(labels) if label.strip("_ ").lower() == "background"]
+        target = self._class(self.asked.value) if self.asked.value else None
+        score = PredictedRegion(target, self.look.output, background[0] if background else None)
+        return (lambda _framing, _shapes: score), ""
+
+    def _mask(self) -> str | None:
+        """The path of the mask that a region names; None for a class."""
+        value = self.asked.value
+        if self.asked.kind != "region" or not value or re.fullmatch(r"[+-]?\d+", value):
+            return None
+        looks_like_a_file = bool(re.search(r"[./\\]\w{2,5}$", value)) and self.classifier.labels is None
+        return value if os.path.isfile(value) or looks_like_a_file else None
+
+    def _masked(self, path: str) -> "tuple[Callable[..., Score], str]":
+        import numpy as np
+        import torch
+
+        from xgradcam.pictures.photograph import read_file
+        from xgradcam.scores.regions import RegionMean
+
+        pixels = read_file(path).photograph
+        # Compressed masks are not quite black outside.
+        dark = 127 if Path(path).suffix.lower() in (".jpg", ".jpeg") else 0
+        mask = np.asarray((pixels > dark).any(axis=2))
+        target = self._target()
+
+        def make(framing: "Framing", shapes: "Sequence[Shape]") -> "Score":
+            regions = [self._on_planes(mask, framing, shape) for shape in shapes]
+            return RegionMean(target, torch.stack(regions), self.look.output)
+
+        return make, f", in {path}"
+
+    def _on_planes(self, mask: "NDArray[np.bool_]", framing: "Framing", shape: "Shape") -> "Tensor":
+        """The share of each of the segmentation's pixels in the mask, (h, w)."""
+        import cv2
+        import numpy as np
+        import torch
+
+        if mask.shape != tuple(shape):
+            raise XGradCamError(
+                f"the mask is {mask.shape[1]} x {mask.shape[0]} pixels, the photograph {shape[1]} x "
+                f"{shape[0]}: give a mask of the photograph's size"
+            )
+        white = np.repeat(np.uint8(255) * mask[..., None], 3, axis=2).astype(np.uint8)
+        seen = framing.pixels(white)[..., 0].astype(np.float32) / 255
+        shares = cv2.resize(seen, self.look.planes[::-1], interpolation=cv2.INTER_AREA)
+        if not shares.any():
+            raise XGradCamError("the mask is black where the network sees the photograph: nothing is in it")
+        return torch.from_numpy(np.asarray(shares))
+
+    def _box(self) -> "tuple[Callable[..., Score], str]":
+        import numpy as np
+        import torch
+
+        from xgradcam.scores.boxes import BoxScore
+
+        target, output = self._target(), self.classifier.output
+        rank, corners = numbers_in(self.asked, 1), numbers_in(self.asked, 4)
+        if rank is not None and rank[0] >= 0 and rank[0].is_integer():
+            score = BoxScore(int(rank[0]), target, output)
+            return (lambda _framing, _shapes: score), ""
+        if corners is None or not (corners[0] < corners[2] and corners[1] < corners[3]):
+            raise XGradCamError(f"--score {self.asked}: give {KINDS['box']}, with x0 < x1 and y0 < y1")
+        points = np.array(corners).reshape(2, 2)
+
+        def make(framing: "Framing", shapes: "Sequence[Shape]") -> "Score":
+            size = framing.size[::-1] if self.look.relative else (1, 1)
+            boxes = [(framing.in_input(points, shape) / size).flatten() for shape in shapes]
+            return BoxScore(torch.from_numpy(np.stack(boxes)), target, output)
+
+        return make, ""
+
+    def _pixel(self) -> "tuple[Callable[..., Score], str]":
+        import numpy as np
+        import torch
+
+        from xgradcam.scores.regions import PixelScore
+
+        numbers, target = numbers_in(self.asked, 2), self._target()
+        if numbers is None:
+            raise XGradCamError(f"--score {self.asked}: give {KINDS['pixel']}")
+        scale = np.array(self.look.planes[::-1])
+
+        def make(framing: "Framing", shapes: "Sequence[Shape]") -> "Score":
+            places = []
+            for shape in shapes:
+                at = (framing.in_input(np.array(numbers) + 0.5, shape) / framing.size[::-1] * scale).tolist()
+                if not all(0 <= place < most for place, most in zip(at, scale.tolist(), strict=True)):
+                    raise XGradCamError(
+                        f"--score {self.asked}: the network sees no such pixel of a photograph of "
+                        f"{shape[1]} x {shape[0]}"
+                    )
+                places.append([int(at[1]), int(at[0])])
+            return PixelScore(target, torch.tensor(places), self.look.output)
+
+        return make, f", at {self.asked.value}"
+
+    def _text(self) -> "tuple[Callable[..., Score], str]":
+        from xgradcam.scores.text import Text
+
+        module = self.classifier.module
+        if not _has_texts(self.classifier):
+            raise XGradCamError(
+                f"{self.classifier.name} encodes no texts: --score text needs a model with "
+                "get_image_features and get_text_features, or encode_image and encode_text, such as CLIP"
+            )
+        tokenizer = getattr(module, "tokenizer", None) or getattr(module, "processor", None)
+        if tokenizer is None:
+            raise XGradCamError(
+                f"{self.classifier.name} has no tokenizer: set one as the model's attribute `tokenizer`"
+            )
+        score = Text(self.asked.value, tokenizer, module, self.classifier.output)
+        return (lambda _framing, _shapes: score), self.asked.value
+
+    def _similar(self) -> "tuple[Callable[..., Score], str]":
+        from xgradcam.lending.borrowing import borrowed
+        from xgradcam.pictures.photograph import read_file
+        from xgradcam.scores.outputs import is_scores, select_output
+        from xgradcam.scores.score import Similarity
+
+        photograph = read_file(self.asked.value).photograph
+        crop = bool(getattr(self.arguments, "crop", False))
+        with borrowed(self.classifier.module) as run:
+            embedding = select_output(run(self.classifier.inputs(photograph, crop)), self.classifier.output)
+        if not is_scores(embedding) or embedding.ndim != 2:
+            raise XGradCamError(
+                f"--score {self.asked} needs a model that returns features (N, D), alone or at --output"
+            )
+        score = Similarity(embedding[0].detach().clone(), self.classifier.output)
+        return (lambda _framing, _shapes: score), f"to {self.asked.value}"
+
+    def _value(self) -> "tuple[Callable[..., Score], str]":
+        from xgradcam.scores.single import Regression
+
+        number = numbers_in(self.asked, 1)
+        if number is None or not number[0].is_integer() or number[0] < 0:
+            raise XGradCamError(f"--score {self.asked}: give {KINDS['value']}, such as value:0")
+        score = Regression(int(number[0]), self.classifier.output)
+        return (lambda _framing, _shapes: score), f"output {int(number[0])}"
