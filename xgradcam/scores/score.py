@@ -99,7 +99,7 @@ class Contrast:
             same = next((one for one in targets if one in others), targets[0])
             if self.target is None and others:
                 raise NothingFoundError(
-                    f"the class of the highest score is {same}, one of those that it would be in contrast to: "
+                    f"the class of the highest score is {same}, one of those that it is in contrast to: "
                     "name other classes"
                 )
             raise XGradCamError(
