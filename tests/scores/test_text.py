@@ -167,3 +167,9 @@ def test_models_of_transformers(kind):
     expected = features.image_embeds @ features.text_embeds[0]
     torch.testing.assert_close(found.score, expected.detach())
     assert found.maps["grad-cam"].shape == (2, 4, 4)
+
+
+def test_a_model_that_takes_texts_too_is_told_what_to_explain(model):
+    score = Text("a cat", tokenizer, model)
+    with pytest.raises(XGradCamError, match=r"takes more than photographs: give image_encoder\(model\)"):
+        explain_score(model, images(), "features", score)

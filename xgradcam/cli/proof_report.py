@@ -79,14 +79,9 @@ def report(
     from xgradcam.models.labels import label_of
 
     classifier, target, others = proof.classifier, proof.target, proof.others
-    dtype, interest = dtype_of(rows), class_line(classifier.labels, target, others)
-    name = label_of(classifier.labels, target)
-    numbers: dict[str, Any] = {
-        "model": classifier.name,
-        "class_index": target,
-        "class_name": name,
-        "dtype": dtype,
-    }
+    dtype, (what, interest) = dtype_of(rows), of_interest(proof)
+    of_class = {"class_index": target, "class_name": label_of(classifier.labels, target)}
+    numbers: dict[str, Any] = {"model": classifier.name, **(proof.record or of_class), "dtype": dtype}
     if others:
         numbers["contrast"] = [
             {"class_index": other, "class_name": label_of(classifier.labels, other)} for other in others
@@ -105,7 +100,18 @@ def report(
         setting = f"model {classifier.name}, layer {only.layer}, {dtype}"
         lines = proof_lines(only.layer, only.verification, only.verdict, classifier.module)
         numbers |= {**as_json(only), "contributions": contributions_as_json(only.verification)}
-    return "\n".join([setting, f"class of interest:  {interest}", *lines]), numbers
+    if proof.own is not None:
+        lines = [
+            line.replace("class score is", "score is").replace("class_score-", "score-") for line in lines
+        ]
+    return "\n".join([setting, f"{what} of interest:  {interest}", *lines]), numbers
+
+
+def of_interest(proof: "Proof") -> tuple[str, str]:
+    """The kind of what is explained, such as `class`, and its words."""
+    if proof.own is not None:
+        return proof.record["what"], proof.record["interest"]
+    return "class", class_line(proof.classifier.labels, proof.target, proof.others)
 
 
 def class_line(labels: Sequence[str] | None, target: int, others: Sequence[int]) -> str:

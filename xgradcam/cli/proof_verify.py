@@ -13,9 +13,10 @@ from xgradcam.cli.choosing import is_auto
 from xgradcam.cli.listings import print_layers
 from xgradcam.cli.options import ALL, parse, proof_verify_parser
 from xgradcam.cli.proof_maps import METHOD, complete_maps, files_in, is_ours, layers_to_draw, write_maps
-from xgradcam.cli.proof_report import Row, class_line, dtype_of, report
+from xgradcam.cli.proof_report import Row, dtype_of, of_interest, report
 from xgradcam.cli.proving import Proof
 from xgradcam.cli.record import kept_files
+from xgradcam.cli.scoring import contrast_of, scoring_of
 from xgradcam.cli.setup import (
     TOP,
     choose_device,
@@ -56,6 +57,8 @@ def _main(arguments: argparse.Namespace, out: TextIO) -> int:
         if TOP.fullmatch(value):
             option = "--target-index" if value is arguments.target_index else "--contrast"
             raise XGradCamError(f"{option} is {value}: {PROG} takes one class")
+    if (contrast := contrast_of(arguments)) is not None:
+        arguments.contrast = contrast
     _require_free(arguments)
     reading = read_photograph(arguments.image_path, range_of(arguments))
     for line in reading.notes:
@@ -70,16 +73,33 @@ def _main(arguments: argparse.Namespace, out: TextIO) -> int:
     if arguments.double:
         inputs, classifier = inputs.double(), replace(classifier, module=classifier.module.double())
 
-    say_class = partial(note, PROG)
-    index = class_index(arguments.target_index, classifier.labels, say_class)
-    against = [class_index(other, classifier.labels, say_class) for other in arguments.contrast or ()]
-    proof = Proof(classifier, inputs, _target(classifier, inputs, index))
-    proof = replace(proof, others=_others(proof, against))
+    shape = reading.photograph.shape[0], reading.photograph.shape[1]
+    proof = _proof(arguments, classifier, inputs, shape)
     wanted = arguments.target_layer or (ALL if arguments.plot or arguments.maps else proof.default_layer())
     if is_auto(wanted, classifier):
         wanted = proof.choose(XGRAD_CAM)
         tell(f"layer {wanted}: {wanted.reason}")
     return _prove(arguments, proof, wanted, reading.photograph, tell, out)
+
+
+def _proof(
+    arguments: argparse.Namespace, classifier: "Classifier", inputs: "Tensor", shape: tuple[int, int]
+) -> Proof:
+    """The proof of the score that the arguments mean, for a photograph of this shape."""
+    from xgradcam.lending.borrowing import borrowed
+    from xgradcam.scores.score import settled
+
+    say_class = partial(note, PROG)
+    scoring = None if arguments.contrast else scoring_of(arguments, classifier, say_class)
+    if scoring is not None:
+        framing = classifier.framing()
+        with borrowed(classifier.module) as run_model:
+            score = settled(scoring.make(framing, [shape]), run_model(inputs))
+        return Proof(classifier, inputs, -1, own=score, record=scoring.record(score, framing, shape))
+    index = class_index(arguments.target_index, classifier.labels, say_class)
+    against = [class_index(other, classifier.labels, say_class) for other in arguments.contrast or ()]
+    proof = Proof(classifier, inputs, _target(classifier, inputs, index))
+    return replace(proof, others=_others(proof, against))
 
 
 def _prove(
@@ -176,7 +196,7 @@ def _target(classifier: "Classifier", inputs: "Tensor", index: int | None) -> in
 
 
 def _title(proof: Proof) -> str:
-    return class_line(proof.classifier.labels, proof.target, proof.others)
+    return of_interest(proof)[1]
 
 
 def _plot(path: Path, proof: Proof, rows: Sequence[Row]) -> None:

@@ -1,7 +1,7 @@
 """The proof of `proof-verify`: a score of one photograph, verified at layers of a classifier."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Proof:
-    """The score of a class, or of its contrast to other classes, for inputs (1, ...)."""
+    """The score of a class, of its contrast to other classes, or another score, for inputs (1, ...).
+
+    own: the other score, with what it takes from the model's prediction; record: what is said of it.
+    """
 
     classifier: "Classifier"
     inputs: "Tensor"
     target: int
     others: tuple[int, ...] = ()
+    own: "Score | None" = None
+    record: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def score(self) -> "Score":
@@ -33,6 +38,8 @@ class Proof:
 
         from xgradcam.scores.score import ClassScore, Contrast
 
+        if self.own is not None:
+            return self.own
         if self.others:
             return Contrast(self.target, self.others, output=self.classifier.output)
         return ClassScore(torch.tensor([self.target], device=self.inputs.device), self.classifier.output)
@@ -40,7 +47,7 @@ class Proof:
     @property
     def _scored(self) -> dict[str, Any]:
         """The arguments by which `verify` knows the score."""
-        if self.others:
+        if self.others or self.own is not None:
             return {"score": self.score}
         return {"targets": self.target, "output": self.classifier.output}
 
@@ -58,7 +65,10 @@ class Proof:
     def default_layer(self) -> str:
         """The default layer; not `Classifier.default_layer`, whose blank photograph is float32."""
         from xgradcam.capture.layers import default_layer
+        from xgradcam.cli.choosing import layer_reached
 
+        if self.own is not None:
+            return layer_reached(self.classifier, self.inputs, self.own)
         return self.classifier.layer or default_layer([*self.layers.values()])
 
     def choose(self, method: str) -> "ChosenLayer":

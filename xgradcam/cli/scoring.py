@@ -3,12 +3,12 @@
 import argparse
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from xgradcam.cli.looking import Look, has_texts, is_classifier, look_at
 from xgradcam.cli.score_options import KINDS, Asked, asked_of, numbers_in
 from xgradcam.errors import XGradCamError, shown
 
@@ -23,81 +23,16 @@ if TYPE_CHECKING:
     from xgradcam.scores.score import Score
 
 Say = Callable[[str], None]
-# Keys of a segmentation in what torchvision's and transformers' models return.
-SEGMENTATIONS = ("out", "logits")
 # Words for the kinds, before "of interest".
 WHAT = {"box": "detection", "similar": "likeness", "class": "class"}
 # Options that are for classes alone.
 OF_CLASSES = {"guided": "--guided", "augment": "--augment", "probability": "--probability"}
 
 
-@dataclass(frozen=True)
-class Look:
-    """What a model returns for a blank photograph, as far as scores need it.
-
-    kind: that of its scores, a key of `KINDS`; '' if that is not certain, with the reason in `why`. output:
-    where they are. planes: height and width of a segmentation. relative: boxes are shares of the input.
-    """
-
-    kind: str
-    output: str | int | None
-    planes: tuple[int, int] = (0, 0)
-    relative: bool = False
-    why: str = ""
-
-
-def look_at(classifier: "Classifier") -> Look:
-    """What the model returns; `class` where it cannot be told."""
-    from xgradcam.lending.borrowing import borrowed
-    from xgradcam.scores.detections import candidates_in
-    from xgradcam.scores.outputs import is_scores, select_output
-
-    try:
-        with borrowed(classifier.module) as run:
-            returned = run(classifier.blank())
-        output = classifier.output if classifier.output is not None else _segmentation_in(returned)
-        held = select_output(returned, output)
-    # A model may raise anything; what is wrong with it shows where it is explained.
-    except Exception:
-        return Look("class", classifier.output)
-    found = []
-    with suppress(XGradCamError):
-        found = candidates_in(held, None)
-    if not is_scores(held):
-        anchors = bool(found) and isinstance(held, (list, tuple)) and is_scores(held[0])
-        kind = "" if anchors else "box" if found else "class"
-        relative = any(one.relative for one in found)
-        return Look(kind, output, relative=relative, why=f"a {type(held).__name__}" if anchors else "")
-    if held.ndim == 4:
-        return Look("region", output, (held.shape[2], held.shape[3]))
-    if held.ndim == 3 and found:
-        return Look("", output, why=f"shape {tuple(held.shape)}")
-    return Look("value" if held.ndim == 1 or held.shape[1:] == (1,) else "class", output)
-
-
-def _segmentation_in(returned: Any) -> str | None:
-    from xgradcam.scores.outputs import is_scores
-
-    if not isinstance(returned, Mapping):
-        return None
-    four = [name for name in SEGMENTATIONS if is_scores(one := returned.get(name)) and one.ndim == 4]
-    return four[0] if four else None
-
-
-def encoding_photographs(classifier: "Classifier") -> "Classifier":
-    """The classifier with the part of a model for photographs and texts that takes photographs alone."""
-    from xgradcam.scores.text import IMAGE_METHODS, TEXT_METHODS, image_encoder
-
-    for methods in (IMAGE_METHODS, TEXT_METHODS):
-        if not any(callable(getattr(classifier.module, name, None)) for name in methods):
-            return classifier
-    return replace(classifier, module=image_encoder(classifier.module))
-
-
 def scoring_of(arguments: argparse.Namespace, classifier: "Classifier", say: Say) -> "Scoring | None":
     """The score that the arguments and the model mean; None for a class. `say` is told of a default."""
     asked = None if arguments.score is None else asked_of(arguments.score)
-    if asked is None and _is_classifier(arguments.model):
+    if asked is None and is_classifier(arguments.model):
         return None
     if asked is not None and asked.kind == "class":
         return None
@@ -111,6 +46,19 @@ def scoring_of(arguments: argparse.Namespace, classifier: "Classifier", say: Say
     return _Maker(arguments, classifier, look, say, asked).scoring()
 
 
+def contrast_of(arguments: argparse.Namespace) -> list[str] | None:
+    """The other classes of a contrast that --score asks for; None if it asks for none."""
+    asked = None if arguments.score is None else asked_of(arguments.score)
+    if asked is not None and arguments.contrast:
+        raise XGradCamError("--contrast and --score: give one of them")
+    return _classes_in(asked.value) if asked is not None and asked.kind == "contrast" else None
+
+
+def _classes_in(value: str) -> list[str]:
+    """The classes of a contrast: indices with commas between them, or one name, which may hold commas."""
+    return value.split(",") if re.fullmatch(r"[+\d,\s]+", value) else [value]
+
+
 def score_files(arguments: argparse.Namespace) -> list[str]:
     """The files that --score names."""
     if getattr(arguments, "score", None) is None:
@@ -120,16 +68,6 @@ def score_files(arguments: argparse.Namespace) -> list[str]:
     return [asked.value] if named else []
 
 
-def _is_classifier(name: str | None) -> bool:
-    """True for the name of a model that is known to be a classifier."""
-    from torchvision import models
-
-    from xgradcam.models.load import BUNDLED
-    from xgradcam.models.user_code import TIMM
-
-    return name is None or name == BUNDLED or name.startswith(TIMM) or name in models.list_models(models)
-
-
 def _is_default(arguments: argparse.Namespace) -> bool:
     """True if --target-index was not given, or asks for the highest score."""
     return arguments.target_index in ("-1", ["-1"])
@@ -137,7 +75,7 @@ def _is_default(arguments: argparse.Namespace) -> bool:
 
 def _default(arguments: argparse.Namespace, classifier: "Classifier", look: Look, say: Say) -> Asked | None:
     """The score by what the model returns; None for a class."""
-    if look.kind == "class" and _has_texts(classifier):
+    if look.kind == "class" and has_texts(classifier):
         raise XGradCamError(
             f'{classifier.name} compares photographs and texts: give --score text:"a cat", or similar:FILE'
         )
@@ -169,10 +107,6 @@ def _default(arguments: argparse.Namespace, classifier: "Classifier", look: Look
 
 def _of_classes(arguments: argparse.Namespace) -> bool:
     return any(getattr(arguments, name, None) for name in OF_CLASSES)
-
-
-def _has_texts(classifier: "Classifier") -> bool:
-    return encoding_photographs(classifier) is not classifier
 
 
 @dataclass(frozen=True)
@@ -218,9 +152,8 @@ class _Maker:
     def _contrast(self) -> "tuple[Callable[..., Score], str]":
         from xgradcam.scores.score import Contrast
 
-        digits = re.fullmatch(r"[+\d,\s]+", self.asked.value)
-        values = self.asked.value.split(",") if digits else [self.asked.value]
-        others = tuple(one for one in map(self._class, values) if one is not None)
+        given = map(self._class, _classes_in(self.asked.value))
+        others = tuple(one for one in given if one is not None)
         target = self._target()
         if target in others:
             raise XGradCamError(
@@ -336,7 +269,7 @@ class _Maker:
         from xgradcam.scores.text import Text
 
         module = self.classifier.module
-        if not _has_texts(self.classifier):
+        if not has_texts(self.classifier):
             raise XGradCamError(
                 f"{self.classifier.name} encodes no texts: --score text needs a model with "
                 "get_image_features and get_text_features, or encode_image and encode_text, such as CLIP"

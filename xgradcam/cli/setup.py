@@ -11,9 +11,10 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from xgradcam.cli.choosing import is_auto, layer_for, layer_reached, score_at_first
+from xgradcam.cli.looking import encoding_photographs
 from xgradcam.cli.options import ALL, AUTO
 from xgradcam.cli.record import kept_files, settings_of
-from xgradcam.cli.scoring import encoding_photographs, scoring_of
+from xgradcam.cli.scoring import scoring_of
 from xgradcam.cli.terminal import note
 from xgradcam.errors import XGradCamError, did_you_mean, shown, users_code
 

@@ -57,6 +57,11 @@ def advice_on(model: nn.Module, inputs: Tensor) -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise
+        if callable(getattr(model, "get_image_features", None)) and "forward" not in vars(model):
+            kind = type(model).__name__
+            raise XGradCamError(
+                f"the {kind} takes more than photographs: give image_encoder(model)"
+            ) from error
         forms = list(_other_forms(model, inputs))
         with borrowed(model) as run:
             meant = [form for form, changed in forms if not _runs(run, inputs) and _runs(run, changed)]

@@ -146,7 +146,7 @@ def _name(run: Run, source: Source, view: _View, suffix: str) -> str:
 def _contents(run: Run, canvas: Photograph, view: _View) -> dict[str, tuple[str, bytes]]:
     """Name endings and contents of a view's files: by method, and `panel` and `maps`."""
     heatmaps, style = view.heatmaps(), run.writing.style
-    outline, seen = outline_of(view.first, run.framing), (canvas.shape[0], canvas.shape[1])
+    outline, seen = outline_of(view.first.score_of, run.framing), (canvas.shape[0], canvas.shape[1])
     made = {}
     for method, heatmap in heatmaps.items():
         picture = outlined(draw(canvas, heatmap, run.framing, style), outline, run.framing, seen)
@@ -168,7 +168,7 @@ def _header(run: Run, view: _View) -> tuple[str, str]:
     """The title and the detail of a panel."""
     score = float(view.first.score)
     if run.scoring is not None:
-        return run.scoring.words(view.first, run.framing, view.shape), score_line(score)
+        return run.scoring.words(view.first.score_of, run.framing, view.shape), score_line(score)
     title = name_only(label_of(run.classifier.labels, view.target))
     return title, score_line(score, float(view.of_class.probability))
 
@@ -177,7 +177,7 @@ def _of_interest(run: Run, view: _View) -> dict[str, Any]:
     """The part of a record on the class or the score that is explained."""
     score = view.first.score
     if run.scoring is not None:
-        return {**run.scoring.record(view.first, run.framing, view.shape), "score": float(score)}
+        return {**run.scoring.record(view.first.score_of, run.framing, view.shape), "score": float(score)}
     logits = view.of_class.logits
     return {
         "class_index": view.target,

@@ -7,11 +7,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from xgradcam.cam.explanation import Explanation
 from xgradcam.models.labels import label_of
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.outlines import Outline
-from xgradcam.scores.boxes import Detection
+from xgradcam.scores.boxes import BoxScore, Detection
 from xgradcam.scores.regions import PixelScore, PredictedRegion, RegionMean
 from xgradcam.scores.score import Contrast, Score
 
@@ -41,11 +40,9 @@ class Scoring:
         """The score as a part of a file's name."""
         return re.sub(r"[^\w.,-]+", "-", self.name).strip("-.")[:LONGEST]
 
-    def words(self, explanation: Explanation, framing: Framing, shape: Shape) -> str:
-        """The line on what is explained in one photograph of this shape."""
-        score_of = explanation.score_of
-        if explanation.detections:
-            detection = explanation.detections[0]
+    def words(self, score_of: Score | None, framing: Framing, shape: Shape) -> str:
+        """The line on what is explained in one photograph of this shape; score_of: with what it found."""
+        for detection in _detections(score_of):
             corners = " ".join(f"{edge:.0f}" for edge in _on_photograph(detection, framing, shape))
             asked = "" if detection.overlap == 1 else f", overlap {detection.overlap:.2f}"
             return f"{self._label(detection.target)}, at {corners}{asked}"
@@ -58,12 +55,12 @@ class Scoring:
             return f"{self._label(target)} in contrast to {others}"
         return self.said if target is None else f"{self._label(target)}{self.said}"
 
-    def record(self, explanation: Explanation, framing: Framing, shape: Shape) -> dict[str, Any]:
+    def record(self, score_of: Score | None, framing: Framing, shape: Shape) -> dict[str, Any]:
         """What the record of a photograph says of the score; boxes are in the photograph's pixels."""
         record: dict[str, Any] = {"score_of": self.name, "what": self.what}
-        record["interest"] = self.words(explanation, framing, shape)
-        detections = explanation.detections
-        target = detections[0].target if detections else _target(explanation.score_of)
+        record["interest"] = self.words(score_of, framing, shape)
+        detections = _detections(score_of)
+        target = detections[0].target if detections else _target(score_of)
         if target is not None:
             record |= {"class_index": target, "class_name": self._label(target)}
         if detections:
@@ -75,15 +72,18 @@ class Scoring:
         return label_of(self.labels, target or 0)
 
 
-def outline_of(explanation: Explanation, framing: Framing) -> Outline | None:
+def outline_of(score_of: Score | None, framing: Framing) -> Outline | None:
     """The box or the region that the score of one photograph is about, if it is about one."""
-    if explanation.detections:
-        return Outline(box=_shares(explanation.detections[0], framing))
-    region = getattr(explanation.score_of, "region", None)
-    if isinstance(explanation.score_of, PredictedRegion | RegionMean) and region is not None:
-        inside = np.asarray(region.cpu()) > 0
+    for detection in _detections(score_of):
+        return Outline(box=_shares(detection, framing))
+    if isinstance(score_of, PredictedRegion | RegionMean) and score_of.region is not None:
+        inside = np.asarray(score_of.region.cpu()) > 0
         return Outline(region=inside[0] if inside.ndim == 3 else inside)
     return None
+
+
+def _detections(score_of: Score | None) -> Sequence[Detection]:
+    return score_of.detections if isinstance(score_of, BoxScore) else ()
 
 
 def _target(score_of: Score | None) -> int | None:

@@ -74,8 +74,8 @@ class BoxScore:
         """The same score with the detections found in what the model returned."""
         each = candidates_in(returned, self.output)
         where, targets = self._where(len(each)), self._targets(len(each))
-        numbers = range(len(each))
-        found = tuple(map(_find, each, where, targets, numbers))
+        names = [f" in sample {number}" if len(each) > 1 else "" for number in range(len(each))]
+        found = tuple(map(_find, each, where, targets, names))
         return replace(self, detections=found)
 
     def alone(self, sample: int) -> "BoxScore":
@@ -115,19 +115,19 @@ class BoxScore:
         return targets
 
 
-def _find(one: Candidates, where: int | Tensor, target: int | None, sample: int) -> Detection:
-    """The detection of this rank, or the one that overlaps this box most."""
+def _find(one: Candidates, where: int | Tensor, target: int | None, sample: str) -> Detection:
+    """The detection of this rank, or the one that overlaps this box most; sample: its name, for errors."""
     rows, classes, chances = one.ranked(target)
     of_class = "" if target is None else f" of class {target}"
     if not len(rows):
         raise NothingFoundError(
-            f"the model detects nothing{of_class} in sample {sample}: ask for another class or photograph, "
+            f"the model detects nothing{of_class}{sample}: ask for another class or photograph, "
             "or lower the detector's threshold"
         )
     if isinstance(where, int):
         if where >= len(rows):
             raise NothingFoundError(
-                f"no detection {where}{of_class} in sample {sample}: there are {len(rows)}, the best is 0"
+                f"no detection {where}{of_class}{sample}: there are {len(rows)}, the best is 0"
             )
         return _detection(one, int(rows[where]), int(classes[where]), 1.0)
     if one.relative and where.abs().max() > 2:
@@ -142,7 +142,7 @@ def _find(one: Candidates, where: int | Tensor, target: int | None, sample: int)
     if not shares[best]:
         asked, near = (_edges(box) for box in (where, one.boxes[rows[0]]))
         raise NothingFoundError(
-            f"no detection{of_class} overlaps the box {asked} in sample {sample}; the best one is at {near}"
+            f"no detection{of_class} overlaps the box {asked}{sample}; the best one is at {near}"
         )
     return _detection(one, int(rows[best]), int(classes[best]), float(shares[best]))
 

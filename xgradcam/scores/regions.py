@@ -121,7 +121,8 @@ class PredictedRegion:
         """The same score with the region of what the model returned."""
         planes = planes_of(returned, self.output, "a predicted region").detach()
         said = said_classes(planes)
-        targets = [self._target(one, planes.shape[1], sample) for sample, one in enumerate(said)]
+        names = [f" in sample {number}" if len(said) > 1 else "" for number in range(len(said))]
+        targets = [self._target(*one, planes.shape[1]) for one in zip(said, names, strict=True)]
         region = said == torch.tensor(targets, device=said.device)[:, None, None]
         return replace(self, targets=tuple(targets), region=region)
 
@@ -131,7 +132,7 @@ class PredictedRegion:
             return self
         return replace(self, targets=(self.targets[sample],), region=self.region[sample : sample + 1])
 
-    def _target(self, said: Tensor, classes: int, sample: int) -> int:
+    def _target(self, said: Tensor, sample: str, classes: int) -> int:
         """The class of one sample, whose pixels are said to be of these classes (H, W)."""
         counts = torch.bincount(said[said >= 0], minlength=classes)
         if self.target is not None:
@@ -144,7 +145,7 @@ class PredictedRegion:
         if not counts[target]:
             there = [index for index in counts.argsort(descending=True)[:4].tolist() if counts[index]]
             most = f"most pixels are of {', '.join(map(str, there))}" if there else "none is of any class"
-            raise NothingFoundError(f"the model says class {target} of no pixel in sample {sample}: {most}")
+            raise NothingFoundError(f"the model says class {target} of no pixel{sample}: {most}")
         return target
 
 
