@@ -2,7 +2,7 @@
 
 python examples/text.py
 
-With CLIP itself: `model = CLIPModel.from_pretrained(...)` and `tokenizer = CLIPTokenizer.from_pretrained(...)`.
+With CLIP itself: `CLIPModel.from_pretrained(...)` and `CLIPTokenizer.from_pretrained(...)`.
 """
 
 from pathlib import Path

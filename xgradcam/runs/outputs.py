@@ -204,7 +204,7 @@ def is_own(path: Path) -> bool:
             if path.suffix == ".npz":
                 with zipfile.ZipFile(file) as archive:
                     names = set(archive.namelist())
-                return names - NUMBERS <= MAP_NAMES and {SCORES} < names
+                return SCORES in names and not MAP_NAMES.isdisjoint(names) and names - NUMBERS <= MAP_NAMES
             return is_marked(file.read()) if path.suffix == ".jpg" else GENERATOR in file.read(4096)
     except (OSError, ValueError, XGradCamError, zipfile.BadZipFile):
         return False
