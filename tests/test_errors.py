@@ -32,6 +32,7 @@ def test_every_error_is_caught_as_the_one():
         "NoGradientError",
         "NotApplicableError",
         "NotFiniteError",
+        "NothingFoundError",
         "WeightsUnavailableError",
         "XGradCamError",
     ]

@@ -182,7 +182,7 @@ def settled(score: Score, returned: Any) -> Score:
     So that methods that ask the network again ask for the same.
     """
     settle = getattr(score, "settled", None)
-    if settle is None:
+    if settle is None or isinstance(score, type):  # what is wrong with a type shows where it is called
         return score
     with users_code("the score failed on the output"):
         held: Score = settle(returned)
