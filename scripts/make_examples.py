@@ -15,6 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 from skimage import data
 
 import xgradcam
@@ -130,6 +131,13 @@ def picture_of_the_page(browser: str) -> Photograph:
         return read_image(shot)
 
 
+def store_with_a_palette(plot: Path) -> None:
+    """Write a plot anew in 256 colours, which looks the same in a third of the bytes."""
+    with Image.open(plot) as picture:
+        smaller = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    smaller.save(plot, optimize=True)
+
+
 def main() -> None:
     """Write the photographs and the pictures."""
     cat, coffee = data.chelsea(), data.coffee()
@@ -166,9 +174,11 @@ def main() -> None:
     for name, picture in pictures.items():
         (PICTURES / f"{name}.jpg").write_bytes(encode_jpeg(picture))
     # One without a mark would not be written over.
-    (PICTURES / "split.png").unlink(missing_ok=True)
+    plot = PICTURES / "split.png"
+    plot.unlink(missing_ok=True)
     split = ["--image-path", str(EXAMPLES / "cat.jpg"), "--target-index", str(CAT), "--model", MODEL]
-    proof_verify([*split, "--plot", str(PICTURES / "split.png")])
+    proof_verify([*split, "--plot", str(plot)])
+    store_with_a_palette(plot)
 
 
 if __name__ == "__main__":
