@@ -292,7 +292,7 @@ def test_a_folder_of_photographs_with_a_page(command):
         photograph = read_image(f"many/{index:04}.png")
         inputs = load_classifier("kinds.py:listing", size=SIZE).inputs(photograph)
         alone = BoxScore(torch.tensor([2.0, 2, 20, 20]) * 16 / 24)(models().listing()(inputs))
-        assert record["score"] == pytest.approx(float(alone), rel=1e-4)
+        assert record["score"] == pytest.approx(float(alone.detach()), rel=1e-4)
     lines = [json.loads(line) for line in open("out/xgrad-cam.jsonl", encoding="utf-8")]
     assert lines[0]["score"] == "box:2,2,20,20"
     again = ["--score", "box:2,2,20,20", "--html", "--output-dir", "out", "--resume"]
@@ -331,7 +331,7 @@ def test_the_highest_class_is_each_photographs_own(command):
     noise("many", 4, side=24)
     records, _ = command("classes", "--score", "contrast:0", "--output-dir", "out", image="many")
     for index, record in enumerate(records):
-        logits = models().classes()(inputs_of(f"many/{index:04}.png"))[0]
+        logits = models().classes()(inputs_of(f"many/{index:04}.png"))[0].detach()
         assert record["class_index"] == int(logits.argmax())
         assert record["score"] == pytest.approx(float(logits.max() - logits[0]), rel=1e-3)
 
@@ -395,6 +395,13 @@ def test_the_proof_has_the_defaults_and_says_so(prove):
     printed = prove("segmenter")
     assert "region of interest:  class " in printed.out
     assert "explaining its largest class" in printed.err
+
+
+def test_maps_are_written_over_those_of_an_earlier_run(command):
+    for _ in range(2):
+        for options in (["--score", "value:1"], ["--score", "class", "--method", "complete-cam"]):
+            command("classes", *options, "--save-maps")
+            assert {"scores"} < saved().keys()
 
 
 def test_values_of_the_option():

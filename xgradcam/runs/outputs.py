@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path, PurePath
+from typing import get_args
 
 import cv2
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from xgradcam.cam.methods import METHODS
 from xgradcam.errors import XGradCamError
 from xgradcam.files import open_regular
+from xgradcam.operations.constants import Kind
 from xgradcam.pictures.photograph import JPEG_QUALITY, is_marked
 from xgradcam.runs.gallery import PAGE
 from xgradcam.runs.journal import names_in
@@ -25,8 +27,9 @@ ORIGINAL_NAMES = ("cam.jpg", "X_cam.jpg")
 # A class in a file's name.
 CLASS = re.compile(r"_(\d+)_")
 GENERATOR = b'name="generator" content="xgradcam"'
-# What is in our archives of maps: always these, and maps by their methods.
-NUMBERS, SCORES = {"scores.npy", "class_index.npy"}, "scores.npy"
+# What is in our archives of maps: always the scores, perhaps other numbers, and maps by their methods.
+SCORES = "scores.npy"
+NUMBERS = {SCORES, "class_index.npy", *(f"constants_{kind}.npy" for kind in get_args(Kind))}
 MAP_NAMES = {f"{method}.npy" for method in METHODS}
 OTHER_FOLDER = "choose an --output-dir"
 
