@@ -41,7 +41,7 @@ from xgradcam.proof.tracing import (
 )
 from xgradcam.proof.verification import RELATIVE_TOLERANCE, Contribution, Verification
 from xgradcam.scores.outputs import logits_of, require_finite
-from xgradcam.scores.score import Score, of_sample, values_of
+from xgradcam.scores.score import Score, of_sample, settled, values_of
 from xgradcam.scores.targets import Targets, choose_targets, parse_targets
 
 # A layer, or its name.
@@ -310,6 +310,7 @@ def _class_score(
 
 def _own_score(score_of: Score, recording: Recording, tracer: Tracer) -> Tensor:
     """A score that the user gives, (): its operations are traced like those of the model."""
+    score_of = settled(score_of, recording.output)
     with tracer:
         score = values_of(score_of, recording.output, 1)
     _require_usable(score)

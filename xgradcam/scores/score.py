@@ -36,8 +36,11 @@ class ClassScore:
         return logits.gather(1, self.indices(logits)[:, None])[:, 0]
 
     def settled(self, returned: Any) -> "ClassScore":
-        """The same score with the classes of what the model returned."""
-        return ClassScore(self.indices(logits_of(returned, self.output)), self.output)
+        """The same score with the classes of what the model returned; XGradCamError for one out of range."""
+        logits, targets = logits_of(returned, self.output), self.targets
+        if isinstance(targets, Tensor) and targets.shape == (1,):
+            targets = int(targets)
+        return ClassScore(choose_targets(logits.detach(), targets), self.output)
 
     def alone(self, sample: int) -> "ClassScore":
         """The score of one sample's class, for any number of rows."""
@@ -47,13 +50,10 @@ class ClassScore:
         return ClassScore(targets[sample : sample + 1] if len(targets) > 1 else targets, self.output)
 
     def indices(self, logits: Tensor) -> Tensor:
-        """The class of each row, (N,)."""
-        targets = self.targets
-        if isinstance(targets, Tensor) and targets.device.type != "cpu":
-            return targets.expand(len(logits))  # without waiting for the device
-        if isinstance(targets, Tensor) and targets.shape == (1,):
-            targets = int(targets)
-        return choose_targets(logits.detach(), targets)
+        """The class of each row, (N,). Those of a tensor are not checked, which would wait for a GPU."""
+        if isinstance(self.targets, Tensor):
+            return self.targets.expand(len(logits))
+        return choose_targets(logits.detach(), self.targets)
 
 
 def class_index(given: Any, classes: int) -> int:
