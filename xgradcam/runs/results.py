@@ -216,7 +216,7 @@ def _record(
     }
 
 
-def _depth(explanation: ClassExplanation) -> dict[str, dict[str, float | None]]:
+def _depth(explanation: Explanation) -> dict[str, dict[str, float | None]]:
     return {
         method: {block: _finite(float(share)) for block, share in of.items()}
         for method, of in explanation.depth.items()
