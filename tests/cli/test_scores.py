@@ -229,7 +229,7 @@ def test_the_default_is_by_what_the_model_returns_and_is_said(command, model, sa
     assert said in printed
     assert record.get("score_of") == score
     # Not the output itself, where it is a class's already, or a single place.
-    layers = {"listing": "features.2", "segmenter": "features.4", "out": "features.4"}
+    layers = {"listing": "features.2", "detr": "features.4", "segmenter": "features.4", "out": "features.4"}
     assert record["layer"] == layers.get(model, "head")
 
 
