@@ -274,7 +274,8 @@ class _Maker:
                 f"{self.classifier.name} encodes no texts: --score text needs a model with "
                 "get_image_features and get_text_features, or encode_image and encode_text, such as CLIP"
             )
-        tokenizer = getattr(module, "tokenizer", None) or getattr(module, "processor", None)
+        own = getattr(module, "tokenizer", None) or getattr(module, "processor", None)
+        tokenizer = self.classifier.tokenizer or own
         if tokenizer is None:
             raise XGradCamError(
                 f"{self.classifier.name} has no tokenizer: set one as the model's attribute `tokenizer`"
