@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from xgradcam.pictures.paint import overlay_heatmap as overlay_heatmap
     from xgradcam.pictures.photograph import read_image as read_image
     from xgradcam.pictures.photograph import to_input as to_input
+    from xgradcam.pictures.sides import draw_signal as draw_signal
+    from xgradcam.pictures.sides import draw_volume as draw_volume
     from xgradcam.proof.verification import Contribution as Contribution
     from xgradcam.proof.verification import Verification as Verification
     from xgradcam.proof.verify import verify as verify
@@ -72,6 +74,8 @@ _HOME = {
     "XGradCamError": "errors",
     "choose_layer": "runs.choice",
     "default_layer": "capture.layers",
+    "draw_signal": "pictures.sides",
+    "draw_volume": "pictures.sides",
     "explain": "cam.explain",
     "explain_classes": "cam.explain",
     "explain_score": "cam.explain",

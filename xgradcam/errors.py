@@ -143,15 +143,18 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def checked_size(size: Any, what: str) -> tuple[int, int]:
-    """The size as two integers; XGradCamError unless it is (H, W), two positive ones."""
+def checked_size(size: Any, what: str, sides: int = 2) -> Any:
+    """The size as integers; XGradCamError unless it is (H, W), two positive ones, or one for each side."""
     try:
-        height, width = map(index, size)
+        given = tuple(map(index, size))
     except (TypeError, ValueError):
-        height, width = 0, 0
-    if height < 1 or width < 1:
-        raise XGradCamError(f"{what} is {shown(size)}: give (H, W), two positive integers")
-    return height, width
+        given = ()
+    if len(given) != sides or min(given) < 1:
+        give = {1: "(L,), one positive integer", 2: "(H, W), two positive integers"}
+        raise XGradCamError(
+            f"{what} is {shown(size)}: give {give.get(sides, '(D, H, W), three positive integers')}"
+        )
+    return given
 
 
 def did_you_mean(name: str, known: Iterable[str], count: int = 3) -> str:

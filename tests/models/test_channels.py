@@ -157,7 +157,7 @@ def test_another_number_of_values_than_of_channels_is_refused(name, given, reaso
 
 def test_photographs_are_no_inputs_of_five_channels_but_the_network_can_be_explained():
     classifier = load_classifier("own.py:five", size=28)
-    reason = "mean and deviation are of 5 channels, and a photograph has 3: from Python, give explain inputs"
+    reason = "mean and deviation are of 5 channels, and a photograph has 3: give one of as many bands"
     with pytest.raises(XGradCamError, match=reason):
         classifier.inputs(read_image(CAT))
     assert classifier.default_layer() == "1"
@@ -196,7 +196,7 @@ def test_the_commands_explain_a_grey_network(capsys):
 def test_the_commands_refuse_photographs_for_five_channels_and_list_the_layers(command, capsys):
     five = ["--model", "own.py:five", "--input-size", "28"]
     assert command(["--image-path", str(CAT), *five]) == 2
-    assert "mean and deviation are of 5 channels, and a photograph has 3" in capsys.readouterr().err
+    assert "it has 3 channels (RGB); give TIFF or .npy with 5 bands" in capsys.readouterr().err
     assert command(["--list-layers", *five]) == 0
     assert "1 x 8 x 28 x 28" in capsys.readouterr().out
 

@@ -15,6 +15,8 @@ from xgradcam.capture.replacing import replay
 from xgradcam.errors import NotApplicableError, XGradCamError, is_out_of_memory
 from xgradcam.layouts.layout import Layout
 from xgradcam.lending.borrowing import arranged, borrowed, is_close
+from xgradcam.lending.finding import AnyLayer
+from xgradcam.lending.several import for_sample
 from xgradcam.proof.complete import Terms
 from xgradcam.scores.outputs import logits_of
 from xgradcam.scores.score import ClassScore, Score, of_sample
@@ -31,6 +33,8 @@ INPUTS_AT_ONCE = 16
 @dataclass(frozen=True)
 class Evidence:
     """The activation of a layer and the gradient of the score by it, both (N, C, h, w).
+
+    Of signals they are (N, C, l), of volumes (N, C, d, h, w): `space` gives the sides' axes.
 
     probe: asks the network again, for the methods that need more than these two. terms: of Eq. 5 at their
     places, for the complete methods.
@@ -71,7 +75,7 @@ class Probe:
 
     recording: Recording
     inputs: Tensor
-    layer: str | nn.Module
+    layer: AnyLayer
     layout: Layout
     score_of: Score
     score: Tensor
@@ -109,7 +113,7 @@ class Probe:
             for sample, channels in enumerate(live):
                 tail = self._behind(sample)
                 for chosen in _groups(channels, max(1, VALUES_AT_ONCE // maps[0].numel())):
-                    variants = maps[sample].repeat(len(chosen), 1, 1, 1)
+                    variants = maps[sample].repeat(len(chosen), *[1] * (maps.ndim - 1))
                     variants[torch.arange(len(chosen), device=chosen.device), chosen] = 0
                     scores[:, sample, chosen] = tail(variants)
                     done += len(chosen)
@@ -128,13 +132,15 @@ class Probe:
         """
         self.recording.refuse_detours(self.score)
         row, maps = slice(sample, sample + 1), self.maps()
+        model = for_sample(self.recording.model, sample)
+        output = self.recording.activation.tensor_split(len(self.inputs))[sample]
 
         def with_one_input(variants: Tensor) -> Any:
-            return self._replayed(self.inputs[row], self.recording.activation[row], variants)
+            return self._replayed(model, self.inputs[row], output, variants)
 
         def with_copies(variants: Tensor) -> Any:
             copies = self.inputs[row].expand(len(variants), *self.inputs.shape[1:])
-            return self._replayed(copies, self.recording.activation[row], variants)
+            return self._replayed(model, copies, output, variants)
 
         ways = [(with_one_input, sys.maxsize), (with_copies, INPUTS_AT_ONCE)]
         # Half of the maps, so that a row that is taken for all others shows.
@@ -142,16 +148,16 @@ class Probe:
         return _Variants(self, sample, maps, ways, self._with_all_maps, maps[row] / 2, known)
 
     def _with_all_maps(self, maps: Tensor) -> Any:
-        return self._replayed(self.inputs, self.recording.activation, maps)
+        return self._replayed(self.recording.model, self.inputs, self.recording.activation, maps)
 
     @cached_property
     def _with_half_the_maps(self) -> Tensor:
         return _each(self.all.scores_of, self._with_all_maps(self.maps() / 2)).detach()
 
-    def _replayed(self, inputs: Tensor, output: Tensor, maps: Tensor) -> Any:
+    def _replayed(self, model: nn.Module, inputs: Tensor, output: Tensor, maps: Tensor) -> Any:
         """Run the model on these inputs with maps (M, C, h, w) in this output of the layer."""
         replaced = self.layout.with_maps(output.detach(), maps.clone())
-        return replay(self.recording.model, inputs, self.layer, replaced, self.recording.place)
+        return replay(model, inputs, self.layer, replaced, self.recording.place)
 
     def scores_at(self, question: str, wanted: Tensor, variants: Callable[[int, Tensor], Tensor]) -> Tensor:
         """The scores at variants of each sample's input: (N, count), 0 where `wanted` (N, count) is False.
@@ -164,17 +170,21 @@ class Probe:
     def _scores_at(self, wanted: Tensor, variants: Callable[[int, Tensor], Tensor]) -> Tensor:
         scores = self.all.scores.new_zeros(len(self.all.scores), *wanted.shape)
         done, total = 0, int(wanted.sum())
-        model = self.recording.model
-        with borrowed(model) as run:
+        with borrowed(self.recording.model):
 
-            def ask(inputs: Tensor) -> Any:
+            def ask(model: nn.Module, inputs: Tensor) -> Any:
+                def run(given: Tensor) -> Any:
+                    return model(given.clone())
+
                 return run(arranged(model, run, inputs))
 
             for sample, numbers in enumerate(wanted):
                 known = self.all.scores[:, sample, None].expand(-1, 2)
+                alone = partial(ask, for_sample(self.recording.model, sample))
                 network = _Variants(
-                    self, sample, self.inputs, [(ask, INPUTS_AT_ONCE + 2)], ask, self.inputs[[sample]], known
-                )
+                    self, sample, self.inputs, [(alone, INPUTS_AT_ONCE + 2)],
+                    partial(ask, self.recording.model), self.inputs[[sample]], known,
+                )  # fmt: skip
                 for chosen in _groups(numbers, INPUTS_AT_ONCE):
                     scores[:, sample, chosen] = network(variants(sample, chosen))
                     done += len(chosen)

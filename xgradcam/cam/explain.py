@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from xgradcam.cam.class_maps import Classes, finished, notes_of, numbers_of, require_rule
 from xgradcam.cam.evidence import Evidence, Probe, Progress
@@ -12,8 +12,10 @@ from xgradcam.cam.methods import METHODS, known_methods
 from xgradcam.cam.score_explainer import ScoreExplainer, evidence_from
 from xgradcam.capture.layers import recorded
 from xgradcam.errors import XGradCamError
-from xgradcam.layouts.layout import Said
-from xgradcam.lending.inputs import plain_inputs
+from xgradcam.layouts.layout import Said, with_frames
+from xgradcam.lending.finding import at_run
+from xgradcam.lending.inputs import Inputs, lent
+from xgradcam.lending.several import Place
 from xgradcam.proof.complete import trace
 from xgradcam.scores.outputs import finite_logits_of, require_finite
 from xgradcam.scores.score import ClassScore, Score, settled
@@ -24,7 +26,7 @@ DEFAULT_METHODS = ("grad-cam", "xgrad-cam")
 
 def explain(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     layer: str | nn.Module,
     targets: Targets = None,
     methods: Sequence[str] = DEFAULT_METHODS,
@@ -35,19 +37,22 @@ def explain(
     probability: str | None = None,
     progress: Progress = lambda _done, _total: None,
     layout: Said | None = None,
+    image: Place | None = None,
+    run: int | None = None,
+    frames: int | None = None,
 ) -> ClassExplanation:
     """Explain a class score of each sample by the activation of one layer.
 
     model: any module that returns class scores (N, classes), or has them in a dictionary, a tuple or an
     object at `output`, or deeper at a path (`head.logits`); it is left as it was found.
-    inputs: (N, ...).
+    inputs: (N, ...), or several in a tuple or a dictionary of names. Methods that vary the input vary the
+    first of these that is floats of three axes or more, or the one that `image` names.
     layer: a module of the model or its name. It must return maps (N, C, h, w), maps with channels last, or
     tokens of a grid of patches; class, register and detection tokens are left out.
     targets: None (each sample's highest score), one class index, or N of them.
     methods: keys of `METHODS`. They share one forward and one backward behind the layer; some ask the network
     again.
-    augment: average the maps over mirrored inputs (N, C, H, W) of more and less contrast, with a forward for
-    each.
+    augment: average the maps over mirrored inputs of more and less contrast, with a forward for each.
     axioms: measure the sensitivity error too; the network behind the layer runs once for each channel.
     probability: how scores become probabilities, `softmax`, `sigmoid`, `exp` or `none`; None: as the model's
     last operation tells, with a note where it is not the softmax of logits. The maps do not depend on it.
@@ -55,17 +60,20 @@ def explain(
     layout: of the layer's output, where it is not certain: "channels-first", "channels-last", a grid with the
     number of tokens before it ("14x14+1"), or a function from the output to (N, C, h, w) that chooses and
     orders its entries.
+    run: the one that is explained of a layer that runs several times, 0 for the first.
+    frames: of each sample, if the layer's output has a row for each of them; then maps are (N, T, h, w).
     Raises XGradCamError for a wrong layer, class, method or model, and for a layout that is not certain.
     """
     return explain_classes(
         model, inputs, layer, [targets], methods, output,
         augment=augment, axioms=axioms, probability=probability, progress=progress, layout=layout,
+        image=image, run=run, frames=frames,
     )[0]  # fmt: skip
 
 
 def explain_classes(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     layer: str | nn.Module,
     classes: Classes,
     methods: Sequence[str] = DEFAULT_METHODS,
@@ -76,6 +84,9 @@ def explain_classes(
     probability: str | None = None,
     progress: Progress = lambda _done, _total: None,
     layout: Said | None = None,
+    image: Place | None = None,
+    run: int | None = None,
+    frames: int | None = None,
 ) -> tuple[ClassExplanation, ...]:
     """Explain several class scores of each sample: one explanation for each of `classes`.
 
@@ -86,8 +97,10 @@ def explain_classes(
     methods = known_methods(methods)
     require_compatible(augment, axioms, methods)
     require_rule(probability)
-    explainer = ScoreExplainer(model, layer, methods, progress, axioms, layout)
-    return finished(explainer.classes(plain_inputs(inputs), classes, output, augment, probability), classes)
+    model, inputs = lent(model, inputs, image)
+    place, layout = at_run(layer, run), with_frames(layout, frames)
+    explainer = ScoreExplainer(model, place, methods, progress, axioms, layout)
+    return finished(explainer.classes(inputs, classes, output, augment, probability), classes)
 
 
 def require_compatible(augment: bool, axioms: bool, methods: Sequence[str] = ()) -> None:
@@ -106,7 +119,7 @@ def require_compatible(augment: bool, axioms: bool, methods: Sequence[str] = ())
 
 def explain_score(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     layer: str | nn.Module,
     score: Score,
     methods: Sequence[str] = DEFAULT_METHODS,
@@ -114,6 +127,9 @@ def explain_score(
     layout: Said | None = None,
     *,
     axioms: bool = False,
+    image: Place | None = None,
+    run: int | None = None,
+    frames: int | None = None,
 ) -> Explanation:
     """Explain any number computed from the model's output by the activation of one layer.
 
@@ -121,8 +137,9 @@ def explain_score(
     as `Contrast`, `BoxScore`, `Text` and the others of the package. The other arguments are those of
     `explain`. Raises XGradCamError for a wrong layer, method or model, and for a score that is not finite.
     """
-    explainer = ScoreExplainer(model, layer, known_methods(methods), progress, axioms, layout)
-    inputs = plain_inputs(inputs)
+    model, inputs = lent(model, inputs, image)
+    place, layout = at_run(layer, run), with_frames(layout, frames)
+    explainer = ScoreExplainer(model, place, known_methods(methods), progress, axioms, layout)
     _, explained = explainer.run(inputs, lambda output: [settled(score, output)])
     (one,) = explained
     numbers = numbers_of(one.score, [one.facts], [one.maps])
@@ -139,7 +156,7 @@ def explain_score(
 
 def evidence_of(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     layer: str | nn.Module,
     targets: Targets = None,
     output: str | int | None = None,
@@ -152,7 +169,7 @@ def evidence_of(
 
     complete: with the terms of Eq. 5 at their places, too. The other arguments are those of `explain`.
     """
-    inputs = plain_inputs(inputs)
+    model, inputs = lent(model, inputs)
     with torch.inference_mode(False):
         traced = trace(model, inputs, layer, layout) if complete else None
         recording, laid_out = (

@@ -4,12 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xgradcam.cam.methods import METHODS
 from xgradcam.errors import XGradCamError, checked_size, shown
 from xgradcam.layouts.padding import WHOLE, Share, over_padding
+from xgradcam.layouts.sides import upsampled
 from xgradcam.operations.constants import Kind
 from xgradcam.scores.probability import PROBABILITY_RULES, probability_rule
 from xgradcam.scores.score import Score, of_sample
@@ -28,7 +30,8 @@ AnyExplanation = TypeVar("AnyExplanation", bound="Explanation")
 class Explanation:
     """The maps of a batch of N.
 
-    maps: method -> signed, unscaled map (N, h, w), at the layer's size.
+    maps: method -> signed, unscaled map (N, h, w), at the layer's size; of signals (N, l), of volumes and
+    videos (N, d, h, w).
     score: the numbers explained, (N,).
     notes: for each sample the lines that a reader of its maps must know.
     sensitivity: method -> sensitivity error (N,), if asked for; see `sensitivity_error`.
@@ -99,7 +102,7 @@ class Explanation:
             names = ", ".join(name for name, method in METHODS.items() if method.complete)
             raise XGradCamError(f"{what} is known where a complete method was asked for: {names}")
 
-    def heatmap(self, method: str, size: tuple[int, int]) -> Tensor:
+    def heatmap(self, method: str, size: Sequence[int]) -> Tensor:
         """The method's heatmap at `size` (H, W): (N, H, W) in [0, 1]; see the function `heatmap`."""
         if not isinstance(method, str) or method not in self.maps:
             raise XGradCamError(f"no map of {shown(method)} here; there are: {', '.join(self.maps)}")
@@ -137,23 +140,23 @@ def _changed(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
     return change(value) if isinstance(value, Tensor) else value
 
 
-def heatmap(signed: Tensor, size: tuple[int, int]) -> Tensor:
+def heatmap(signed: Tensor, size: Sequence[int]) -> Tensor:
     """ReLU, bilinear upsampling to `size` (H, W), minus minimum, over maximum: (N, H, W) in [0, 1].
 
-    signed: maps (N, h, w). The steps are in the original scripts' order. A map with no positive value, with
-    the same value everywhere or with a value that is not finite gives 0.
-    Raises XGradCamError if `size` is not two positive integers, or the maps are not (N, h, w).
+    signed: maps (N, h, w); of signals (N, l) for a size (L,), of volumes and videos (N, d, h, w) for
+    (D, H, W). The steps are in the original scripts' order. A map with no positive value, with the same value
+    everywhere or with a value that is not finite gives 0.
+    Raises XGradCamError if `size` is not a positive integer for each side of the maps, or these are no maps.
     """
-    size = checked_size(size, "the heatmap's size")
-    if not (
-        isinstance(signed, Tensor) and signed.is_floating_point() and signed.ndim == 3 and signed.numel()
-    ):
+    is_maps = isinstance(signed, Tensor) and signed.is_floating_point() and 2 <= signed.ndim <= 4
+    # A map without the axis of the samples is no batch of signals.
+    if not is_maps or not signed.numel() or (signed.ndim == 2 and np.size(size) == 2):
         raise XGradCamError(f"the maps are {shown(signed)}: give a tensor of floats, (N, h, w)")
-    positive = signed.clamp(min=0)[:, None]
-    upsampled = nn.functional.interpolate(positive, size=size, mode="bilinear", align_corners=False)[:, 0]
-    raised = upsampled - upsampled.amin(dim=(1, 2), keepdim=True)
-    highest = raised.amax(dim=(1, 2), keepdim=True)
-    contrast = highest > FLAT * upsampled.amax(dim=(1, 2), keepdim=True)
+    size, sides = checked_size(size, "the heatmap's size", signed.ndim - 1), tuple(range(1, signed.ndim))
+    large = upsampled(signed.clamp(min=0)[:, None], size)[:, 0]
+    raised = large - large.amin(dim=sides, keepdim=True)
+    highest = raised.amax(dim=sides, keepdim=True)
+    contrast = highest > FLAT * large.amax(dim=sides, keepdim=True)
     return torch.where(contrast, raised / torch.where(contrast, highest, 1), 0)
 
 
@@ -180,7 +183,7 @@ def conservation_error(signed: Tensor, score: Tensor, nowhere: Tensor | None = N
     (N,). Infinite if the score is 0 and the map is not.
     Fu et al. 2020, axiom of conservation. XGrad-CAM's error is |bias term of Eq. 5| / |S|.
     """
-    left = score - signed.sum(dim=(1, 2))
+    left = score - signed.sum(dim=tuple(range(1, signed.ndim)))
     return (left if nowhere is None else left - nowhere).abs() / score.abs()
 
 

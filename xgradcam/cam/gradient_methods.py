@@ -1,13 +1,15 @@
 """The methods that need only activation and gradient, each with its formula.
 
-F is the activation and g = ∂S/∂F the gradient of the score S, both (N, C, h, w). A method returns weights w
-that broadcast against them; its map is Σ_k w_k F^k.
+F is the activation and g = ∂S/∂F the gradient of the score S, both (N, C, h, w), or of another number of
+sides: (N, C, l), (N, C, d, h, w). A method returns weights w that broadcast against them; its map is
+Σ_k w_k F^k.
 """
 
 import torch
 from torch import Tensor
 
 from xgradcam.cam.evidence import Evidence
+from xgradcam.layouts.sides import of_channels, space
 
 # As in the original scripts.
 EPSILON = 1e-6
@@ -18,7 +20,7 @@ def grad_cam(evidence: Evidence) -> Tensor:
 
     w_k = mean_xy g_k
     """
-    return evidence.gradient.mean(dim=(2, 3), keepdim=True)
+    return evidence.gradient.mean(dim=space(evidence.gradient), keepdim=True)
 
 
 def xgrad_cam(evidence: Evidence) -> Tensor:
@@ -26,8 +28,9 @@ def xgrad_cam(evidence: Evidence) -> Tensor:
 
     w_k = Σ_xy F^k g_k / (Σ_xy F^k + ε)
     """
-    mass = evidence.activation.sum(dim=(2, 3), keepdim=True)
-    return (evidence.gradient * evidence.activation).sum(dim=(2, 3), keepdim=True) / (mass + EPSILON)
+    over = space(evidence.activation)
+    mass = evidence.activation.sum(dim=over, keepdim=True)
+    return (evidence.gradient * evidence.activation).sum(dim=over, keepdim=True) / (mass + EPSILON)
 
 
 def grad_cam_plus_plus(evidence: Evidence) -> Tensor:
@@ -42,9 +45,9 @@ def grad_cam_plus_plus(evidence: Evidence) -> Tensor:
 
 def plus_plus(activation: Tensor, first: Tensor, second: Tensor, third: Tensor) -> Tensor:
     """Grad-CAM++'s weights (N, C, 1, 1), with these three for g, g² and g³, all (N, C, h, w)."""
-    below = 2 * second + activation.sum(dim=(2, 3), keepdim=True) * third
+    below = 2 * second + activation.sum(dim=space(activation), keepdim=True) * third
     share = torch.where(below == 0, 0, second / torch.where(below == 0, 1, below))
-    return (share * first.clamp(min=0)).sum(dim=(2, 3), keepdim=True)
+    return (share * first.clamp(min=0)).sum(dim=space(first), keepdim=True)
 
 
 def hires_cam(evidence: Evidence) -> Tensor:
@@ -98,19 +101,18 @@ def _principal(values: Tensor, towards: Tensor | None = None) -> Tensor:
 
     Its sign gives the projection's sum the sign of `towards`' sum, or a positive one for None.
     """
-    samples, channels = values.shape[:2]
     # From the smaller of the two Gram matrices; in double, because squares lose half of the digits.
     rows = values.flatten(2).double()
-    if channels <= rows.shape[2]:
+    if rows.shape[1] <= rows.shape[2]:
         vector = torch.linalg.eigh(rows @ rows.mT)[1][..., -1]
     else:
         vector = (rows @ torch.linalg.eigh(rows.mT @ rows)[1][..., -1:])[..., 0]
         length = vector.norm(dim=1, keepdim=True)
         vector = torch.where(length > 0, vector / torch.where(length > 0, length, 1), 0)
     total = (vector[..., None] * rows).sum(dim=(1, 2))
-    wanted = torch.ones_like(total) if towards is None else towards.double().sum(dim=(1, 2, 3)).sign()
+    wanted = torch.ones_like(total) if towards is None else towards.double().flatten(1).sum(dim=1).sign()
     signed: Tensor = vector * torch.where(total * wanted < 0, -1.0, 1.0)[:, None]
-    return signed.to(values.dtype).reshape(samples, channels, 1, 1)
+    return of_channels(signed.to(values.dtype), values)
 
 
 def random_cam(evidence: Evidence) -> Tensor:
@@ -126,4 +128,4 @@ def random_cam(evidence: Evidence) -> Tensor:
         )
         for seed in seeds
     ]
-    return (2 * torch.stack(drawn) - 1).to(evidence.activation)[:, :, None, None]
+    return of_channels((2 * torch.stack(drawn) - 1).to(evidence.activation), evidence.activation)

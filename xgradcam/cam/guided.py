@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode
 
 from xgradcam.capture.recording import record
 from xgradcam.errors import XGradCamError, shown
-from xgradcam.lending.inputs import plain_inputs
+from xgradcam.lending.inputs import Inputs, lent
+from xgradcam.lending.several import Place
 from xgradcam.operations.calls import Call, refuse_scripted
 from xgradcam.scores.outputs import finite_logits_of
 from xgradcam.scores.targets import Targets, choose_targets
@@ -40,9 +41,10 @@ OTHER_ACTIVATIONS = frozenset(
 
 def guided_backpropagation(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     targets: Targets = None,
     output: str | int | None = None,
+    image: Place | None = None,
 ) -> Tensor:
     """The gradient of a class score by the inputs, (N, ...), if rectifiers pass on only positive gradients.
 
@@ -52,7 +54,7 @@ def guided_backpropagation(
     inputs: (N, ...). The other arguments are those of `explain`; the model is left as it was found.
     Raises XGradCamError for a wrong class or model, and for a model without rectifiers.
     """
-    inputs = plain_inputs(inputs)
+    model, inputs = lent(model, inputs, image)
     if not inputs.is_floating_point():
         raise XGradCamError(f"the inputs are {inputs.dtype} numbers, which have no gradient: take floats")
     refuse_scripted(model)

@@ -3,13 +3,16 @@
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from xgradcam.cam.evidence import Evidence, Probe, probe_of
 from xgradcam.cam.gradient_methods import plus_plus
 from xgradcam.errors import NotApplicableError
+from xgradcam.layouts.axes import channel_axis
 from xgradcam.layouts.padding import over_padding, share_of_image
+from xgradcam.layouts.sides import of_channels, space, upsampled
 from xgradcam.lending.precision import is_coarse
+from xgradcam.lending.varying import require_image
 from xgradcam.scores.outputs import logits_of
 from xgradcam.scores.probability import probability_rule
 from xgradcam.scores.score import Score
@@ -34,22 +37,23 @@ def cam(evidence: Evidence) -> Tensor:
             "cam needs a network whose score is a linear function of this layer's averages, as where global "
             "average pooling and a linear layer follow; grad-cam is its generalisation"
         )
-    return evidence.gradient.sum(dim=(2, 3), keepdim=True)
+    return evidence.gradient.sum(dim=space(evidence.gradient), keepdim=True)
 
 
 def _is_linear_in_averages(evidence: Evidence) -> bool:
     """True if the gradient is constant over space, and predicts the score far away from F too."""
     probe, gradient = probe_of(evidence), evidence.gradient
     tolerance = COARSE_ROUNDING if is_coarse(probe.score) else ROUNDING
-    spread = gradient.amax(dim=(2, 3)) - gradient.amin(dim=(2, 3))
-    if (spread > tolerance * gradient.abs().amax(dim=(1, 2, 3))[:, None]).any():
+    places = gradient.flatten(2)
+    spread = places.amax(dim=2) - places.amin(dim=2)
+    if (spread > tolerance * gradient.abs().flatten(1).amax(dim=1, keepdim=True)).any():
         return False
     for sample, maps in enumerate(evidence.activation):
         far = torch.stack([torch.zeros_like(maps), 2 * maps, -maps, maps.roll(1, 0), -2 * maps.roll(2, 0)])
         far = far.to(probe.recording.activation.dtype)
         score, score_far = probe.score[sample].detach(), probe.scores_with_maps(sample, far)
-        change = (gradient[sample] * (far - maps)).sum(dim=(1, 2, 3))
-        size = score.abs() + score_far.abs() + (gradient[sample] * far).abs().sum(dim=(1, 2, 3))
+        change = (gradient[sample] * (far - maps)).flatten(1).sum(dim=1)
+        size = score.abs() + score_far.abs() + (gradient[sample] * far).abs().flatten(1).sum(dim=1)
         if ((score_far - score - change).abs() > tolerance * size).any():
             return False
     return True
@@ -61,6 +65,7 @@ def smooth_grad_cam_plus_plus(evidence: Evidence) -> Tensor:
     w_k as in Grad-CAM++, with mean g, mean g² and mean g³ for g, g² and g³
     """
     probe = probe_of(evidence)
+    require_image(probe.recording.model, probe.inputs, probe.layer)
     sums = [torch.zeros_like(evidence.gradient) for _ in range(3)]
     for gradient in probe.gradients_at(_noisy(probe.inputs), NOISY):
         for order, total in enumerate(sums, 1):
@@ -89,7 +94,7 @@ def ablation_cam(evidence: Evidence) -> Tensor:
     probe = probe_of(evidence)
     score = probe.score.detach()[:, None]
     drops = score - probe.without_channels
-    return (drops / torch.where(score == 0, 1, score.abs()))[:, :, None, None]
+    return of_channels(drops / torch.where(score == 0, 1, score.abs()), evidence.activation)
 
 
 def score_cam(evidence: Evidence) -> Tensor:
@@ -99,31 +104,39 @@ def score_cam(evidence: Evidence) -> Tensor:
 
     The paper first subtracts the score of a blank input, which leaves the softmax as it is.
     """
-    probe = probe_of(evidence)
-    if probe.inputs.ndim != 4:
-        raise NotApplicableError("score-cam masks photographs: it needs inputs (N, C, H, W)")
+    probe, sides = probe_of(evidence), evidence.activation.ndim - 2
+    axis = channel_axis(probe.recording.model, probe.inputs)
+    if axis is None or probe.inputs.ndim != sides + 2:
+        raise NotApplicableError(
+            "score-cam masks photographs: it needs inputs (N, C, H, W), or others of as many sides as the "
+            f"maps have, {sides}, whose channels the first convolution tells, not {tuple(probe.inputs.shape)}"
+        )
+    require_image(probe.recording.model, probe.inputs, probe.layer)
     scaled, varies = _scaled(evidence.activation)
-    scores = probe.scores_at("masked", varies, lambda *channels: _masked(probe, scaled, *channels))
+    scores = probe.scores_at("masked", varies, lambda *chosen: _masked(probe, scaled, axis, *chosen))
     weights = scores.masked_fill(~varies, -torch.inf).softmax(dim=1).nan_to_num()
-    return weights[:, :, None, None]
+    return of_channels(weights, evidence.activation)
 
 
 def _scaled(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Each map scaled to [0, 1], (N, C, h, w), and True for those that are not constant, (N, C)."""
-    low, high = maps.amin(dim=(2, 3), keepdim=True), maps.amax(dim=(2, 3), keepdim=True)
+    low, high = (ends(dim=space(maps), keepdim=True) for ends in (maps.amin, maps.amax))
     constant = high == low
-    return (maps - low) / torch.where(constant, 1, high - low), ~constant[:, :, 0, 0]
+    return (maps - low) / torch.where(constant, 1, high - low), ~constant.flatten(1)
 
 
-def _masked(probe: Probe, masks: Tensor, sample: int, channels: Tensor) -> Tensor:
-    """One sample's input masked by some of its channels (M,), each upsampled: (M, ...)."""
+def _masked(probe: Probe, masks: Tensor, axis: int, sample: int, channels: Tensor) -> Tensor:
+    """One sample's input masked by some of its channels (M,), each upsampled: (M, ...).
+
+    axis: of the input's channels.
+    """
     inputs = probe.inputs
-    height, width = inputs.shape[2:]
-    size = over_padding((height, width), share_of_image(probe.recording.model, inputs, probe.layer))
-    upsampled = nn.functional.interpolate(
-        masks[sample, channels, None], size, mode="bilinear", align_corners=False
-    )
-    return inputs[sample] * upsampled[..., :height, :width].to(inputs)
+    sides = tuple(inputs.movedim(axis, 1).shape[2:])
+    size = over_padding(sides, share_of_image(probe.recording.model, inputs, probe.layer))
+    large = upsampled(masks[sample, channels, None], size)
+    for side, length in enumerate(sides, 2):
+        large = large.narrow(side, 0, length)
+    return inputs[sample] * large.to(inputs).movedim(1, axis)
 
 
 def shapley_cam(evidence: Evidence) -> Tensor:
@@ -134,7 +147,7 @@ def shapley_cam(evidence: Evidence) -> Tensor:
     From the Taylor series about F, S(F) − S(0) ≈ (g − ½ H F) · F.
     """
     product = probe_of(evidence).hessian_product()
-    return (evidence.gradient - product / 2).mean(dim=(2, 3), keepdim=True)
+    return (evidence.gradient - product / 2).mean(dim=space(product), keepdim=True)
 
 
 def finer_cam(evidence: Evidence) -> Tensor:
@@ -143,7 +156,8 @@ def finer_cam(evidence: Evidence) -> Tensor:
     w_k = mean_xy ∂(S − γ Σ_d p_d S_d / Σ_d p_d)/∂F^k,  d the 3 nearest classes, p their probabilities, γ = 1
     """
     probe = probe_of(evidence)
-    return probe.gradient_of(against_nearest(probe)).mean(dim=(2, 3), keepdim=True)
+    gradient = probe.gradient_of(against_nearest(probe))
+    return gradient.mean(dim=space(gradient), keepdim=True)
 
 
 def against_nearest(probe: Probe) -> Score:

@@ -24,15 +24,16 @@ def evidence_facts(evidence: Evidence, methods: Collection[str]) -> Tensor:
     if set(TWO_MAPS) <= set(methods):
         flat = _is_flat(evidence.gradient).to(flat)
     if _WEIGHTED_BY_ACTIVATION & set(methods):
-        negative = (evidence.activation < 0).any(dim=3).any(dim=2).sum(dim=1).to(negative)
+        negative = (evidence.activation < 0).flatten(2).any(dim=2).sum(dim=1).to(negative)
     some = evidence.gradient.flatten(1).any(dim=1)
     return torch.stack([flat, negative, some.to(flat)], dim=1)
 
 
 def _is_flat(gradient: Tensor) -> Tensor:
     """True for each sample whose gradient is constant over space, and not 0: (N,)."""
-    spread = (gradient.amax(dim=(2, 3)) - gradient.amin(dim=(2, 3))).amax(dim=1)
-    return (spread <= FLAT * gradient.abs().amax(dim=(1, 2, 3))) & gradient.flatten(1).any(dim=1)
+    places, every = gradient.flatten(2), gradient.flatten(1)
+    spread = (places.amax(dim=2) - places.amin(dim=2)).amax(dim=1)
+    return (spread <= FLAT * every.abs().amax(dim=1)) & every.any(dim=1)
 
 
 def table_of(facts: Sequence[Tensor], maps: Sequence[Mapping[str, Tensor]]) -> Tensor:
@@ -79,8 +80,9 @@ def _coincide(facts: Tensor, maps: Mapping[str, Tensor]) -> Tensor:
 
 def _range_of(signed: Tensor) -> Tensor:
     """For each map (h, w): 1 if all of it is finite, else 0; its smallest and its largest value: (N, 3)."""
-    finite = torch.isfinite(signed).all(dim=2).all(dim=1)
-    return torch.stack([finite.to(signed), signed.amin(dim=(1, 2)), signed.amax(dim=(1, 2))], dim=1)
+    each = signed.flatten(1)
+    finite = torch.isfinite(each).all(dim=1)
+    return torch.stack([finite.to(signed), each.amin(dim=1), each.amax(dim=1)], dim=1)
 
 
 def probability_note(rule: str, reason: str, classes: int) -> tuple[str, ...]:

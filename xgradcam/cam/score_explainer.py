@@ -20,6 +20,8 @@ from xgradcam.capture.recording import Recording
 from xgradcam.errors import NoGradientError, XGradCamError
 from xgradcam.layouts.layout import Layout, Said
 from xgradcam.layouts.padding import WHOLE, Share, share_of_image
+from xgradcam.layouts.sides import space
+from xgradcam.lending.finding import AnyLayer
 from xgradcam.operations.constants import Kind
 from xgradcam.proof.complete import Terms, Trace, trace
 from xgradcam.scores.outputs import logits_of, require_finite
@@ -65,7 +67,7 @@ class ScoreExplainer:
     """
 
     model: nn.Module
-    layer: str | nn.Module
+    layer: AnyLayer
     methods: Sequence[str]
     progress: Progress
     axioms: bool = False
@@ -188,7 +190,7 @@ class ScoreExplainer:
             if METHODS[method].of_attention:
                 depth[method] = seen_by(probe).depth(weights)
             elif self.axioms:
-                channel_sums = (weights * evidence.activation).sum(dim=(2, 3))
+                channel_sums = (weights * evidence.activation).sum(dim=space(evidence.activation))
                 drops = score[:, None] - probe.without_channels
                 sensitivity[method] = sensitivity_error(channel_sums, drops)
         facts, channels = evidence_facts(evidence, self.methods), evidence.activation.shape[1]
@@ -196,7 +198,8 @@ class ScoreExplainer:
         if terms is not None:
             budget = {name: value.to(score) for name, value in terms.budget(score).items()}
         elif any(METHODS[method].needs_gradient for method in self.methods):
-            budget = {"feature": (evidence.gradient * evidence.activation).sum(dim=(1, 2, 3))}
+            products = evidence.gradient * evidence.activation
+            budget = {"feature": products.sum(dim=tuple(range(1, products.ndim)))}
         constants = {} if terms is None else {kind: at.to(score) for kind, at in terms.constants.items()}
         share = share_of_image(self.model, probe.inputs, self.layer)
         return _Explained(
@@ -207,15 +210,19 @@ class ScoreExplainer:
         self, inputs: Tensor, explained: Sequence[_Explained[AnyScore]]
     ) -> list[_Explained[AnyScore]]:
         """The same scores with maps averaged over the augmentations of the inputs."""
-        if inputs.ndim != 4:
-            raise XGradCamError(f"augmentation needs inputs (N, C, H, W), not {tuple(inputs.shape)}")
+        sides = {one.ndim - 1 for each in explained for one in each.maps.values()}
+        if inputs.ndim not in (4, 5) or 1 in sides:
+            raise XGradCamError(
+                "augmentation mirrors left and right, which reverses a signal in time: it needs inputs "
+                f"(N, C, H, W), volumes or videos, and maps of them, not {tuple(inputs.shape)}"
+            )
         sums = [dict(one.maps) for one in explained]
         scores = [one.score_of for one in explained]
         for flipped, contrast in AUGMENTATIONS[1:]:
-            _, varied = self.run(contrast * (inputs.flip(3) if flipped else inputs), lambda _: scores)
+            _, varied = self.run(contrast * (inputs.flip(-1) if flipped else inputs), lambda _: scores)
             for total, one in zip(sums, varied, strict=True):
                 for method, signed in one.maps.items():
-                    total[method] = total[method] + (signed.flip(2) if flipped else signed)
+                    total[method] = total[method] + (signed.flip(-1) if flipped else signed)
         means = [{method: total / len(AUGMENTATIONS) for method, total in maps.items()} for maps in sums]
         return [replace(one, maps=maps) for one, maps in zip(explained, means, strict=True)]
 

@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -12,23 +12,23 @@ from torch import Tensor, nn
 
 from xgradcam.capture.recording import Downstream, Recording, record
 from xgradcam.errors import XGradCamError
+from xgradcam.layouts.axes import input_layout
 from xgradcam.layouts.heads import gives_classes, read_by_heads
+from xgradcam.layouts.layout import Frames, Said, said_layout
 from xgradcam.layouts.layout import Layout as Layout
-from xgradcam.layouts.layout import Said, said_layout
 from xgradcam.layouts.watching import Watch, watched
-from xgradcam.lending.borrowing import borrowed
-from xgradcam.lending.finding import find_layer, is_input
-from xgradcam.lending.inputs import advice_on, plain_inputs
+from xgradcam.lending.borrowing import borrowed, is_close
+from xgradcam.lending.finding import AnyLayer, find_layer, is_input, run_of
+from xgradcam.lending.inputs import Inputs, advice_on, lent
+from xgradcam.lending.several import Place, for_sample
 from xgradcam.operations.calls import float_tensors_of, refuse_exported
 
 # Modules that pool a map or pass it on: the layer before them gives the map itself.
 _POOL_OR_PASS = (
-    nn.AdaptiveAvgPool2d,
-    nn.AdaptiveMaxPool2d,
-    nn.AvgPool2d,
-    nn.Dropout,
-    nn.Dropout2d,
-    nn.Identity,
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    *(nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d, nn.AdaptiveMaxPool3d),
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Identity),
 )
 _ATTENTION = re.compile("attention|attn", re.IGNORECASE)
 
@@ -53,13 +53,16 @@ class Layer:
     @property
     def is_map(self) -> bool:
         """True if the layer can be explained: it ran once and gave maps, or tokens, larger than 1 × 1."""
-        return self.runs == 1 and self.layout is not None and self.layout.height * self.layout.width > 1
+        return self.runs == 1 and self.layout is not None and self.layout.cells > 1
 
 
-def list_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
-    """The modules that `model(inputs)` runs, ordered by when they first finish; the model is borrowed."""
+def list_layers(model: nn.Module, inputs: Inputs, *, image: Place | None = None) -> list[Layer]:
+    """The modules that `model(inputs)` runs, ordered by when they first finish; the model is borrowed.
+
+    inputs, image: as in `explain`.
+    """
     refuse_exported(model)
-    inputs = plain_inputs(inputs)
+    model, inputs = lent(model, inputs, image)
     names = {module: name for name, module in model.named_modules()}
     with advice_on(model, inputs), watched(model, inputs, hooked=True) as watch, borrowed(model) as run:
         of_classes = gives_classes(run(inputs), len(inputs))
@@ -69,7 +72,7 @@ def list_layers(model: nn.Module, inputs: Tensor) -> list[Layer]:
     for module, times in runs.items():
         layout = None
         with suppress(XGradCamError):
-            layout = watch.layout(module) if inputs.ndim == 4 else None
+            layout = watch.layout(module)
         reaches = partial(_reaches, watch, module, layout)
         layers.append(Layer(names[module], module, shapes[module], layout, times, reaches, of_classes))
     return layers
@@ -159,23 +162,37 @@ def _is_within(layer: Layer, outer: Layer) -> bool:
 def recorded(
     model: nn.Module,
     inputs: Tensor,
-    layer: str | nn.Module,
+    layer: AnyLayer,
     said: Said | None,
     downstream: Downstream | None = None,
 ) -> tuple[Recording, Layout]:
     """A recording at the layer, and the layout of its output: the one said, or the one that is certain."""
     name, module = find_layer(model, layer)
-    if is_input(model, layer) and said is None and inputs.ndim == 4:
-        said = "channels-first"
+    frames = said.count if isinstance(said, Frames) else getattr(said, "frames", 0)
+    said = said.said if isinstance(said, Frames) else said
+    if is_input(model, layer) and said is None:
+        said = input_layout(model, inputs)
     with watched(model, inputs) if said is None else nullcontext() as watch:
         recording = record(model, inputs, layer, downstream)
     shape = tuple(recording.activation.shape)
-    if len(recording.activation) != len(inputs):
+    if len(recording.activation) != len(inputs) * max(1, frames):
+        hint = "" if frames else ", or give the number of a sample's frames by frames="
         raise XGradCamError(
-            f"layer {name!r} gives shape {shape} for {len(inputs)} samples: take a layer that contains it"
+            f"layer {name!r} gives shape {shape} for {len(inputs)} samples"
+            f"{f' of {frames} frames' if frames else ''}: take a layer that contains it{hint}"
         )
+    if frames > 1 and len(inputs) > 1:
+        alone = record(for_sample(model, 0), inputs[:1], layer).activation
+        if not is_close(recording.activation[:frames], alone):
+            raise XGradCamError(
+                f"layer {name!r}: its first {frames} rows are not the frames of the first sample: explain "
+                "one sample at a time"
+            )
     try:
-        found = watch.layout(module, shape) if watch else said_layout(said or "", recording.activation)
-        return recording, found
+        if watch:
+            watch.frames = max(1, frames)
+            return recording, replace(watch.layout(module, shape, run_of(layer)), frames=frames)
+        least = 1 if inputs.ndim - (frames > 0) < 4 else 2
+        return recording, replace(said_layout(said or "", recording.activation, least), frames=frames)
     except XGradCamError as error:
         raise XGradCamError(f"layer {name!r}: {error}; --list-layers shows the shapes of all") from None

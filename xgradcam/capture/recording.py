@@ -19,10 +19,11 @@ from torch.utils.checkpoint import CheckpointFunction
 from xgradcam.errors import NoGradientError, XGradCamError
 from xgradcam.lending.borrowing import arranged, borrowed, fields_of
 from xgradcam.lending.detours import detours, listing_new
-from xgradcam.lending.finding import find_layer, is_input
-from xgradcam.lending.inputs import advice_on, plain_inputs
+from xgradcam.lending.finding import AnyLayer, LayerRun, at_run, find_layer, is_input, run_of
+from xgradcam.lending.inputs import Inputs, advice_on, lent
 from xgradcam.lending.norms import contiguous_norm_gradients
 from xgradcam.lending.outputs import at_output, in_place_of, is_new
+from xgradcam.lending.several import Place
 from xgradcam.operations.calls import custom_functions, edge_of, edges_of, refuse_scripted, tensors_of
 
 # From the layer's output, as the rest of the model gets it, to a context for that rest.
@@ -162,13 +163,17 @@ class Recording:
 
 def record(
     model: nn.Module,
-    inputs: Tensor,
-    layer: str | nn.Module,
+    inputs: Inputs,
+    layer: AnyLayer,
     downstream: Downstream | None = None,
+    *,
+    image: Place | None = None,
+    run: int | None = None,
 ) -> Recording:
     """Run `model(inputs)` once and record the graph from the output of `layer` on.
 
-    inputs: (N, ...). layer: a module of the model, or its name; `input` for the inputs themselves.
+    inputs, image, run: as in `explain`; other runs of the layer are as in the plain network. layer: a module
+    of the model, or its name; `input` for the inputs themselves.
     downstream: makes a context that is entered after the layer and left after the forward pass.
     The layer's output is that of its last forward hook that returns another one. The rest of the model, and
     whoever keeps the output in a hook or an attribute, gets a copy in the graph. So if the layer works in
@@ -176,23 +181,24 @@ def record(
     Not thread-safe: one call at a time for each model.
     Raises XGradCamError for a layer of another model, or one that does not return one tensor exactly once.
     """
-    name, module = find_layer(model, layer)
-    inputs = plain_inputs(inputs)
-    start, of_input = _Start(name, module, downstream), is_input(model, layer)
+    layer = layer if isinstance(layer, LayerRun) else at_run(layer, run)
+    (name, module), number = find_layer(model, layer), run_of(layer)
+    model, inputs = lent(model, inputs, image)
+    start, of_input = _Start(name, module, downstream, number), is_input(model, layer)
     again: Callable[[], Sequence[bool]] = tuple
     with ExitStack() as failed:
         failed.callback(start.release)
-        with advice_on(model, inputs), borrowed(model) as run:
-            inputs = arranged(model, run, inputs)
+        with advice_on(model, inputs), borrowed(model) as forward:
+            inputs = arranged(model, forward, inputs)
             at_layer = nullcontext() if of_input else start.at_layer()
             with start.behind, at_layer, _readable_autograd_errors():
                 given = start(0, inputs, inputs) if of_input else inputs
-                returned = run(inputs if given is None else given)
+                returned = forward(inputs if given is None else given)
         if not start.runs:
             refuse_scripted(model, around=name)
             raise XGradCamError(f"layer '{name}' did not run: the model's forward does not call it here")
         if start.keeps and not start.place:
-            again = partial(detours, model, inputs, module)
+            again = partial(detours, model, inputs, module, number)
             start.give_edges(returned)
         leaf = start.leaf_or_error()
         recording = Recording(leaf, returned, model, start.place, again, start.edges)
@@ -208,7 +214,10 @@ class _Start:
     tensor made in the layer is kept. edges: of outputs that a hook has made, for what it made of them.
     """
 
-    def __init__(self, name: str, module: nn.Module, downstream: Downstream | None) -> None:
+    def __init__(
+        self, name: str, module: nn.Module, downstream: Downstream | None, number: int | None
+    ) -> None:
+        self._number = number
         self.runs, self.place = 0, 0
         self.behind = ExitStack()
         self._name, self._module, self._downstream = name, module, downstream
@@ -240,21 +249,26 @@ class _Start:
             yield
 
     def __call__(self, place: int, given: Any, output: Any) -> Tensor | None:
+        if place and self._number not in (None, self.runs - 1):
+            return None
         if place:
             self.keeps |= any(made() is not None for made in self._made)
             self._made = []
             return self._see(place, given, output)
         self.runs += 1
         made = self._new()
+        if self._number not in (None, self.runs - 1):
+            return None
         replacement = self._see(place, given, output)
         # Who alone held them lets go of them before the next place.
         self._made = [weakref.ref(tensor) for tensor in made if tensor is not self._output]
         return replacement
 
     def _see(self, place: int, given: Any, output: Any) -> Tensor | None:
-        if self.runs > 1:
+        if self.runs > 1 and self._number is None:
             raise XGradCamError(
-                f"layer '{self._name}' runs more than once in a forward: take one that runs once"
+                f"layer '{self._name}' runs more than once in a forward: take one that runs once, or name "
+                "its run by run=, 0 for the first"
             )
         same = output is self._output
         if same and (self._leaf is None or output._version == self._version):
@@ -292,6 +306,8 @@ class _Start:
         """The leaf of the graph; XGradCamError if the layer's output is not one floating-point tensor."""
         if self._leaf is not None:
             return self._leaf
+        if self._number is not None and self.runs <= self._number:
+            raise XGradCamError(f"layer '{self._name}' runs {self.runs} times: its last is {self.runs - 1}")
         if isinstance(self._output, Tensor):
             what = f"{self._output.dtype} numbers, which have no gradient"
         else:

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from xgradcam.lending.borrowing import borrowed, fields_of
-from xgradcam.lending.finding import find_layer, is_input
+from xgradcam.lending.finding import AnyLayer, find_layer, is_input, run_of
 from xgradcam.lending.outputs import at_output, in_place_of, is_new
 from xgradcam.operations.calls import tensors_of
 
@@ -13,7 +13,7 @@ from xgradcam.operations.calls import tensors_of
 def replay(
     model: nn.Module,
     inputs: Tensor,
-    layer: str | nn.Module,
+    layer: AnyLayer,
     activation: Tensor,
     place: int = 0,
 ) -> Any:
@@ -23,7 +23,7 @@ def replay(
     rest of the model depends on the layer's output only. A model that works in place writes to `activation`.
     place: the recording's.
     """
-    _name, module = find_layer(model, layer)
+    (_, module), number, runs = find_layer(model, layer), run_of(layer), 0
     if is_input(model, layer):
         with borrowed(model) as run:
             return run(activation)
@@ -31,8 +31,10 @@ def replay(
     replaced: list[tuple[Tensor, Tensor]] = []
 
     def replace(at: int, given: Any, output: Any) -> Tensor | None:
+        nonlocal runs
+        runs += at == 0
         before.append(output)
-        if at != place:
+        if at != place or number not in (None, runs - 1):
             return None
         # An object of its own, since the output takes its place.
         replacement = activation.data

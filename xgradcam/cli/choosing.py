@@ -63,14 +63,17 @@ def _first(
     """The inputs and the shapes of the first photographs that can be read."""
     import torch
 
+    from xgradcam.pictures.bands import framed
     from xgradcam.pictures.photograph import normalise
 
     read: list[Tensor] = []
     shapes: list[Shape] = []
     for source in sources:
         try:
-            photograph = source.read(value_range).photograph
-            read.append(normalise(framing.pixels(photograph), classifier.mean, classifier.std))
+            reading = source.read(value_range)
+            photograph, bands = reading.photograph, reading.bands
+            pixels = framing.pixels(photograph) if bands is None else framed(framing, bands)
+            read.append(normalise(pixels, classifier.mean, classifier.std))
         except XGradCamError as error:
             problem = error
             continue

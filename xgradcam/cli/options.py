@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from xgradcam import __version__
+from xgradcam.cli.bands import add_bands_argument
 from xgradcam.cli.parsing import COLOURS
 from xgradcam.cli.parsing import Parser as Parser
 from xgradcam.cli.score_options import add_score_argument
@@ -167,7 +168,7 @@ def add_model_arguments(parser: Parser, layer_help: str, many: dict[str, Any]) -
             metavar="VALUE",
             type=float,
             nargs="+",
-            help=f"{name[2:]} of the normalisation, in [0, 1]: red, green and blue, or one for all channels",
+            help=f"{name[2:]} of the normalisation, in [0, 1]: one for each channel, or one for all",
         )
     own.add_argument("--output", metavar="NAME", help="where the scores are in what the model returns")
 
@@ -245,6 +246,7 @@ def _common_parser(
         + "-1, the default, takes the one of the highest score",
     )  # fmt: skip
     add_range_argument(photograph)
+    add_bands_argument(photograph)
     add_model_arguments(parser, layer_help, many)
     add_device_arguments(parser)
     return parser

@@ -42,7 +42,7 @@ class Row:
     layer: str
     verification: "Verification | None"
     problem: str = ""
-    grid: tuple[int, int] | None = None
+    grid: tuple[int, ...] | None = None
 
     @property
     def parts(self) -> dict[str, float]:
@@ -122,9 +122,9 @@ def class_line(labels: Sequence[str] | None, target: int, others: Sequence[int])
     return label_of(labels, target) + (f" in contrast to {against}" if others else "")
 
 
-def grid_of(layer: "Layer") -> tuple[int, int] | None:
-    """Height and width of the layer's maps; None if it has none."""
-    return None if layer.layout is None else (layer.layout.height, layer.layout.width)
+def grid_of(layer: "Layer") -> tuple[int, ...] | None:
+    """The sides of the layer's maps, height and width of images; None if it has none."""
+    return None if layer.layout is None else layer.layout.grid
 
 
 def dtype_of(rows: Sequence[Row]) -> str:

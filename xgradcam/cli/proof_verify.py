@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from xgradcam.cli.bands import bands_of, early
 from xgradcam.cli.choosing import is_auto
 from xgradcam.cli.listings import print_layers
 from xgradcam.cli.options import ALL, parse, proof_verify_parser
@@ -60,13 +61,19 @@ def _main(arguments: argparse.Namespace, out: TextIO) -> int:
     if (contrast := contrast_of(arguments)) is not None:
         arguments.contrast = contrast
     _require_free(arguments)
-    reading = read_photograph(arguments.image_path, range_of(arguments))
-    for line in reading.notes:
+    path, value_range = arguments.image_path, range_of(arguments)
+    reading = early(path, lambda: read_photograph(path, value_range))
+    for line in () if reading is None else reading.notes:
         note(PROG, f"note: {line}")
     device = choose_device(PROG, arguments)
     tell(device_line(device))
     classifier = open_classifier(PROG, arguments).to(device)
-    inputs = classifier.inputs(reading.photograph)
+    bands = bands_of(arguments, classifier, partial(note, PROG))
+    if reading is None or bands is not None:
+        reading = read_photograph(path, value_range, bands=bands)
+        for line in reading.notes:
+            note(PROG, f"note: {line}")
+    inputs = classifier.inputs(reading.photograph if reading.bands is None else reading.bands)
     if inputs.device.type == "mps":
         note(PROG, "this device has no float64, in which the terms are summed; computing on the CPU")
         inputs, classifier = inputs.cpu(), replace(classifier, module=classifier.module.cpu())

@@ -68,6 +68,7 @@ def settings_of(
         # Not there unless it is said, so that runs recorded before it was an option go on.
         **({} if arguments.layout is None else {"layout": arguments.layout}),
         **({} if scoring is None else {"score": scoring.name}),
+        **({} if arguments.bands is None else {"bands": arguments.bands}),
     }
 
 

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from itertools import chain
 from typing import TYPE_CHECKING
 
+from xgradcam.cli.bands import bands_of, early, with_bands
 from xgradcam.cli.choosing import is_auto, layer_for, layer_reached, score_at_first
 from xgradcam.cli.looking import encoding_photographs
 from xgradcam.cli.options import ALL, AUTO
@@ -188,7 +189,10 @@ def sources_of(arguments: argparse.Namespace, skipped: Counter[str]) -> "list[So
 
     value_range = range_of(arguments)
     sources = find_photographs(arguments.image_path, arguments.output_dir, skip)
-    return [replace(sources[0], reading=sources[0].read(value_range))] if len(sources) == 1 else sources
+    if len(sources) != 1:
+        return sources
+    first = sources[0]
+    return [replace(first, reading=early(first.path, lambda: first.read(value_range)))]
 
 
 def range_of(arguments: argparse.Namespace) -> "ValueRange | None":
@@ -246,6 +250,7 @@ def run_of(
     from xgradcam.runs.run import Run, Writing
 
     framing, value_range = classifier.framing(arguments.crop), range_of(arguments)
+    sources = with_bands(sources, bands_of(arguments, classifier, say), value_range)
     scoring = scoring_of(arguments, classifier, say)
     classes = [None] if scoring else classes_of(arguments.target_index, classifier.labels, say)
 

@@ -8,6 +8,8 @@ from scipy import sparse
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
+from xgradcam.errors import XGradCamError
+
 # Standard deviation of the noise on imputed pixels.
 NOISE = 0.01
 
@@ -19,6 +21,11 @@ def imputed(inputs: Tensor, missing: Tensor) -> Tensor:
     missing pixel. If all pixels are missing they become 0, plus the noise.
     inputs: (1, C, H, W). missing: (H, W) bool. Returns (1, C, H, W). Source: Rong et al. 2022.
     """
+    if missing.ndim != 2:
+        raise XGradCamError(
+            f"ROAD imputes pixels from those around them in a picture, (1, C, H, W), not "
+            f"{tuple(inputs.shape)}: take deletion and insertion"
+        )
     values = inputs[0].flatten(1).double().cpu().numpy()
     unknown = missing.flatten().cpu().numpy()
     filled = np.where(unknown, 0.0, values)

@@ -1,7 +1,8 @@
 """Measures of one heatmap: does it show what the network uses, and does it find the object?
 
 Common arguments: `inputs` (1, C, H, W), normalised, so that 0 is the mean colour; `heatmap` (H, W) in [0, 1];
-`score`, a function from inputs (M, C, H, W) to scores (M,), such as the probability of the target.
+`score`, a function from inputs (M, C, H, W) to scores (M,), such as the probability of the target. All but
+ROAD take signals (1, C, L) and volumes (1, C, D, H, W) too, with a heatmap of as many sides.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -113,9 +114,28 @@ def ranks(heatmap: Tensor) -> Tensor:
 
 
 def blur(inputs: Tensor) -> Tensor:
-    """Inputs (M, C, H, W) under a Gaussian blur of 11 x 11 pixels, σ = 5, with reflected edges."""
-    blurred: Tensor = gaussian_blur(inputs, [KERNEL, KERNEL], [SIGMA, SIGMA])
+    """Inputs (M, C, H, W) under a Gaussian blur of 11 x 11 pixels, σ = 5, with reflected edges.
+
+    Signals (M, C, L) and volumes (M, C, D, H, W) are blurred along each of their sides.
+    """
+    blurred: Tensor = inputs
+    if inputs.ndim == 4:
+        blurred = gaussian_blur(inputs, [KERNEL, KERNEL], [SIGMA, SIGMA])
+    else:
+        for axis in range(2, inputs.ndim):
+            blurred = _blurred_along(blurred, axis)
     return blurred
+
+
+def _blurred_along(inputs: Tensor, axis: int) -> Tensor:
+    side, reach = inputs.shape[axis], KERNEL // 2
+    weights = torch.exp(-((torch.arange(KERNEL, device="cpu") - reach) ** 2) / (2 * SIGMA**2))
+    # A side may be shorter than the kernel: it is reflected as often as needed.
+    period = max(1, 2 * side - 2)
+    places = torch.arange(-reach, side + reach, device="cpu") % period
+    places = torch.where(places < side, places, period - places).to(inputs.device)
+    shifted = [inputs.index_select(axis, places[first : first + side]) for first in range(KERNEL)]
+    return torch.einsum("k,k...->...", (weights / weights.sum()).to(inputs), torch.stack(shifted))
 
 
 def road(score: ScoreFunction, inputs: Tensor, heatmap: Tensor, removed: Sequence[float] = REMOVED) -> float:

@@ -14,7 +14,7 @@ from xgradcam.layouts.watching import Watch, watched
 from xgradcam.lending.attention import Attention, Opening, opened
 from xgradcam.lending.blocks import Blocks, blocks_of, by_heads, gradients_at, replayed
 from xgradcam.lending.borrowing import borrowed, is_close
-from xgradcam.lending.finding import find_layer
+from xgradcam.lending.finding import AnyLayer, find_layer
 from xgradcam.lending.norms import contiguous_norm_gradients
 
 
@@ -104,7 +104,7 @@ class Seen:
 
         A part more than there are blocks is that of the pooling.
         """
-        sums = parts.sum(dim=(2, 3))
+        sums = parts.sum(dim=tuple(range(2, parts.ndim)))
         whole = sums.sum(dim=1, keepdim=True)
         shares = sums / torch.where(whole == 0, 1, whole)
         return dict(zip(self.blocks.names, shares.unbind(dim=1), strict=False))
@@ -113,7 +113,7 @@ class Seen:
 def see(
     model: nn.Module,
     inputs: Tensor,
-    layer: str | nn.Module,
+    layer: AnyLayer,
     layout: Layout,
     scores_of: Sequence[Callable[[Any], Tensor]],
     progress: Callable[[int, int], None],
@@ -150,7 +150,7 @@ def _layout_of(watch: Watch, blocks: Blocks, layer: str, said: Layout) -> Layout
         found = {watch.layout(block.module, tuple(block.tokens.shape)) for block in blocks.each}
     except XGradCamError as error:
         within = any(f"{layer}.".startswith(f"{block.name}.") for block in blocks.each)
-        if not within or said.kind != "tokens" or said.prefix + said.height * said.width > tokens:
+        if not within or said.kind != "tokens" or said.prefix + said.cells > tokens:
             raise NotApplicableError(
                 f"block {blocks.each[0].name!r}: {error}, at a layer in a block"
             ) from error

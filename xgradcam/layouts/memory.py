@@ -48,9 +48,9 @@ def known_layouts(model: nn.Module) -> Known:
     return known
 
 
-def key_of(module: nn.Module, inputs: Tensor, shape: tuple[int, ...]) -> tuple[Any, ...]:
-    """The key of the layout of a module's output of this shape."""
-    return ref(module), inputs.shape, inputs.is_meta, tuple(shape)
+def key_of(module: nn.Module, inputs: Tensor, shape: tuple[int, ...], frames: int = 1) -> tuple[Any, ...]:
+    """The key of the layout of a module's output of this shape; frames: the rows of a sample in it."""
+    return ref(module), inputs.shape, inputs.is_meta, tuple(shape), frames
 
 
 def finder_of(

@@ -26,7 +26,7 @@ def share_of_image(model: nn.Module, inputs: Tensor, layer: Any) -> Share:
     return height / tall, width / wide
 
 
-def over_padding(size: tuple[int, int], share: Share) -> tuple[int, int]:
+def over_padding(size: Any, share: Share) -> Any:
     """The size of an image with its padding, from its own; what is no size is returned as it is."""
     if share == WHOLE or not isinstance(size, (tuple, list)) or len(size) != 2:
         return size

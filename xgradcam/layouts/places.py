@@ -8,7 +8,8 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
-from math import comb
+from math import comb, prod
+from operator import lt
 from threading import get_ident
 from typing import Any, TypeAlias
 
@@ -23,7 +24,8 @@ from xgradcam.layouts.mixing import UNCHANGED, Noting, Unmixed
 from xgradcam.lending.borrowing import Run, borrowed, fields_of
 from xgradcam.operations.calls import tensors_of
 
-Grid: TypeAlias = tuple[int, int]
+# The sides of maps: height and width, or those of a signal, a volume or a video.
+Grid: TypeAlias = tuple[int, ...]
 # The most marks of a grid.
 MARKS = 6
 # Where all is mixed: the share of pairs of a mark and another place of which the mark is changed more; the
@@ -38,13 +40,26 @@ def halved(grids: Collection[Grid]) -> set[Grid]:
     return {grid for one in grids for _, grid in _stages(one) if grid != one}
 
 
-def _stages(grid: Grid) -> Iterator[tuple[int, Grid]]:
-    """A grid and those that later stages make of it, each with the number of times that it is halved."""
-    times, grids = 0, {grid}
-    while grids:
-        yield from ((times, one) for one in sorted(grids))
-        halves = {((height + more) // 2, (width + more) // 2) for height, width in grids for more in (0, 1)}
-        times, grids = times + 1, {one for one in halves if one[0] * one[1] > 1}
+def _stages(grid: Grid) -> Iterator[tuple[tuple[int, ...], Grid]]:
+    """A grid and those that later stages make of it, each with the times that each side is halved.
+
+    Networks for videos and volumes halve all sides, or all but the first.
+    """
+    for still in (0, 1) if len(grid) > 2 else (0,):
+        times, grids = 0, {grid}
+        while grids:
+            if times or not still:
+                yield from ((_halvings(grid, still, times), one) for one in sorted(grids))
+            halves = {
+                (*one[:still], *((side + more) // 2 for side in one[still:]))
+                for one in grids
+                for more in (0, 1)
+            }
+            times, grids = times + 1, {one for one in halves if prod(one[still:]) > 1}
+
+
+def _halvings(grid: Grid, still: int, times: int) -> tuple[int, ...]:
+    return tuple(times if axis >= still else 0 for axis in range(len(grid)))
 
 
 def marks(grid: Grid) -> list[Grid]:
@@ -53,15 +68,23 @@ def marks(grid: Grid) -> list[Grid]:
     Most have even numbers of row and column, or multiples of 4 and so on: they remain where later stages take
     every second, and are in different cells where these merge neighbours.
     """
-    height, width = grid
+    if len(grid) == 3 and 1 in grid:
+        each = (iter(one) for one in marks(tuple(side for side in grid if side > 1) or (1,)))
+        return [tuple(next(one) if side > 1 else 0 for side in grid) for one in each]
     step = 1
-    while min(height, width) > 4 * step:
+    while min(grid) > 4 * step:
         step *= 2
-    bottom, right = (height - 1) // step * step, (width - 1) // step * step
-    middle = bottom // step // 2 * step, right // step // 2 * step
-    chosen = [(0, 0), (0, 1), (1, 0), (0, right), middle, (bottom, right)]
-    within = [place for place in dict.fromkeys(chosen) if place[0] < height and place[1] < width]
-    return within[: max(1, height * width // 2)]
+    last = tuple((side - 1) // step * step for side in grid)
+    middle = tuple(side // step // 2 * step for side in last)
+    first, before = (0,) * len(grid), (0,) * (len(grid) - 1)
+    chosen = [first, (*before, 1), (*before, last[-1]), middle, last]
+    if len(grid) == 2:
+        chosen = [first, (0, 1), (1, 0), (0, last[1]), middle, last]
+    elif len(grid) == 3:
+        # A step along the last side and one along the one before: no other order of the sides has the same.
+        chosen.insert(2, (0, 1, 1))
+    within = [place for place in dict.fromkeys(chosen) if all(map(lt, place, grid))]
+    return within[: max(1, prod(grid) // 2)]
 
 
 @dataclass(eq=False)
@@ -72,6 +95,7 @@ class Marked:
     told: of each module's last output its shape and, by the axis of the channels, the grids of its places,
     each with its first entry: none if the output is not of places, several if they cannot be told apart.
     scattered: modules with maps that are changed at no more places than there are marks, but at others.
+    sides: of maps. frames: the rows of a sample in the outputs that are looked at.
     """
 
     model: nn.Module
@@ -82,6 +106,8 @@ class Marked:
         default_factory=dict
     )
     scattered: set[nn.Module] = field(default_factory=set)
+    sides: int = 2
+    frames: int = 1
     _thread: int = field(default_factory=get_ident)
 
     def __post_init__(self) -> None:
@@ -155,9 +181,14 @@ class Marked:
 
     def _looked_at(self, module: nn.Module, output: Tensor, count: int) -> Tensor:
         """The output of a module for `count` samples, marked if it is of maps; else its places are noted."""
-        if output.ndim == 4 and axis_by_type(module, output.shape) == FIRST and self.image is None:
+        of_maps, rows = output.ndim == 2 + self.sides, count * self.frames
+        if of_maps and axis_by_type(module, output.shape) == FIRST and self.image is None:
             return self._with_marks(output, count)
-        return self._see(module, output) if output.ndim in (3, 4) and len(output) == count else output
+        return (
+            self._see(module, output)
+            if output.ndim in (3, 2 + self.sides) and len(output) == rows
+            else output
+        )
 
     def told_of(self, module: nn.Module, shape: tuple[int, ...], axis: int) -> set[tuple[Grid, int]]:
         """The places told of an output of this shape (N, ...) whose channels are along an axis."""
@@ -167,21 +198,23 @@ class Marked:
     def _see(self, module: nn.Module, output: Tensor) -> Tensor:
         """Note the places of an output (count, ...); the output, marked where it is of a map or weakly."""
         grids = self.grids if self.image is None else [self.image[0]]
-        change = (output[1] - output[0]).abs().float()
+        change = (output[self.frames] - output[0]).abs().float()
         told: dict[int, set[tuple[Grid, int]]] = {}
         self.told[module] = tuple(output.shape[1:]), told
         self.scattered.discard(module)
         sizes = {grid for grid, _ in _cells(tuple(grids))} | {grid[::-1] for grid in grids}
-        for axis in (2,) if output.ndim == 3 else (1, 3):
+        axes = (1, output.ndim - 1) if output.ndim == 2 + self.sides else (2,)
+        for axis in axes:
             sides = tuple(output.movedim(axis, 1).shape[2:])
+            tokens = output.ndim == 3 and axis == 2
             told[axis] = set()
-            if output.ndim == 4 and sides not in sizes:
+            if not tokens and sides not in sizes:
                 continue
             along = change.amax(dim=axis - 1).flatten()
             exact = _exact(along, grids)
             few = len(_changed(along))
             # Where only few of maps are changed, nothing is mixed, and they are the marks or not.
-            mixed = output.ndim == 3 or few > min(2 * MARKS, len(along) // 2)
+            mixed = tokens or few > min(2 * MARKS, len(along) // 2)
             told[axis] = set(exact) or (_ordered(along, grids) if mixed else set())
             turned = sides in grids or sides[::-1] in grids
             if not told[axis] and turned and 0 < few <= MARKS:
@@ -191,17 +224,17 @@ class Marked:
                 output = output.clone()
                 maps = output.movedim(axis, 1)
                 (numbers,) = exact.values()
-                places = [divmod(number, maps.shape[-1]) for number in numbers]
-                _mark(maps if output.ndim == 4 else maps[:, :, None], places)
+                places = [tuple(map(int, np.unravel_index(number, sides))) for number in numbers]
+                _mark(maps, places, self.frames)
         return output
 
     def _with_marks(self, maps: Tensor, count: int) -> Tensor:
         """Maps (count, C, h, w), or of several heads: all but the first are that one with the marks."""
-        grid = maps.shape[2], maps.shape[3]
-        known = grid in self.grids or (len(maps) == count and grid != (1, 1))
+        grid = tuple(maps.shape[2:])
+        known = grid in self.grids or (len(maps) == count * self.frames and prod(grid) > 1)
         # Tokens as maps of one column, and the like, are left as they are.
-        again = any(grid != one and grid[0] * grid[1] == one[0] * one[1] for one in self.grids)
-        if again or (not known and grid != (1, 1)):
+        again = any(grid != one and prod(grid) == prod(one) for one in self.grids)
+        if again or (not known and prod(grid) > 1):
             return maps
         samples = maps.reshape(count, -1, *maps.shape[1:])
         maps = samples[:1].expand_as(samples).flatten(0, 1).clone()
@@ -236,12 +269,12 @@ def _revived(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
 
 
 def _mark(maps: Tensor, places: Collection[Grid], kept: int = 1) -> None:
-    """Change maps (N, C, h, w), in place, at places, each channel otherwise; the first are kept."""
+    """Change maps (N, C, *sides), in place, at places, each channel otherwise; the first are kept."""
     # A change that is the same in all channels would be lost in a norm.
     waves = (1 + maps[:kept].abs().amax()) * _waves(maps, 1)
     at = torch.tensor(list(places), device=maps.device)
-    rows, columns = (at[:, axis].clamp(max=maps.shape[2 + axis] - 1) for axis in (0, 1))
-    maps[kept:, :, rows, columns] += waves[:, None]
+    where: list[Any] = [at[:, axis].clamp(max=side - 1) for axis, side in enumerate(maps.shape[2:])]
+    maps[(slice(kept, None), slice(None), *where)] += waves[:, None]
 
 
 def _waves(like: Tensor, axis: int) -> Tensor:
@@ -260,7 +293,7 @@ def _exact(change: Tensor, grids: Collection[Grid]) -> dict[tuple[Grid, int], li
         (grid, changed[0]): changed
         for grid, cells in _cells(tuple(grids))
         if [cell + changed[0] for cell in cells] == changed
-        and changed[0] <= (rest := len(change) - grid[0] * grid[1])
+        and changed[0] <= (rest := len(change) - prod(grid))
         and (rest <= max(PREFIXES) or grid in grids)
     } if changed else {}  # fmt: skip
 
@@ -269,7 +302,7 @@ def _ordered(change: Tensor, grids: Collection[Grid]) -> set[tuple[Grid, int]]:
     """The grids whose marks are changed most of (entries,), each with its first entry: none if by chance."""
     numbers, shares = change.cpu().numpy(), dict[tuple[Grid, int], float]()
     for grid, cells in _cells(tuple(grids)):
-        rest = len(change) - grid[0] * grid[1]
+        rest = len(change) - prod(grid)
         for first in range(rest + 1 if rest <= max(PREFIXES) else 0):
             share = _order(numbers, [cell + first for cell in cells])
             shares[grid, first] = max(share, shares.get((grid, first), 0.0))
@@ -282,11 +315,12 @@ def _cells(grids: tuple[Grid, ...]) -> list[tuple[Grid, list[int]]]:
     """Grids and their later stages, each with the numbers of the cells that marks are in."""
     found = []
     for grid in grids:
-        for times, (height, width) in _stages(grid):
-            places = {(row >> times, column >> times) for row, column in marks(grid)}
-            cells = sorted(row * width + column for row, column in places if row < height and column < width)
-            if len(cells) < height * width:
-                found.append(((height, width), cells))
+        for times, sides in _stages(grid):
+            places = {tuple(at >> less for at, less in zip(one, times, strict=True)) for one in marks(grid)}
+            within = [one for one in places if all(map(lt, one, sides))]
+            cells = sorted(int(np.ravel_multi_index(one, sides)) for one in within)
+            if len(cells) < prod(sides):
+                found.append((sides, cells))
     return found
 
 

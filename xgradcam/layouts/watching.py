@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from threading import get_ident
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from xgradcam.layouts.layout import HOW_TO_SAY, PREFIXES, Layout, image_grids, t
 from xgradcam.layouts.memory import Known, key_of, known_layouts
 from xgradcam.layouts.places import Grid, Marked, halved
 from xgradcam.lending.borrowing import borrowed
+from xgradcam.lending.several import for_sample
 
 
 class Made(NamedTuple):
@@ -35,21 +37,32 @@ class Made(NamedTuple):
 class Watch:
     """Outputs of the modules in one forward pass of `model(inputs)`, in order.
 
-    known: layouts found before, to which those found are added.
+    known: layouts found before, to which those found are added. frames: the rows of a sample in the outputs
+    whose layout is asked for.
     """
 
     model: nn.Module
     inputs: Tensor
     known: Known = field(default_factory=dict)
     made: list[Made] = field(default_factory=list)
+    frames: int = 1
     _last: Tensor | None = None
     _modules: set[nn.Module] = field(init=False)
     _thread: int = field(default_factory=get_ident)
     _axes: dict[int, int | None] = field(default_factory=dict)
     _images: dict[tuple[Grid, int], Marked] = field(default_factory=dict)
+    _larger: dict[int, dict[nn.Module, tuple[int, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._modules = set(self.model.modules())
+
+    @cached_property
+    def sides(self) -> int:
+        """The number of sides of the network's first maps: 2 of images, 1 of signals, 3 of volumes."""
+        of_maps = (made.shape for index, made in enumerate(self.made) if self._axis_of(index) == FIRST)
+        first = next((len(shape) - 2 for shape in of_maps if shape), self.inputs.ndim - 2)
+        # A network of images may have convolutions along its tokens.
+        return min(3, max(2 if self.inputs.ndim == 4 else 1, first))
 
     def _is_mine(self, module: nn.Module) -> bool:
         """True for a module of this model in this thread: hooks on all modules see those of others, too."""
@@ -77,16 +90,20 @@ class Watch:
             self._axes[number] = self._axis_of(number - 1) if axis is None and same else axis
         return self._axes[number]
 
-    def layout(self, module: nn.Module, shape: tuple[int, ...] | None = None) -> Layout:
+    def layout(
+        self, module: nn.Module, shape: tuple[int, ...] | None = None, run: int | None = None
+    ) -> Layout:
         """The layout of the output (N, ...) of a module that ran; XGradCamError if it is not certain.
 
-        shape: of the output, where a hook may have made another one of it.
+        shape: of the output, where a hook may have made another one of it. run: of the module, if it runs
+        several times; the last for None.
         """
-        number = max((index for index, made in enumerate(self.made) if made.module is module), default=0)
+        numbers = [index for index, made in enumerate(self.made) if made.module is module] or [0]
+        number = numbers[-1 if run is None else min(run, len(numbers) - 1)]
         if shape is not None and self.made[number].shape != shape:
             self.made[number] = Made(module, shape, False)
         shape = tuple(self.made[number].shape or ())
-        key = key_of(module, self.inputs, shape)
+        key = key_of(module, self.inputs, shape, self.frames)
         if key not in self.known:
             try:
                 self.known[key] = self._found(number, shape)
@@ -98,56 +115,88 @@ class Watch:
         return found
 
     def _found(self, number: int, shape: tuple[int, ...]) -> Layout:
-        if shape[:1] == self.inputs.shape[:1] and len(shape) == 4:
-            return self._of_four_axes(number, shape)
-        if shape[:1] == self.inputs.shape[:1] and len(shape) == 3 and shape[2] > 1:
-            return self._of_tokens(number, shape)
+        if shape[:1] == (len(self.inputs) * self.frames,):
+            if len(shape) == 3 and self.sides == 1:
+                return self._of_three_axes(number, shape)
+            if len(shape) == 2 + self.sides:
+                return self._of_maps(number, shape)
+            if len(shape) == 3 and shape[2] > 1:
+                return self._of_tokens(number, shape)
+            if len(shape) in (4, 5) and self._axis_of(number) == FIRST:
+                return self._of_other_sides(number, shape)
         raise XGradCamError(
             f"shape {shape} is neither feature maps (N, C, h, w) nor tokens (N, tokens, C): layout= takes a "
             "function that makes it (N, C, h, w)"
         )
 
-    def _of_four_axes(self, number: int, shape: tuple[int, ...]) -> Layout:
-        module, axis = self.made[number].module, self._axis_of(number)
-        _, first, second, third = shape
-        layouts = {FIRST: Layout("maps", second, third), LAST: Layout("channels last", first, second)}
-        if axis == FIRST or shape[2:] == (1, 1):
+    def _of_maps(self, number: int, shape: tuple[int, ...]) -> Layout:
+        module, axis, sides = self.made[number].module, self._axis_of(number), self.sides
+        layouts = {FIRST: Layout.of("maps", shape[2:]), LAST: Layout.of("channels last", shape[1:-1])}
+        if axis == FIRST or prod(shape[2:]) == 1:
             return layouts[FIRST]
         # Not the tokens of a later stage, of which the first are the same.
         told = [
             one
             for one, layout in layouts.items()
-            if ((layout.height, layout.width), 0) in self._marked.told_of(module, shape, one % 4)
+            if (layout.grid, 0) in self._marked.told_of(module, shape, one % len(shape))
         ]
         if len(told) != 1 and module not in self._marked.scattered:
-            grown = [_grown(shape, larger.get(module, ())) for larger in (self._taller, self._wider)]
-            told = [one for one, axes in ((FIRST, [[2], [3]]), (LAST, [[1], [2]])) if grown == axes]
+            grown = [self._grown(module, shape, 2 + side) for side in range(sides)]
+            told = [one for one in layouts if grown == [[side + 1 + (one == FIRST)] for side in range(sides)]]
         if len(told) != 1 or axis not in (None, told[0]):
             raise _unknown(shape, list(layouts.values()))
         return layouts[told[0]]
 
-    @cached_property
-    def _taller(self) -> dict[nn.Module, tuple[int, ...]]:
-        return self._shapes_of((2, 1))
+    def _of_three_axes(self, number: int, shape: tuple[int, ...]) -> Layout:
+        """The layout of an output of a network of signals: (N, C, l), or tokens.
 
-    @cached_property
-    def _wider(self) -> dict[nn.Module, tuple[int, ...]]:
-        return self._shapes_of((1, 2))
+        A module may also convolve along the channels: only the length of a map grows with the signal's.
+        """
+        module, axis = self.made[number].module, self._axis_of(number)
+        maps, grown = Layout.of("maps", shape[2:]), self._all_grown(module, shape)
+        if axis == FIRST and grown == {2}:
+            return maps
+        first, tokens = (self._marked.told_of(module, shape, one) for one in (1, 2))
+        told = [Layout.of("tokens", *one) for one in sorted(tokens) if not grown or grown == {1}]
+        told += [maps] if (maps.grid, 0) in first and grown == {2} else []
+        told = told or ([maps] if grown == {2} else [])
+        if len(told) == 1 and axis != FIRST:
+            return told[0]
+        raise _unknown(shape, [*told, maps, Layout("channels last", 0, 0)])
 
-    def _shapes_of(self, factors: tuple[int, int]) -> dict[nn.Module, tuple[int, ...]]:
+    def _of_other_sides(self, number: int, shape: tuple[int, ...]) -> Layout:
+        """The layout of an output with more or fewer sides than the inputs, such as maps of whole videos."""
+        module = self.made[number].module
+        if self._all_grown(module, shape) == set(range(2, len(shape))):
+            return Layout.of("maps", shape[2:])
+        raise _unknown(shape, [Layout("maps", 0, 0)])
+
+    def _all_grown(self, module: nn.Module, shape: tuple[int, ...]) -> set[int]:
+        """The axes of an output that grow with single axes of the inputs."""
+        each = (self._grown(module, shape, axis) for axis in range(1, self.inputs.ndim))
+        return {one for grown in each for one in grown if len(grown) == 1}
+
+    def _grown(self, module: nn.Module, shape: tuple[int, ...], axis: int) -> list[int]:
+        """The axes of an output that change where an axis of the inputs doubles; -1 if not in that way."""
+        if axis not in self._larger:
+            self._larger[axis] = self._shapes_of(axis)
+        pairs = list(enumerate(zip(shape, self._larger[axis].get(module, ()), strict=False)))[1:]
+        return [one if old < new < 3 * old else -1 for one, (old, new) in pairs if new != old]
+
+    def _shapes_of(self, axis: int) -> dict[nn.Module, tuple[int, ...]]:
         """The shapes that modules make of a larger image: the sides of maps grow with those of the image."""
         # A model may raise anything on another size.
         with (
             watched(self.model, self.inputs, hooked=True) as watch,
-            borrowed(self.model) as run,
+            borrowed(for_sample(self.model, 0)) as run,
             suppress(Exception),
         ):
-            run(nn.functional.interpolate(self.inputs[:1], scale_factor=factors))
+            run(self.inputs[:1].repeat_interleave(2, dim=axis))
         return {made.module: made.shape for made in watch.made if made.shape}
 
     @cached_property
     def _marked(self) -> Marked:
-        return Marked(self.model, self.inputs)
+        return Marked(for_sample(self.model, 0), self.inputs, sides=self.sides, frames=self.frames)
 
     @cached_property
     def _patches(self) -> dict[Grid, set[int]]:
@@ -156,16 +205,16 @@ class Watch:
     def _grids(self, number: int) -> set[Grid]:
         """The sizes of the maps that modules before this one made, whose types tell that they are maps."""
         return {
-            (made.shape[2], made.shape[3])
+            tuple(made.shape[2:])
             for index, made in enumerate(self.made[:number])
-            if made.shape and len(made.shape) == 4 and self._axis_of(index) == FIRST
-            and made.shape[0] == len(self.inputs)
+            if made.shape and len(made.shape) == 2 + self.sides and self._axis_of(index) == FIRST
+            and made.shape[0] == len(self.inputs) * self.frames
         }  # fmt: skip
 
     def _of_tokens(self, number: int, shape: tuple[int, ...]) -> Layout:
         module = self.made[number].module
         told = [
-            Layout("tokens", *grid, first) for grid, first in sorted(self._marked.told_of(module, shape, 2))
+            Layout.of("tokens", grid, first) for grid, first in sorted(self._marked.told_of(module, shape, 2))
         ]
         if not told:
             choices = self._choices(number, shape[1])
@@ -189,10 +238,10 @@ class Watch:
         if self.inputs.ndim != 4 or set(self._marked.grids) - {tuple(self.inputs.shape[2:])}:
             return []
         for layout in choices:
-            grid = layout.height, layout.width
+            grid = layout.grid
             for patch in sorted(self._patches.get(grid, ())):
                 if (grid, patch) not in self._images:
-                    self._images[grid, patch] = Marked(self.model, self.inputs, (grid, patch))
+                    self._images[grid, patch] = Marked(for_sample(self.model, 0), self.inputs, (grid, patch))
                 if self._images[grid, patch].told_of(module, shape, 2) == {(grid, layout.prefix)}:
                     return [layout]
         return []
@@ -211,12 +260,6 @@ def watched(model: nn.Module, inputs: Tensor, *, hooked: bool = False) -> Iterat
         if not hooked:
             hooks.enter_context(register_module_forward_hook(watch.see))
         yield watch
-
-
-def _grown(shape: tuple[int, ...], larger: tuple[int, ...]) -> list[int]:
-    """The axes of an output that change where a side of the image doubles; -1 if not in that way."""
-    pairs = list(enumerate(zip(shape, larger, strict=False)))[1:]
-    return [axis if old < new < 3 * old else -1 for axis, (old, new) in pairs if new != old]
 
 
 def _unknown(shape: tuple[int, ...], choices: list[Layout]) -> XGradCamError:

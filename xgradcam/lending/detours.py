@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import chain
+from itertools import chain, count
 from typing import Any
 
 import torch
@@ -89,13 +89,15 @@ def _held_by(module: nn.Module) -> Iterator[Tensor]:
             yield from (one for one in held if issubclass(type(one), Tensor))
 
 
-def detours(model: nn.Module, inputs: Tensor, module: nn.Module) -> list[bool]:
+def detours(model: nn.Module, inputs: Tensor, module: nn.Module, number: int | None = None) -> list[bool]:
     """For each tensor that the model returns: True if it depends on the module's output past that output.
 
     It does if it depends on a tensor that the module makes of its output and that the model finds elsewhere,
     as in an attribute or a hook's list; what is made on the way to the output is another matter.
     The model runs with a graph from the module's inputs on, which is cut at the output. Empty if it cannot.
+    number: of the run of the module that is meant, if it runs several times.
     """
+    runs = count()
     cuts: list[tuple[Any, int]] = []
     kept: list[Tensor] = []
     try:
@@ -111,7 +113,7 @@ def detours(model: nn.Module, inputs: Tensor, module: nn.Module) -> list[bool]:
                 if place:
                     return None
                 kept.extend(new())
-                if not output.requires_grad:
+                if next(runs) != (number or 0) or not output.requires_grad:
                     return None
                 base = output._base
                 cuts.append(edge_of(output if base is None or base.numel() != output.numel() else base))

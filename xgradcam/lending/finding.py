@@ -1,17 +1,50 @@
 """Find a layer of a model by its name."""
 
+from dataclasses import dataclass
+from typing import TypeAlias
+
 from torch import nn
 
 from xgradcam.errors import XGradCamError, did_you_mean, shown
 from xgradcam.lending.borrowing import wrapped
+from xgradcam.lending.several import without_others
 from xgradcam.operations.calls import refuse_exported
 
 # The name of the network's own input as a layer.
 INPUT = "input"
 
 
-def is_input(model: nn.Module, layer: str | nn.Module) -> bool:
+@dataclass(frozen=True)
+class LayerRun:
+    """One of the runs of a layer that a model runs several times; number: 0 for the first."""
+
+    layer: str | nn.Module
+    number: int
+
+
+# A module of the model or its name, or one of its runs.
+AnyLayer: TypeAlias = str | nn.Module | LayerRun
+
+
+def at_run(layer: str | nn.Module, run: int | None) -> AnyLayer:
+    """The layer, or the run of it that is said; XGradCamError for no number of one."""
+    if run is None:
+        return layer
+    if isinstance(run, bool) or not isinstance(run, int) or run < 0:
+        raise XGradCamError(
+            f"the run is {shown(run)}: give 0 for the layer's first run, 1 for the second, ..."
+        )
+    return LayerRun(layer, run)
+
+
+def run_of(layer: AnyLayer) -> int | None:
+    """The number of the run that is meant; None for a layer that runs once."""
+    return layer.number if isinstance(layer, LayerRun) else None
+
+
+def is_input(model: nn.Module, layer: AnyLayer) -> bool:
     """True for the name of the network's input, unless a module of the model has that name."""
+    model = without_others(model)
     if not isinstance(layer, str) or layer != INPUT:
         return False
     inner = wrapped(model)
@@ -19,8 +52,10 @@ def is_input(model: nn.Module, layer: str | nn.Module) -> bool:
     return not is_module and (inner is None or is_input(inner, layer))
 
 
-def find_layer(model: nn.Module, layer: str | nn.Module) -> tuple[str, nn.Module]:
+def find_layer(model: nn.Module, layer: AnyLayer) -> tuple[str, nn.Module]:
     """The name and the module of `layer`, a module of the model or its name; the model itself for `input`."""
+    model = without_others(model)
+    layer = layer.layer if isinstance(layer, LayerRun) else layer
     refuse_exported(model)
     if not isinstance(model, nn.Module):
         raise XGradCamError(f"the model is a {type(model).__name__}: give a torch.nn.Module")

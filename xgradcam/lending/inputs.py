@@ -1,8 +1,8 @@
 """The inputs that a caller gives: the tensor in them, and advice where a model cannot run on them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,24 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from xgradcam.errors import XGradCamError, is_out_of_memory
 from xgradcam.lending.borrowing import Run, borrowed
+from xgradcam.lending.several import Place, beside
 from xgradcam.operations.calls import tensors_of
+
+# A tensor (N, ...), or several inputs: a tuple or a list of positional ones, a mapping of named ones.
+Inputs: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
+
+
+def lent(model: nn.Module, inputs: Any, image: Place | None = None) -> tuple[nn.Module, Tensor]:
+    """The model as one of a single input, and that input: a plain tensor, as by `plain_inputs`.
+
+    Of several inputs it is the image; the model runs on it beside the others: see `beside`.
+    """
+    if isinstance(inputs, (tuple, list, Mapping)) and isinstance(model, nn.Module):
+        if (found := beside(model, inputs, image)) is not None:
+            return found[0], plain_inputs(found[1])
+    elif image is not None:
+        raise XGradCamError("image= chooses one of several inputs: give them in a tuple or a dictionary")
+    return model, plain_inputs(inputs)
 
 
 def plain_inputs(inputs: Any) -> Tensor:

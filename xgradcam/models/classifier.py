@@ -13,6 +13,7 @@ from xgradcam.errors import XGradCamError
 from xgradcam.lending.borrowing import borrowed
 from xgradcam.models.preprocessing import CHANNELS
 from xgradcam.models.reading import FileState
+from xgradcam.pictures.bands import framed
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.photograph import Photograph, normalise
 from xgradcam.scores.outputs import logits_of
@@ -122,9 +123,13 @@ class Classifier:
     def inputs(self, photograph: Photograph, crop: bool = False) -> Tensor:
         """The network's input for a photograph (H, W, 3): (1, channels, h, w) on the model's device.
 
-        For one channel the photograph becomes grey; XGradCamError for other numbers than one and three.
+        For one channel the photograph becomes grey; for other numbers than one and three it must have as many
+        bands, (H, W, channels) uint8, or XGradCamError is raised.
         """
-        inputs = normalise(self.framing(crop).pixels(photograph), self.mean, self.std)
+        framing, count = self.framing(crop), len(self.mean)
+        is_bands = count not in (1, CHANNELS) and np.shape(photograph)[2:] == (count,)
+        pixels = framed(framing, photograph) if is_bands else framing.pixels(photograph)
+        inputs = normalise(pixels, self.mean, self.std)
         return self.like_weights(inputs).to(self.device())
 
     def like_weights(self, inputs: Tensor) -> Tensor:

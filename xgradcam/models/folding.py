@@ -13,14 +13,15 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from xgradcam.lending.borrowing import Run, borrowed
 from xgradcam.lending.finding import find_layer
-from xgradcam.lending.inputs import plain_inputs
+from xgradcam.lending.inputs import Inputs, lent
+from xgradcam.lending.several import without_others
 from xgradcam.operations.calls import tensors_of
 
 # Largest difference that is still rounding, as a share of the largest number in an output.
 ROUNDING = 1e-4
 
 
-def fold_batch_norms(model: nn.Module, inputs: Tensor, layers: Sequence[str] = ()) -> int:
+def fold_batch_norms(model: nn.Module, inputs: Inputs, layers: Sequence[str] = ()) -> int:
     """Fold each 2-d batch norm that directly follows a convolution into it; returns how many.
 
     The model is changed: in evaluation mode it computes the same up to rounding, with other parameters.
@@ -29,8 +30,9 @@ def fold_batch_norms(model: nn.Module, inputs: Tensor, layers: Sequence[str] = (
     back as it was: something beside the norm may use a convolution's output.
     A convolution that is one of `layers` is never changed.
     """
-    inputs = plain_inputs(inputs)
-    with borrowed(model) as run:
+    lending, inputs = lent(model, inputs)
+    model = without_others(model)
+    with borrowed(lending) as run:
         before, pairs = _watched(model, run, inputs, layers)
         old = {name: model.get_submodule(name) for pair in pairs for name in pair}
         for convolution, norm in pairs:

@@ -97,9 +97,14 @@ def _with_given(classifier: Classifier, given: Preprocessing, report: Report) ->
     size = given.size or classifier.size
     if is_own(classifier.name):
         mean, std = default_colours(input_channels(classifier.module, size), mean, std)
-    guessed = len(mean) == 1 and not (given.mean and given.std)
+    guessed = len(mean) != CHANNELS and not (given.mean and given.std)
     mean, std = _colours(given, mean, std)
-    if guessed:
+    if guessed and len(mean) > 1:
+        report(
+            f"{classifier.name} takes {len(mean)} channels, each with mean {mean[0]:g} and deviation "
+            f"{std[0]:g}, where --mean and --std give no others"
+        )
+    elif guessed:
         report(
             f"photographs become grey for {classifier.name}, with mean {mean[0]:g} and deviation {std[0]:g} "
             "(--mean and --std give others)"

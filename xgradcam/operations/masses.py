@@ -28,7 +28,7 @@ class Masses:
         if isinstance(places, Grid) and len(gradient) == self._samples:
             at = _over_channels(gradient, value).double()
             self._maps[places] = self._maps[places] + at if places in self._maps else at
-            return at.sum(dim=(1, 2))
+            return at.sum(dim=tuple(range(1, at.ndim)))
         products = gradient * value
         codes = None if places is None else self._follower.codes_in(places, gradient)
         axis = self._axis_of_samples(products, codes)
@@ -63,28 +63,33 @@ class Masses:
     def at_cells(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """The sums at each cell of the layer, (N, h, w), and what is nowhere, (N,); float64, as `like`."""
         follower, grid = self._follower, self._follower.grid
-        cells = like.new_zeros(self._samples, grid.height, grid.width, dtype=torch.float64)
+        cells = like.new_zeros(self._samples, *grid, dtype=torch.float64)
         nowhere = like.new_zeros(self._samples, dtype=torch.float64) + self._nowhere
         maps = dict(self._maps)
         if self._coded is not None:
             nowhere, masses = nowhere + self._coded[:, 0], self._coded[:, 1:]
             follower.codes.spread(masses)
             for other, first in follower.bases.items():
-                own = masses[:, first : first + other.height * other.width]
+                own = masses[:, first : first + other.cells]
                 if own.shape[1]:
-                    own = own.reshape(-1, other.height, other.width)
+                    own = own.reshape(-1, *other)
                     maps[other] = maps[other] + own if other in maps else own
-        for masses in maps.values():
-            cells += resampled(masses, grid.height, grid.width)
+        for other, masses in maps.items():
+            if len(other) == len(grid):
+                cells += resampled(masses, *grid)
+            else:  # maps with another number of sides do not lie over the layer's
+                nowhere = nowhere + masses.flatten(1).sum(dim=1)
         return cells, nowhere
 
 
 def _over_channels(gradient: Tensor, value: Tensor) -> Tensor:
     """Σ_c gradient · value of maps: (N, h', w')."""
-    if value.ndim == 3 and value.shape[1:] == (1, 1) and value.shape[0] == gradient.shape[1]:
+    flat = gradient.ndim == 4
+    if flat and value.ndim == 3 and value.shape[1:] == (1, 1) and value.shape[0] == gradient.shape[1]:
         # No copy of the gradient's size.
         return torch.einsum("nchw,c->nhw", gradient, value[:, 0, 0].to(gradient))
-    if value.shape == gradient.shape and gradient.shape[1] > 1 and _is_channels_last(gradient, value):
+    same = flat and value.shape == gradient.shape
+    if same and gradient.shape[1] > 1 and _is_channels_last(gradient, value):
         # A product of the channels of each place, several times as fast as the product of all.
         dtype = torch.promote_types(gradient.dtype, value.dtype)
         rows, columns = (one.to(dtype).movedim(1, -1).flatten(0, 2) for one in (gradient, value))
@@ -96,15 +101,17 @@ def _is_channels_last(*maps: Tensor) -> bool:
     return all(one.is_contiguous(memory_format=torch.channels_last) for one in maps)
 
 
-def resampled(masses: Tensor, height: int, width: int) -> Tensor:
-    """Masses (N, h', w') on a grid of another size, each spread over the cells that it covers: (N, h, w)."""
-    if masses.shape[1:] == (height, width):
+def resampled(masses: Tensor, *sides: int) -> Tensor:
+    """Masses (N, h', w') on a grid of other sides, each spread over the cells that it covers: (N, h, w)."""
+    if masses.shape[1:] == sides:
         return masses
-    rows, columns = (
-        _overlap(before, after).to(masses)
-        for before, after in zip(masses.shape[1:], (height, width), strict=True)
-    )
-    return rows.T @ masses @ columns
+    shares = [
+        _overlap(before, after).to(masses) for before, after in zip(masses.shape[1:], sides, strict=True)
+    ]
+    if len(sides) > 1:
+        masses = shares[-2].T @ masses
+    masses = masses @ shares[-1]
+    return masses if len(sides) < 3 else torch.einsum("nzyx,zd->ndyx", masses, shares[0])
 
 
 @lru_cache

@@ -13,7 +13,11 @@ MOVES = frozenset(
 SPATIAL = frozenset(
     """conv2d conv_transpose2d convolution _convolution max_pool2d avg_pool2d adaptive_avg_pool2d
     adaptive_max_pool2d max_pool2d_with_indices adaptive_max_pool2d_with_indices lp_pool2d max_unpool2d
-    fractional_max_pool2d interpolate upsample upsample_nearest upsample_bilinear""".split()
+    fractional_max_pool2d interpolate upsample upsample_nearest upsample_bilinear
+    conv1d conv_transpose1d max_pool1d avg_pool1d adaptive_avg_pool1d adaptive_max_pool1d lp_pool1d
+    max_pool1d_with_indices adaptive_max_pool1d_with_indices max_unpool1d
+    conv3d conv_transpose3d max_pool3d avg_pool3d adaptive_avg_pool3d adaptive_max_pool3d lp_pool3d
+    max_pool3d_with_indices adaptive_max_pool3d_with_indices max_unpool3d fractional_max_pool3d""".split()
 )
 # The same entries in another precision, or on another device.
 CASTS = frozenset("to type type_as float double half bfloat16 cpu cuda".split())

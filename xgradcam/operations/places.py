@@ -7,7 +7,6 @@ moves entries. What no rule here can place, such as a pooled value or a class to
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -16,6 +15,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from xgradcam.operations.calls import Call, depends, float_tensors_of
 from xgradcam.operations.codes import NOWHERE, Codes, broadcasts, without_repeats
+from xgradcam.operations.grids import Grid as Grid
+from xgradcam.operations.grids import covered
 from xgradcam.operations.movements import (
     CASTS,
     CONTRACTIONS,
@@ -27,29 +28,20 @@ from xgradcam.operations.movements import (
     SPATIAL,
 )
 
-
-@dataclass(frozen=True)
-class Grid:
-    """Places of maps (N, C, height, width)."""
-
-    height: int
-    width: int
-
-
 # Codes are integers of the result's shape: a cell's number, or `NOWHERE`. None: the result has no places.
 Places: TypeAlias = Grid | Tensor | None
 
 
 class Follower:
-    """Follows places from the layer's maps (N, C, height, width) to all results that depend on them.
+    """Follows places from the layer's maps (N, C, *sides) to all results that depend on them.
 
     bases: the first code of each grid that was met.
     """
 
-    def __init__(self, height: int, width: int) -> None:
-        self.grid = Grid(height, width)
+    def __init__(self, *sides: int) -> None:
+        self.grid = Grid(*sides)
         self.bases = {self.grid: 0}
-        self.codes = Codes(height * width)
+        self.codes = Codes(self.grid.cells)
         self._places: Any = WeakIdKeyDictionary()
         # The grids that padded maps were, before.
         self._padded: Any = WeakIdKeyDictionary()
@@ -121,11 +113,12 @@ class Follower:
     ) -> Sequence[Places]:
         """The places of the results of a call, one for each."""
         operation = call.operation if call.is_of_torch() else ""
-        if operation == "pad" and isinstance(known[0][1], Grid) and results[0].ndim == 4:
-            return [self._around(call, known[0][1], results[0])]
-        if operation == "grid_sample" and results[0].ndim == 4:
+        first = known[0][1]
+        if operation == "pad" and isinstance(first, Grid) and results[0].ndim == 2 + len(first):
+            return [self._around(call, first, results[0])]
+        if operation == "grid_sample" and results[0].ndim in (4, 5):
             return [self._sampled(call, results[0])]
-        if operation in SPATIAL and all(result.ndim == 4 for result in results):
+        if operation in SPATIAL and all(result.ndim in (3, 4, 5) for result in results):
             return [self._over_maps(*known[0], result) for result in results]
         if operation == "index_put" and call.argument(3, "accumulate"):
             return [None] * len(results)
@@ -150,33 +143,37 @@ class Follower:
 
     def _over_maps(self, maps: Tensor, places: Places, result: Tensor) -> Places:
         """Maps lie over all that the maps lay over that they are made of."""
-        height, width = result.shape[2:]
+        grid = Grid(*result.shape[2:])
         places = self._padded.get(maps, places)
+        # What has no axis of samples, or another number of sides than its maps, is followed no further.
+        if maps.ndim != result.ndim:
+            return None
         if isinstance(places, Grid):
             # One cell of a larger grid is all of it: no place.
-            return None if Grid(height, width) == Grid(1, 1) != self.grid else Grid(height, width)
-        if places is None or places.ndim != 4:
+            return None if grid.cells == 1 < self.grid.cells else grid
+        if places is None or places.ndim != result.ndim:
             return None
         codes = self.codes.mixed(places, 1)
         codes = codes[:1] if codes.stride(0) == 0 else codes
         # Of a smaller result each entry is mixed from those that it lies over; a larger one repeats them.
-        rows, columns = (
-            _covered(before, after, codes.device)
-            for before, after in zip(codes.shape[2:], (height, width), strict=True)
-        )
-        codes = self.codes.mixed(codes[:, :, rows][..., columns].transpose(3, 4).flatten(4), 4)[..., 0]
+        for axis, (before, after) in enumerate(zip(codes.shape[2:], grid, strict=True), 2):
+            over = covered(before, after, codes.device)
+            codes = codes.index_select(axis, over.flatten())
+            codes = codes.reshape(*codes.shape[:axis], *over.shape, *codes.shape[axis + 1 :]).movedim(
+                axis + 1, -1
+            )
+        codes = self.codes.mixed(codes.flatten(result.ndim), result.ndim)[..., 0]
         return self._plain(codes.expand(result.shape)) if broadcasts(codes.shape, result.shape) else None
 
     def _around(self, call: Call, grid: Grid, result: Tensor) -> Places:
         """Places of padded maps; what is made of them lies over all that the maps lay over."""
-        height, width = result.shape[2:]
-        around, mode = list(call.argument(1, "pad"))[:4], call.argument(2, "mode", "constant")
-        sides = zip(
-            around, 2 * [self.grid.width / grid.width] + 2 * [self.grid.height / grid.height], strict=False
-        )
+        around, mode = list(call.argument(1, "pad"))[: 2 * len(grid)], call.argument(2, "mode", "constant")
+        # From the last side on, before and after each.
+        sizes = zip(reversed(self.grid), reversed(grid), strict=False)
+        pairs = zip(around, [whole / side for whole, side in sizes for _ in range(2)], strict=False)
         # Shifted by no more than a cell, as by the padding of a convolution.
-        if all(0 <= side * cells <= 1 for side, cells in sides):
-            return Grid(height, width)
+        if len(grid) == len(self.grid) and all(0 <= side * cells <= 1 for side, cells in pairs):
+            return Grid(*result.shape[2:])
         codes = self._of_grid(grid, result.device).double()[None, None]
         value = NOWHERE if mode == "constant" else None
         codes = nn.functional.pad(codes, around, mode, value).long()
@@ -205,8 +202,8 @@ class Follower:
         grid = known[0][1]
         if not isinstance(grid, Grid) or any(isinstance(at, Grid) and at != grid for _, at in known):
             return None
-        joins = call.operation in JOINS and call.argument(1, "dim", 0) in (1, -3)
-        same = all(result.ndim == 4 and result.shape[2:] == (grid.height, grid.width) for result in results)
+        joins = call.operation in JOINS and call.argument(1, "dim", 0) in (1, -1 - len(grid))
+        same = all(tuple(result.shape[2:]) == grid for result in results)
         whole = all(isinstance(places, Grid) for _, places in known)
         return grid if same and whole and (joins or call.operation in COPIES) else None
 
@@ -219,7 +216,11 @@ class Follower:
             each = torch.stack([self.codes_in(places, result) for places in same])
             return self._plain(self.codes.mixed(each, 0)[0])
         for tensor, places in known:
-            if isinstance(places, Grid) and result.ndim == 4 and tensor.shape[2:] == result.shape[2:]:
+            if (
+                isinstance(places, Grid)
+                and result.ndim == 2 + len(places)
+                and tensor.shape[2:] == result.shape[2:]
+            ):
                 return places
             if isinstance(places, Tensor) and broadcasts(places.shape, result.shape):
                 return self._plain(places.expand(result.shape))
@@ -324,26 +325,16 @@ class Follower:
 
     def _of_grid(self, grid: Grid, device: torch.device) -> Tensor:
         if grid not in self.bases:
-            self.bases[grid] = self.codes.more(grid.height * grid.width)
+            self.bases[grid] = self.codes.more(grid.cells)
         first = self.bases[grid]
-        cells = torch.arange(first, first + grid.height * grid.width, device=device)
-        return cells.view(grid.height, grid.width)
+        return torch.arange(first, first + grid.cells, device=device).view(grid)
 
     def _plain(self, codes: Tensor) -> Places:
         """A grid if the codes are those of one, else the codes; None if all are nowhere."""
         small = without_repeats(codes)
         if bool((small == NOWHERE).all()):
             return None
-        if codes.ndim == 4 and codes.shape[2] * codes.shape[3] > 1:
-            grid = Grid(codes.shape[2], codes.shape[3])
+        if codes.ndim == 2 + len(self.grid) and (grid := Grid(*codes.shape[2:])).cells > 1:
             if grid in self.bases and bool((small == self._of_grid(grid, codes.device)).all()):
                 return grid
         return codes
-
-
-def _covered(before: int, after: int, device: torch.device) -> Tensor:
-    """Indices of the entries along a side that each of `after` entries lies over: (after, most)."""
-    start = torch.arange(after, device=device)[:, None] * before // after
-    end = -(-(torch.arange(after, device=device)[:, None] + 1) * before // after)
-    most = int((end - start).max())
-    return torch.minimum(start + torch.arange(most, device=device), end - 1)

@@ -50,10 +50,14 @@ NO_RANGE = "8 bits a channel: --range is for files of more bits, and is not used
 
 @dataclass(frozen=True)
 class Reading:
-    """A photograph (H, W, 3) uint8 as it was read, and the notes on what was assumed, a line each."""
+    """A photograph (H, W, 3) uint8 as it was read, and the notes on what was assumed, a line each.
+
+    bands: all channels (H, W, C) uint8 of a photograph of bands, of which three are drawn.
+    """
 
     photograph: Photograph
     notes: tuple[str, ...] = ()
+    bands: Photograph | None = None
 
 
 def decode(
@@ -111,7 +115,7 @@ def _decoded(
         photograph, notes = _netpbm(content, value_range, before)
         return Reading(photograph, tuple(notes))
     stripped = STRIPPERS[kind](content)
-    image = _opened(stripped, kind)
+    image = opened(stripped, kind)
     if not image.width or not image.height:
         raise UnreadableError(f"its header gives {image.width} x {image.height} pixels")
     require_affordable(image.width, image.height, 7)
@@ -139,7 +143,7 @@ def _reason(content: bytes, kind: str) -> str:
     return "it is not a complete JPEG, PNG, WebP, BMP, TIFF or GIF"
 
 
-def _opened(stripped: Stripped, kind: str) -> Image.Image:
+def opened(stripped: Stripped, kind: str) -> Image.Image:
     """The image, its pixels not yet decoded."""
     stripped.stream.seek(0)
     try:
@@ -176,7 +180,7 @@ def _pixels(
         return photograph, assumed_16(256 * int(photograph.max()) + 255)
     if image.mode not in (RGB, "RGBA"):
         raise XGradCamError(f"--range is not for {image.mode}: convert it to RGB")
-    image = _opened(stripped, kind)
+    image = opened(stripped, kind)
     image.tile = [tile._replace(args=_swapped(tile.args)) for tile in image.tile]  # type: ignore[attr-defined]
     image.load()
     low = _rgb(image)

@@ -65,10 +65,15 @@ def read_file(
 
     before: called with the number of pixels before they are decoded.
     """
+    return reading_of(path, lambda file, name: decode_image(file, name, value_range, before))
+
+
+def reading_of(path: str | PathLike[str], read: Callable[[BinaryIO, str], Reading]) -> Reading:
+    """What `read` makes of an open file and its name, with the reasons why a file cannot be opened."""
     name = fspath(path)
     try:
         with open_regular(path) as file:
-            return decode_image(file, name, value_range, before)
+            return read(file, name)
     except FileNotFoundError:
         raise XGradCamError(f"no such image: {name}") from None
     except IsADirectoryError:
@@ -86,11 +91,11 @@ def decode_image(
     before: Callable[[int], None] = lambda _pixels: None,
 ) -> Reading:
     """The photograph in an open file, as `read_file` returns it; errors call the file `name`."""
-    return decoding.decode(_content(file), name, value_range, before)
+    return decoding.decode(content_of(file), name, value_range, before)
 
 
-def _content(file: BinaryIO) -> bytes:
-    """All bytes of a file; of one with more than are read, a few more than that."""
+def content_of(file: BinaryIO) -> bytes:
+    """All bytes of an open file; of one with more than are read, a few more than that."""
     if file.seekable():
         size = file.seek(0, os.SEEK_END)
         file.seek(0)
@@ -124,8 +129,8 @@ def stretch(photograph: Photograph, size: tuple[int, int]) -> Photograph:
 def normalise(pixels: Photograph, mean: tuple[float, ...], std: tuple[float, ...]) -> "torch.Tensor":
     """Pixels (h, w, 3) scaled to [0, 1], less the mean, over the deviation: (1, 3, h, w) float32.
 
-    A mean and deviation of one value are those of grey (ITU-R BT.601): (1, 1, h, w). XGradCamError for
-    another number of channels.
+    Those of bands are (h, w, C). A mean and deviation of one value are those of grey (ITU-R BT.601):
+    (1, 1, h, w). XGradCamError for another number of channels.
     """
     import torch
 
@@ -134,8 +139,8 @@ def normalise(pixels: Photograph, mean: tuple[float, ...], std: tuple[float, ...
         pixels = np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
     elif channels != pixels.shape[2]:
         raise XGradCamError(
-            f"mean and deviation are of {channels} channels, and a photograph has 3: from Python, give "
-            "explain inputs of your own"
+            f"mean and deviation are of {channels} channels, and a photograph has {pixels.shape[2]}: give "
+            "one of as many bands, or explain inputs of your own"
         )
     # A pixel has 256 values: normalised once, they are looked up, in a sixth of the time.
     scaled = np.arange(256, dtype=np.float32)[:, None] / 255

@@ -45,6 +45,27 @@ class _Tag(NamedTuple):
     values: tuple[int, ...] | bytes
 
 
+class FirstPage(NamedTuple):
+    """The tags of the first page of a TIFF that make its pixels, and the order of their bytes."""
+
+    order: str
+    tags: Mapping[int, _Tag]
+
+    @classmethod
+    def of(cls, content: bytes) -> "FirstPage":
+        """The first page in the content of a file."""
+        header = _header(content)
+        return cls(header.order, _tags(content, header))
+
+    def numbers(self, tag: int) -> tuple[int, ...]:
+        """The whole numbers of a tag; none where it is missing."""
+        return _numbers(self.tags, tag)
+
+    def number(self, tag: int, otherwise: int = 0) -> int:
+        """The first of the whole numbers of a tag."""
+        return _number(self.tags, tag, otherwise)
+
+
 def strip_tiff(content: bytes) -> Stripped:
     """The first page of a TIFF, without metadata; its grey values count from black."""
     header = _header(content)

@@ -20,14 +20,15 @@ from torch import Tensor, nn
 from xgradcam.capture.layers import recorded
 from xgradcam.capture.recording import Recording
 from xgradcam.errors import XGradCamError
+from xgradcam.layouts.following import follower_at
 from xgradcam.layouts.layout import Layout, Said, said_layout
 from xgradcam.layouts.memory import finder_of
-from xgradcam.lending.finding import find_layer
+from xgradcam.lending.finding import AnyLayer, find_layer
+from xgradcam.lending.several import for_sample
 from xgradcam.operations.calls import refuse_scripted
-from xgradcam.operations.codes import NOWHERE
 from xgradcam.operations.constants import Kind
 from xgradcam.operations.masses import Masses
-from xgradcam.operations.places import Follower, Grid
+from xgradcam.operations.places import Follower
 from xgradcam.proof.tracing import TracedIntercept, Tracer, refuse_custom_functions
 from xgradcam.proof.verification import RELATIVE_TOLERANCE, tolerance_of
 from xgradcam.scores.score import Score, of_sample, values_of
@@ -50,13 +51,13 @@ class Terms:
 
     def budget(self, score: Tensor) -> dict[str, Tensor]:
         """The parts of the scores (N,), (N,) each; see `Explanation`."""
-        sums: dict[str, Tensor] = {kind: maps.sum(dim=(1, 2)) for kind, maps in self.constants.items()}
+        sums: dict[str, Tensor] = {kind: maps.flatten(1).sum(dim=1) for kind, maps in self.constants.items()}
         cancellation = self.magnitude / score.double().abs()
         return {"feature": self.feature, **sums, "nowhere": self.nowhere, "cancellation": cancellation}
 
     def sum(self) -> Tensor:
         """The score as its terms have it, (N,)."""
-        placed = sum(constants.sum(dim=(1, 2)) for constants in self.constants.values())
+        placed = sum(constants.flatten(1).sum(dim=1) for constants in self.constants.values())
         return self.feature + placed + self.nowhere
 
 
@@ -69,7 +70,7 @@ class Trace:
 
     model: nn.Module
     inputs: Tensor
-    layer: str | nn.Module
+    layer: AnyLayer
     layout: Layout
     recording: Recording
     tracer: Tracer
@@ -106,7 +107,7 @@ class Trace:
 
         The gradient at an operation's result is summed while the backward pass has it, and not kept.
         """
-        samples, follower = len(self.inputs), self.tracer.follower or Follower(1, 1)
+        samples, follower = len(self.inputs), self.tracer.follower or Follower(*self.layout.grid)
         masses = {kind: Masses(follower, samples) for kind in KINDS}
         sizes: list[Tensor | None] = []
 
@@ -122,7 +123,8 @@ class Trace:
         activation = self.recording.activation.detach()
         products = (self.layout.to_maps(gradient) * self.layout.to_maps(activation)).flatten(1)
         feature = products.sum(dim=1).double()
-        every = (gradient * activation).flatten(1)
+        # A sample may have several rows.
+        every = (gradient * activation).reshape(samples, -1) if samples else gradient.flatten(1)
         nowhere, magnitude = every.sum(dim=1).double() - feature, every.abs().sum(dim=1).double()
         constants = {}
         for kind, mass in masses.items():
@@ -161,19 +163,19 @@ class Trace:
     @cached_property
     def _alone(self) -> list["Trace"]:
         return [
-            trace(self.model, self.inputs[sample : sample + 1], self.layer, self.layout)
+            trace(for_sample(self.model, sample), self.inputs[sample : sample + 1], self.layer, self.layout)
             for sample in range(len(self.inputs))
         ]
 
 
-def trace(model: nn.Module, inputs: Tensor, layer: str | nn.Module, said: Said | None) -> Trace:
+def trace(model: nn.Module, inputs: Tensor, layer: AnyLayer, said: Said | None) -> Trace:
     """Run the model once and trace the operations behind the layer; the arguments are those of `explain`."""
     refuse_scripted(model)
     known = finder_of(model, find_layer(model, layer)[1], inputs)
-    tracing = _Tracing(said, known)
+    tracing = _Tracing(said, known, inputs.ndim)
     recording, layout = recorded(model, inputs, layer, said, tracing.begin)
     if tracing.layout != layout:  # it was not known before the layer ran, and guessed wrong
-        tracing = _Tracing(layout, known)
+        tracing = _Tracing(layout, known, inputs.ndim)
         recording, layout = recorded(model, inputs, layer, layout, tracing.begin)
     return Trace(model, inputs, layer, layout, recording, tracing.tracer)
 
@@ -181,11 +183,13 @@ def trace(model: nn.Module, inputs: Tensor, layer: str | nn.Module, said: Said |
 class _Tracing:
     """Begins to trace at the layer's output: as the layout said, found before, or else as maps (N, C, h, w).
 
-    known: from the shape of the output to the layout found before, if there is one.
+    known: from the shape of the output to the layout found before, if there is one. axes: of the inputs.
     """
 
-    def __init__(self, said: Said | None, known: Callable[[tuple[int, ...]], Layout | None]) -> None:
-        self.said, self.known = said, known
+    def __init__(
+        self, said: Said | None, known: Callable[[tuple[int, ...]], Layout | None], axes: int
+    ) -> None:
+        self.said, self.known, self.axes = said, known, axes
         self.layout: Layout | None = None
         self.tracer = Tracer()
 
@@ -195,33 +199,12 @@ class _Tracing:
         if self.said is not None:
             # Where it does not fit, the recording says so.
             with suppress(XGradCamError):
-                self.layout = said_layout(self.said, activation)
+                self.layout = said_layout(self.said, activation, 1 if self.axes < 4 else 2)
         elif (known := self.known(activation.shape)) is not None:
             self.layout = known
-        elif activation.ndim == 4:
-            self.layout = Layout("maps", activation.shape[2], activation.shape[3])
+        elif activation.ndim in (4, self.axes):
+            self.layout = Layout.of("maps", activation.shape[2:])
         if self.layout is None:
             return nullcontext()
         self.tracer = Tracer(follower=follower_at(self.layout, activation))
         return self.tracer
-
-
-def follower_at(layout: Layout, activation: Tensor) -> Follower:
-    """A follower of the places of a layer's output (N, ...) and of all that is made of it."""
-    follower = Follower(layout.height, layout.width)
-    follower.put(activation, _places(layout, activation))
-    return follower
-
-
-def _places(layout: Layout, activation: Tensor) -> Grid | Tensor:
-    if layout.kind == "maps":
-        return Grid(layout.height, layout.width)
-    # All channels alike, but for a layout that chooses entries one by one.
-    channels = activation.shape[-1] if layout.index is None else 1
-    one = activation[:1, ..., :1] if layout.index is None else activation[:1]
-    outside = torch.full(one.shape, NOWHERE, device=activation.device)
-    cells = torch.arange(layout.height * layout.width, device=activation.device)
-    depth = 1 if layout.index is None else len(layout.index)
-    maps = cells.view(1, 1, layout.height, layout.width).expand(1, depth, -1, -1)
-    codes = layout.with_maps(outside, maps)
-    return codes.expand(len(activation), *codes.shape[1:-1], max(channels, codes.shape[-1]))

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import CheckpointFunction
 
 from xgradcam.capture.recording import REENTRANT
 from xgradcam.errors import XGradCamError
-from xgradcam.lending.finding import find_layer
+from xgradcam.lending.finding import AnyLayer, find_layer
 from xgradcam.operations.calls import Call, custom_functions, float_tensors_of, substitute
 from xgradcam.operations.constants import Intercept, Kind, intercept, is_linear
 from xgradcam.operations.places import Follower, Places
@@ -154,7 +154,7 @@ class TracedActivation:
 
 @contextmanager
 def trace_activations(
-    model: nn.Module, layers: Sequence[str | nn.Module], tracer: Tracer
+    model: nn.Module, layers: Sequence[AnyLayer], tracer: Tracer
 ) -> Iterator[list[TracedActivation | None]]:
     """Yield a list that gets each layer's output in a forward pass that the tracer watches.
 

@@ -22,15 +22,17 @@ from torch import Tensor, nn
 
 from xgradcam.capture.recording import Recording, record
 from xgradcam.errors import XGradCamError
+from xgradcam.layouts.axes import input_layout
+from xgradcam.layouts.following import follower_at
 from xgradcam.layouts.layout import Layout
-from xgradcam.lending.finding import INPUT, find_layer, is_input
-from xgradcam.lending.inputs import advice_on, plain_inputs
+from xgradcam.lending.finding import INPUT, AnyLayer, at_run, find_layer, is_input
+from xgradcam.lending.inputs import Inputs, advice_on, lent
 from xgradcam.lending.precision import FLOAT32, computing_in
+from xgradcam.lending.several import Place, for_sample
 from xgradcam.operations.calls import refuse_scripted
 from xgradcam.operations.codes import NOWHERE
 from xgradcam.operations.constants import Kind
 from xgradcam.operations.places import Follower, Grid, Places
-from xgradcam.proof.complete import follower_at
 from xgradcam.proof.tracing import (
     TracedIntercept,
     Tracer,
@@ -44,25 +46,28 @@ from xgradcam.scores.outputs import logits_of, require_finite
 from xgradcam.scores.score import Score, of_sample, settled, values_of
 from xgradcam.scores.targets import Targets, choose_targets, parse_targets
 
-# A layer, or its name.
-AnyLayer = TypeVar("AnyLayer", bound=str | nn.Module)
+# A layer, its name, or one of its runs.
+OneLayer = TypeVar("OneLayer", bound=AnyLayer)
 
 
 def verify(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     layer: str | nn.Module,
     targets: Targets = None,
     output: str | int | None = None,
     *,
     score: Score | None = None,
     layouts: Mapping[str, Layout | None] | None = None,
+    image: Place | None = None,
+    run: int | None = None,
 ) -> Verification:
     """Compute every term of Eq. 5 for the scores of `targets` at `layer`; see `Verification`.
 
-    inputs: (N, ...), float32 or float64, with scores (N, classes). layer: a module of the model, or its
-    name; `input` for the inputs themselves. targets: one class for all samples, one per sample, or None for
-    the highest score. output: the key, attribute or position of the scores, if the model returns more.
+    inputs: (N, ...), float32 or float64, with scores (N, classes); of a model of several, as in `explain`.
+    layer: a module of the model, or its name; `input` for the inputs themselves. targets: one class for all
+    samples, one per sample, or None for the highest score. output: the key, attribute or position of the
+    scores, if the model returns more. image, run: as in `explain`; what comes of other runs alone is bypass.
     score: in place of a class, any function of the model's output, as in `explain_score`. It is given one
     sample at a time (of one with `alone`, that sample's), and its own constants count too.
     layouts: of layers' outputs by name, as `list_layers` finds them: then it is known what is `nowhere`.
@@ -70,20 +75,22 @@ def verify(
     concatenated with or chosen instead of one that depends on the layer is bypass.
     Raises XGradCamError if the model, the layer or the targets do not fit, or the score is not finite.
     """
-    inputs = plain_inputs(inputs)
+    model, inputs = lent(model, inputs, image)
+    place = at_run(layer, run)
     with advice_on(model, inputs):
-        return verify_together(model, inputs, [layer], targets, output, score=score, layouts=layouts)[layer]
+        return verify_together(model, inputs, [place], targets, output, score=score, layouts=layouts)[place]
 
 
 def verify_layers(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     layers: Sequence[str],
     targets: Targets = None,
     output: str | int | None = None,
     *,
     score: Score | None = None,
     layouts: Mapping[str, Layout | None] | None = None,
+    image: Place | None = None,
 ) -> Iterator[tuple[str, Verification | XGradCamError]]:
     """Yield each layer with the result of `verify`, or with its error; much faster for many layers.
 
@@ -94,7 +101,7 @@ def verify_layers(
     where the first layer of its pass has a layout.
     The other arguments, and the errors that they raise, are those of `verify`.
     """
-    inputs = plain_inputs(inputs)
+    model, inputs = lent(model, inputs, image)
     with _exact(model, inputs):
         _scores(targets, output, score, len(inputs))
     left = []
@@ -117,25 +124,26 @@ def verify_layers(
 
 def verify_together(
     model: nn.Module,
-    inputs: Tensor,
-    layers: Sequence[AnyLayer],
+    inputs: Inputs,
+    layers: Sequence[OneLayer],
     targets: Targets = None,
     output: str | int | None = None,
     *,
     score: Score | None = None,
     layouts: Mapping[str, Layout | None] | None = None,
-) -> dict[AnyLayer, Verification]:
+    image: Place | None = None,
+) -> dict[OneLayer, Verification]:
     """The results at the first layer and at those others that one forward and backward pass from it serves.
 
     The arguments, and the errors that they raise, are those of `verify_layers`.
     """
-    inputs = plain_inputs(inputs)
-    of_input = {INPUT: Layout("maps", *inputs.shape[2:])} if inputs.ndim == 4 else {}
+    model, inputs = lent(model, inputs, image)
+    of_input = {INPUT: input_layout(model, inputs)}
     with _exact(model, inputs):
         scores = _scores(targets, output, score, len(inputs))
         samples = [
-            _verify_sample(model, sample, layers, score_of, {**of_input, **(layouts or {})})
-            for sample, score_of in zip(_one_by_one(inputs), scores, strict=True)
+            _verify_sample(*sample, layers, score_of, {**of_input, **(layouts or {})})
+            for sample, score_of in zip(_one_by_one(model, inputs), scores, strict=True)
         ]
     return {
         layers[index]: _joined([sample[index] for sample in samples])
@@ -171,9 +179,13 @@ def _scores(
     return [partial(_own_score, of_sample(score, sample)) for sample in range(samples)]
 
 
-def _one_by_one(inputs: Tensor) -> Iterator[Tensor]:
-    """Yield each sample as a batch of one: behind the layer, the first axis may no longer be the samples."""
-    return (inputs[index : index + 1].detach().clone() for index in range(len(inputs)))
+def _one_by_one(model: nn.Module, inputs: Tensor) -> Iterator[tuple[nn.Module, Tensor]]:
+    """Yield the model for each sample, and the sample as a batch of one.
+
+    Behind the layer, the first axis may no longer be the samples.
+    """
+    for index in range(len(inputs)):
+        yield for_sample(model, index), inputs[index : index + 1].detach().clone()
 
 
 _Key: TypeAlias = tuple[str, str, Kind, int]
@@ -197,7 +209,7 @@ class _Sample:
 def _verify_sample(
     model: nn.Module,
     sample: Tensor,
-    layers: Sequence[str | nn.Module],
+    layers: Sequence[AnyLayer],
     score_of: Callable[[Recording, Tracer], Tensor],
     layouts: Mapping[str, Layout | None],
 ) -> dict[int, _Sample]:

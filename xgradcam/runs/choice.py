@@ -13,8 +13,9 @@ from xgradcam.cam.methods import METHODS, known_methods
 from xgradcam.capture.layers import Layer, default_layer, layers_of_maps, list_layers
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts.layout import Layout
-from xgradcam.lending.inputs import plain_inputs
+from xgradcam.lending.inputs import Inputs, lent
 from xgradcam.lending.precision import FLOAT32, computing_in
+from xgradcam.lending.several import Place, for_sample
 from xgradcam.proof.verification import Verification
 from xgradcam.proof.verify import verify_together
 from xgradcam.scores.score import Score
@@ -51,12 +52,13 @@ class _Trust(NamedTuple):
 
 def choose_layer(
     model: nn.Module,
-    inputs: Tensor,
+    inputs: Inputs,
     targets: Targets = None,
     methods: str | Sequence[str] = "xgrad-cam",
     output: str | int | None = None,
     *,
     score: Score | None = None,
+    image: Place | None = None,
 ) -> ChosenLayer:
     """The finest layer at which the methods' maps of all samples can be trusted; `reason` says why in a line.
 
@@ -65,15 +67,14 @@ def choose_layer(
     the score; one trace serves the layers that cut the network, and the others are not looked at. A complete
     map can be trusted if at most `LEFT_OUT` of the score has no place in it, and its absolute values are at
     most `MAP` times the score; the last layer of each size is looked at. Where no layer suits, the choice is
-    that of `default_layer`, and the reason says so. The arguments are those of `explain`; score: in place of
-    a class, as in `explain_score`.
+    that of `default_layer`, and the reason says so. The arguments are those of `explain` and `explain_score`.
     Raises XGradCamError for a model, targets or a precision for which there are no such numbers.
     """
-    methods, inputs = known_methods(methods), plain_inputs(inputs)
+    methods, (model, inputs) = known_methods(methods), lent(model, inputs, image)
     complete = [name for name in methods if METHODS[name].complete]
     by_features = any(METHODS[name].needs_gradient and not METHODS[name].complete for name in methods)
     with computing_in(FLOAT32, inputs.device.type):
-        layers = list_layers(model, inputs[:1])
+        layers = list_layers(for_sample(model, 0), inputs[:1])
         maps, default = layers_of_maps(layers), default_layer(layers)
         if not by_features and not complete:
             return _chosen(default, f"{' and '.join(methods)} cannot be judged by a budget; the default")
@@ -103,7 +104,7 @@ def _chosen(name: str, reason: str, trusted: bool = False) -> ChosenLayer:
 
 
 def _cells(layer: Layer) -> int:
-    return layer.layout.height * layer.layout.width if layer.layout else 0
+    return layer.layout.cells if layer.layout else 0
 
 
 @dataclass
@@ -173,7 +174,7 @@ def _of_features(found: Verification) -> _Trust:
 def _of_maps(found: Explanation) -> _Trust:
     size = found.score.abs()
     left_out = torch.stack([found.nowhere.abs() / size, *found.conservation.values()]).max()
-    values = torch.stack([one.abs().sum(dim=(1, 2)) / size for one in found.maps.values()]).max()
+    values = torch.stack([one.abs().flatten(1).sum(dim=1) / size for one in found.maps.values()]).max()
     return _Trust(
         bool(left_out <= LEFT_OUT and values <= MAP),
         f"its complete map leaves out {float(left_out):.1%} of the score, its values without sign sum to "

@@ -15,10 +15,11 @@ from xgradcam.cam.explanation import ClassExplanation
 from xgradcam.cam.guided import guided_backpropagation
 from xgradcam.cam.methods import METHODS, known_methods
 from xgradcam.cam.score_explainer import FoundLayout, ScoreExplainer
-from xgradcam.layouts.layout import Said
-from xgradcam.lending.finding import find_layer
-from xgradcam.lending.inputs import plain_inputs
+from xgradcam.layouts.layout import Said, with_frames
+from xgradcam.lending.finding import at_run, find_layer
+from xgradcam.lending.inputs import Inputs, lent
 from xgradcam.lending.precision import FLOAT32, computing_in
+from xgradcam.lending.several import Place, for_sample, with_model
 from xgradcam.models.folding import fold_batch_norms
 from xgradcam.runs.graphs import CudaGraphs, Graphs, Repeater, State
 from xgradcam.runs.memory import keep_freed_memory
@@ -33,7 +34,8 @@ def unheard(_done: int, _total: int) -> None:
 class Explainer:
     """Explains batches as `explain` does, by the same model, layer and methods.
 
-    model, layer, methods, output, augment, axioms, probability, layout, progress: as in `explain`.
+    model, layer, methods, output, augment, axioms, probability, layout, image, run, frames, progress: as in
+    `explain`.
     fold: fold batch norms into the convolutions before them, in a copy of the model; the same but for
     rounding. The copy is made anew when the model has changed, for which each call reads all of its numbers.
     keep_memory: have the C library keep the memory that PyTorch frees, in the whole process and for good. On
@@ -55,6 +57,9 @@ class Explainer:
     axioms: bool = False
     probability: str | None = None
     layout: Said | None = None
+    image: Place | None = None
+    run: int | None = None
+    frames: int | None = None
     fold: bool = False
     keep_memory: bool = False
     progress: Progress = unheard
@@ -73,22 +78,22 @@ class Explainer:
         more = any(METHODS[method].asks_again or METHODS[method].complete for method in self.methods)
         self._repeater = None if self.graphs is None or self.axioms or more else Repeater(self.graphs)
 
-    def __call__(self, inputs: Tensor, targets: Targets = None) -> ClassExplanation:
+    def __call__(self, inputs: Inputs, targets: Targets = None) -> ClassExplanation:
         """Explain a class score of each sample, as `explain` does."""
         return self.explain_classes(inputs, [targets])[0]
 
-    def explain_classes(self, inputs: Tensor, classes: Classes) -> tuple[ClassExplanation, ...]:
+    def explain_classes(self, inputs: Inputs, classes: Classes) -> tuple[ClassExplanation, ...]:
         """Explain several class scores of each sample: one explanation for each of `classes`.
 
         classes: several `targets` as in `explain`, or a function from the class scores (N, classes) to them;
         for the same function a graph can be used again.
         """
-        inputs = plain_inputs(inputs)
+        model, inputs = lent(self.model, inputs, self.image)
         if self.keep_memory and inputs.device.type == "cpu":
             keep_freed_memory()
         self._begin_anew_after_a_change()
-        if self._repeater is None or not inputs.ndim:
-            return finished(self._maps(inputs, classes), classes)
+        if self._repeater is None or not inputs.ndim or model is not self.model:
+            return finished(self._maps(model, inputs, classes), classes)
         if not callable(classes):
             require_list(classes)
         parsed = [] if callable(classes) else [parse_targets(one, len(inputs)) for one in classes]
@@ -97,7 +102,7 @@ class Explainer:
         def work(inputs: Tensor, *targets: Tensor) -> ClassMaps:
             left = iter(targets)
             own = classes if callable(classes) else [next(left) if one else None for one in given]
-            return self._maps(inputs, own, late=True)
+            return self._maps(model, inputs, own, late=True)
 
         how = (
             self.methods,
@@ -109,12 +114,13 @@ class Explainer:
         tensors = (inputs, *(one for one in parsed if one is not None))
         return finished(self._repeater.run(how, self.model, work, tensors), classes)
 
-    def _maps(self, inputs: Tensor, classes: Classes, late: bool = False) -> ClassMaps:
+    def _maps(self, model: nn.Module, inputs: Tensor, classes: Classes, late: bool = False) -> ClassMaps:
         if not self.fold and not self._is_unchanged():
             self._found.clear()
-        model, layer = self._network(inputs)
+        model, layer = self._network(model, inputs)
+        place, layout = at_run(layer, self.run), with_frames(self.layout, self.frames)
         explainer = ScoreExplainer(
-            model, layer, self.methods, self.progress, self.axioms, self.layout, self._found
+            model, place, self.methods, self.progress, self.axioms, layout, self._found
         )
         return explainer.classes(inputs, classes, self.output, self.augment, self.probability, late)
 
@@ -123,24 +129,25 @@ class Explainer:
         """Why the last kind of call that came often enough is not done by a graph; empty if it is."""
         return "" if self._repeater is None else self._repeater.problem
 
-    def _network(self, inputs: Tensor) -> tuple[nn.Module, str | nn.Module]:
+    def _network(self, model: nn.Module, inputs: Tensor) -> tuple[nn.Module, str | nn.Module]:
         """The model and its layer, or those of the copy with folded norms, of the model as it is now."""
         if not self.fold:
-            return self.model, self.layer
+            return model, self.layer
         if self._folded is None:
             name, _ = find_layer(self.model, self.layer)
             copy = deepcopy(self.model)
             with computing_in(FLOAT32, inputs.device.type):
-                folded = fold_batch_norms(copy, inputs[:1], [name])
+                folded = fold_batch_norms(for_sample(with_model(model, copy), 0), inputs[:1], [name])
             self._folded = copy, name
             if inputs.device.type == "cuda":
                 copy.to(memory_format=torch.channels_last)
             elif not folded:  # no copy then, nor a look at all numbers of the model
                 self._folded, self._state = (self.model, self.layer), State(self.model)
-        return self._folded
+        own, layer = self._folded
+        return with_model(model, own), layer
 
     def _begin_anew_after_a_change(self) -> None:
-        settings = self.layer, self.layout, self.fold
+        settings = self.layer, self.layout, self.fold, self.run, self.frames
         if len(self._settings) != len(settings) or not all(map(is_, self._settings, settings)):
             self.close()
             self._settings = settings
@@ -174,7 +181,7 @@ class Explainer:
 
 
 def explain_layers(
-    explainers: Sequence[Explainer], inputs: Tensor, classes: Classes, guided: bool = False
+    explainers: Sequence[Explainer], inputs: Inputs, classes: Classes, guided: bool = False
 ) -> list[tuple[ClassExplanation, ...]]:
     """Explain the same classes at several layers: for each explainer an explanation for each class.
 
@@ -186,8 +193,10 @@ def explain_layers(
     layers = [first, *(explainer.explain_classes(inputs, targets) for explainer in explainers[1:])]
     if not guided:
         return layers
-    model, output = explainers[0].model, explainers[0].output
-    gradients = [guided_backpropagation(model, inputs, target, output) for target in targets]
+    one = explainers[0]
+    gradients = [
+        guided_backpropagation(one.model, inputs, target, one.output, one.image) for target in targets
+    ]
     return [
         tuple(replace(one, guided=gradient) for one, gradient in zip(explained, gradients, strict=True))
         for explained in layers

@@ -64,7 +64,7 @@ class Outcome:
 class _Read:
     """A photograph on its way: the network's input and the pixels to draw on, or the problem.
 
-    inputs: (1, 3, h, w), on the CPU. canvas: None where there is a problem, or where it is too large to keep.
+    inputs: (1, C, h, w), on the CPU. canvas: None where there is a problem, or where it is too large to keep.
     notes: on what was assumed of its values. shape: the photograph's.
     """
 
@@ -189,7 +189,7 @@ def _read(run: Run, source: Source, turns: _Turns) -> _Read:
             if state["bytes"] // 3 > LARGE:
                 turn.enter_context(turns.alone)
             reading = source.read(run.value_range, before)
-            inputs, canvas = run.prepared(reading.photograph)
+            inputs, canvas = run.prepared(reading.photograph, reading.bands)
         except XGradCamError as error:
             return _Read(source, None, None, str(error), state)
         except Exception as error:

@@ -12,6 +12,7 @@ from xgradcam.errors import NotApplicableError, XGradCamError
 from xgradcam.lending.precision import FLOAT32, computing_in
 from xgradcam.models.classifier import Classifier
 from xgradcam.models.folding import fold_batch_norms
+from xgradcam.models.preprocessing import CHANNELS
 from xgradcam.runs.memory import keep_freed_memory
 from xgradcam.runs.run import Run
 from xgradcam.scores.score import ClassScore, Score
@@ -33,11 +34,15 @@ def applicable(
     CAM needs a certain kind of network, methods of attention a vision transformer, complete maps operations
     that can be seen, in float32 or float64, and Finer-CAM classes. at: inputs and a score of no class.
     """
-    inputs = classifier.inputs(np.full((1, 1, 3), 127, np.uint8)) if at is None else at[0]
-    score = ClassScore(None, classifier.output) if at is None else at[1]
+    score: Score
+    if at is None:
+        usual = len(classifier.mean) in (1, CHANNELS)
+        blank = classifier.inputs(np.full((1, 1, CHANNELS), 127, np.uint8)) if usual else classifier.blank()
+        inputs, score, alone = blank, ClassScore(None, classifier.output), [CAM]
+    else:
+        (inputs, score), alone = at, [CAM, "finer-cam", "shapley-cam"]
     complete = [method for method in methods if METHODS[method].complete]
     unfit: dict[str, str] = {}
-    alone = [CAM] if at is None else [CAM, "finer-cam", "shapley-cam"]
     choosy = [[method] for method in methods if method in alone or METHODS[method].of_attention]
     for some in (*choosy, complete):
         try:
@@ -60,7 +65,8 @@ def prepare(run: Run) -> None:
         return
     keep_freed_memory()
     classifier = run.classifier
-    noise = torch.randn(1, 3, *classifier.size, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+    shape = 1, len(classifier.mean), *classifier.size
+    noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     inputs = classifier.like_weights(noise).to(classifier.device())
     # Whether a network computes the same can be seen in exact arithmetic only.
     with computing_in(FLOAT32, inputs.device.type):

@@ -152,7 +152,7 @@ def _contents(run: Run, canvas: Photograph, view: _View) -> dict[str, tuple[str,
         picture = outlined(draw(canvas, heatmap, run.framing, style), outline, run.framing, seen)
         made[method] = f"{stem_of(method)}.jpg", encode_jpeg(picture)
     if isinstance(view.first, ClassExplanation) and view.first.guided is not None:
-        made |= _guided(view.first.guided, heatmaps, run.framing.size)
+        made |= _guided(run.drawn(view.first.guided), heatmaps, run.framing.size)
     if run.writing.panel:
         title, detail = _header(run, view)
         detail = f"{view.file_part}, {detail}" if len(run.layers) > 1 else detail

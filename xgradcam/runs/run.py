@@ -17,6 +17,7 @@ from xgradcam.errors import XGradCamError
 from xgradcam.files import KeptFiles
 from xgradcam.lending.precision import FLOAT32, computing_in
 from xgradcam.models.classifier import Classifier
+from xgradcam.pictures.bands import framed
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.levels import ValueRange
 from xgradcam.pictures.paint import DEFAULT_STYLE, Style
@@ -142,11 +143,17 @@ class Run:
         """Pixels needed for drawing: the photograph, or no more of it than the network's scale shows."""
         return photograph if self.draws_all else self.framing.scene(photograph)
 
-    def prepared(self, photograph: Photograph) -> tuple[Tensor, Photograph]:
-        """Input and canvas of a photograph, which is resized once for both."""
+    def prepared(self, photograph: Photograph, bands: Photograph | None = None) -> tuple[Tensor, Photograph]:
+        """Input and canvas of a photograph, which is resized once for both; bands: the input's, if others."""
         scene = self.framing.scene(photograph)
-        inputs = normalise(self.framing.seen(scene), self.classifier.mean, self.classifier.std)
+        pixels = self.framing.seen(scene) if bands is None else framed(self.framing, bands)
+        inputs = normalise(pixels, self.classifier.mean, self.classifier.std)
         return inputs, photograph if self.draws_all else scene
+
+    def drawn(self, gradient: Tensor) -> Tensor:
+        """The channels that are drawn, of gradients (N, C, h, w) by the input."""
+        bands = self.sources[0].bands if self.sources else None
+        return gradient if bands is None else gradient[:, list(bands.drawn)]
 
     @property
     def draws_all(self) -> bool:

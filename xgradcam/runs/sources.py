@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from xgradcam.errors import XGradCamError, listed
+from xgradcam.pictures.bands import Bands, read_bands
 from xgradcam.pictures.decoding import Reading
 from xgradcam.pictures.levels import ValueRange
-from xgradcam.pictures.photograph import decode_image, read_file
+from xgradcam.pictures.photograph import content_of, decode_image, read_file, reading_of
 from xgradcam.runs.listing import Skip, matching, photographs_in, root_of
 
 STDIN = "-"
@@ -26,11 +27,13 @@ class Source:
 
     path: of the file, or '-' for stdin. stem: how the names of its results begin, a relative path that no
     other photograph of the run has. reading: its pixels and notes, where they were read before the run.
+    bands: those of a network of other than one or three channels.
     """
 
     path: str
     stem: Path
     reading: Reading | None = field(default=None, compare=False, repr=False)
+    bands: Bands | None = None
 
     def read(
         self, value_range: ValueRange | None = None, before: Callable[[int], None] = lambda _pixels: None
@@ -40,7 +43,9 @@ class Source:
         value_range: the values of black and white, where there are more than 8 bits. before: called with the
         number of pixels before they are decoded.
         """
-        return read_photograph(self.path, value_range, before) if self.reading is None else self.reading
+        if self.reading is not None:
+            return self.reading
+        return read_photograph(self.path, value_range, before, self.bands)
 
 
 def find_photographs(
@@ -61,9 +66,18 @@ def find_photographs(
 
 
 def read_photograph(
-    path: str, value_range: ValueRange | None = None, before: Callable[[int], None] = lambda _pixels: None
+    path: str,
+    value_range: ValueRange | None = None,
+    before: Callable[[int], None] = lambda _pixels: None,
+    bands: Bands | None = None,
 ) -> Reading:
     """The photograph in a file, or on stdin for '-', as `Source.read` returns it."""
+    if bands is not None and path == STDIN:
+        raise XGradCamError(f"a photograph of {bands.count} bands is read from a file, not from stdin")
+    if bands is not None:
+        return reading_of(
+            path, lambda file, name: read_bands(content_of(file), name, bands, value_range, before)
+        )
     if path != STDIN:
         return read_file(path, value_range, before)
     return decode_image(sys.stdin.buffer, "stdin", value_range, before)
