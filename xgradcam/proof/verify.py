@@ -77,7 +77,7 @@ def verify(
     """
     model, inputs = lent(model, inputs, image)
     place = at_run(layer, run)
-    with advice_on(model, inputs):
+    with _exact(model, inputs), advice_on(model, inputs):
         return verify_together(model, inputs, [place], targets, output, score=score, layouts=layouts)[place]
 
 
