@@ -364,7 +364,7 @@ def test_a_setting_may_be_changed_between_calls(graphs, setting, value, fold):
         found, expected = explainer(batch_of(call), 1), explain(net, batch_of(call), targets=1, **options)
         torch.testing.assert_close(dict(found.maps), dict(expected.maps))
         torch.testing.assert_close(found.probability, expected.probability)
-    assert isinstance(explainer._network(batch_of(0))[0].features[1], nn.Sequential) == explainer.fold
+    assert isinstance(explainer._network(net, batch_of(0))[0].features[1], nn.Sequential) == explainer.fold
 
 
 def test_norms_are_not_folded_where_that_would_change_the_layer():
