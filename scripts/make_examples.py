@@ -23,7 +23,7 @@ from xgradcam.cam.explanation import heatmap_of
 from xgradcam.cam.methods import title_of
 from xgradcam.cli.proof_verify import main as proof_verify
 from xgradcam.pictures.panel import draw_panel, panel, score_line
-from xgradcam.pictures.photograph import JPEG_QUALITY, Photograph, encode_jpeg, read_image
+from xgradcam.pictures.photograph import JPEG_QUALITY, Photograph, read_image
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES, PICTURES = ROOT / "examples", ROOT / "docs" / "pictures"
@@ -33,6 +33,8 @@ LAST_LAYER, LATE_LAYER, EARLY_LAYER = "bn2", "blocks.6.0.bn2", "blocks.4.0.bn2"
 FINE_LAYER = "blocks.4.2.bn3"
 CAT, ESPRESSO = 285, 967
 HEIGHT = 336
+# Of the pictures in the docs, which nobody measures.
+QUALITY = 80
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -131,6 +133,12 @@ def picture_of_the_page(browser: str) -> Photograph:
         return read_image(shot)
 
 
+def write_jpeg(path: Path, picture: Photograph, quality: int) -> None:
+    """Write a picture; not by `encode_jpeg`: it is no result of the command, which may write those over."""
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    cv2.imwrite(str(path), bgr, (cv2.IMWRITE_JPEG_QUALITY, quality))
+
+
 def store_with_a_palette(plot: Path) -> None:
     """Write a plot anew in 256 colours, which looks the same in a third of the bytes."""
     with Image.open(plot) as picture:
@@ -143,9 +151,7 @@ def main() -> None:
     cat, coffee = data.chelsea(), data.coffee()
     photographs = {"cat": cat, "coffee": coffee, "cat-and-coffee": side_by_side(cat, coffee)}
     for name, photograph in photographs.items():
-        # Not by `encode_jpeg`: they are no results of the command, which may write those over.
-        bgr = cv2.cvtColor(photograph, cv2.COLOR_RGB2BGR)
-        cv2.imwrite(str(EXAMPLES / f"{name}.jpg"), bgr, (cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY))
+        write_jpeg(EXAMPLES / f"{name}.jpg", photograph, JPEG_QUALITY)
     classifier = xgradcam.load_classifier(MODEL)
     # As the commands see it: a JPEG's pixels are not quite those that were written.
     both = read_image(EXAMPLES / "cat-and-coffee.jpg")
@@ -172,7 +178,7 @@ def main() -> None:
     else:
         print("left as it is, for want of Chromium: page.jpg")
     for name, picture in pictures.items():
-        (PICTURES / f"{name}.jpg").write_bytes(encode_jpeg(picture))
+        write_jpeg(PICTURES / f"{name}.jpg", picture, QUALITY)
     # One without a mark would not be written over.
     plot = PICTURES / "split.png"
     plot.unlink(missing_ok=True)
