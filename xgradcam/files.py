@@ -101,26 +101,27 @@ def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     return None if stat.S_ISDIR(state.st_mode) else (state.st_dev, state.st_ino)
 
 
-def lock(descriptor: int) -> bool | None:
+def lock(descriptor: int, shared: bool = False) -> bool | None:
     """Lock an open file without waiting: True; False if another holds it; None if locks do not work here.
 
-    The lock ends with its process, however that ends. Not by the library filelock: its older versions empty
-    a file through a link, and none locks a file that is open already.
+    shared: together with others that share it; a lock that is held can so be changed. The lock ends with its
+    process, however that ends. Not by the library filelock: its older versions empty a file through a link,
+    and none locks a file that is open already.
     """
     if fcntl is None:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         return False if error.errno in (EACCES, EAGAIN, EWOULDBLOCK) else None
     return True
 
 
-def write_files(contents: Mapping[Path, bytes]) -> None:
+def write_files(contents: Mapping[Path, bytes | Iterable[bytes]]) -> None:
     """Write all files under temporary names, then rename them.
 
-    Raises CannotWriteError if no file can be written there, as on a full disk, and XGradCamError if those of
-    these names cannot.
+    contents: whole, or in pieces, of which one at a time is in memory. Raises CannotWriteError if no file can
+    be written there, as on a full disk, and XGradCamError if those of these names cannot.
     """
     path = None
     with ExitStack() as stack:
@@ -136,7 +137,7 @@ def write_files(contents: Mapping[Path, bytes]) -> None:
                 parts[path] = part = _part(path.parent, tokens[path.parent], number)
                 stack.callback(_discard, part)
                 with part.open("xb") as file:
-                    file.write(content)
+                    file.writelines([content] if isinstance(content, bytes) else content)
             for path, part in parts.items():
                 part.replace(path)
         except OSError as error:

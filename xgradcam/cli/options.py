@@ -9,6 +9,7 @@ from xgradcam import __version__
 from xgradcam.cli.bands import add_bands_argument
 from xgradcam.cli.parsing import COLOURS
 from xgradcam.cli.parsing import Parser as Parser
+from xgradcam.cli.scale_options import add_scale_arguments
 from xgradcam.cli.score_options import add_score_argument
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts.layout import HOW_TO_SAY, parse_layout
@@ -269,6 +270,7 @@ def _add_run_arguments(parser: Parser) -> None:
     many.add_argument(
         "--resume", action="store_true", help="go on with an interrupted run: pass over what is complete"
     )
+    add_scale_arguments(many)
 
 
 def _add_method_arguments(parser: Parser) -> None:

@@ -21,6 +21,7 @@ from xgradcam.cli.setup import (
     sources_of,
     style_of,
 )
+from xgradcam.cli.sharing import carry_out_share, own_device, rank_of
 from xgradcam.cli.signals import exit_code_of
 from xgradcam.cli.terminal import COULD_NOT_RUN, DONE, FAILED, run
 from xgradcam.cli.waiting import sleep_when_idle
@@ -51,13 +52,16 @@ def _main(arguments: argparse.Namespace, out: TextIO) -> int:
     skipped: Counter[str] = Counter()
     sources = sources_of(arguments, skipped)
     _require_writable(arguments.output_dir)
-    device = choose_device(PROG, arguments)
+    rank = rank_of(arguments)
+    device = own_device(choose_device(PROG, arguments), rank)
     several = len(sources) > 1
     verbose = arguments.verbose or not several
     console = Console(PROG, arguments.json, arguments.quiet, verbose, len(sources), out, skipped=skipped)
     console.say(device_line(device))
     classifier = open_classifier(PROG, arguments, many=several).to(device)
     work = run_of(arguments, sources, classifier, explaining, style, console.note)
+    if rank is not None and (rank.index or not work.writing.original_names):
+        return carry_out_share(work, console, rank, arguments, _title(work))
     return _carry_out(work, console, arguments.resume)
 
 
@@ -133,9 +137,13 @@ def _explain(work: "Run", console: Console, record: "Record | None") -> int:
 def _page(work: "Run", record: "Record") -> Path:
     from xgradcam.runs.gallery import write_gallery
 
+    return write_gallery(work.writing.folder, record.journal.records(), _title(work))
+
+
+def _title(work: "Run") -> str:
+    """The title of the run's page."""
     layers = "layer" if len(work.layers) == 1 else "layers"
-    title = f"{work.classifier.name}, {layers} {', '.join(work.layers)}"
-    return write_gallery(work.writing.folder, record.journal.records(), title)
+    return f"{work.classifier.name}, {layers} {', '.join(work.layers)}"
 
 
 if __name__ == "__main__":

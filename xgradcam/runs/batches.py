@@ -9,6 +9,7 @@ from xgradcam.errors import XGradCamError
 from xgradcam.models.classifier import Classifier
 from xgradcam.runs.journal import settings_in
 from xgradcam.runs.run import USUAL_BATCH, Run
+from xgradcam.runs.shards import plan_in
 
 # Photographs in a batch on a GPU, at most: more are not faster there, and would be waited for.
 MOST = 32
@@ -26,10 +27,16 @@ def with_batch_size(run: Run, resume: bool) -> Run:
     """
     if run.explaining.batch_size is not None:
         return run
-    recorded = settings_in(run.writing.folder) if resume else {}
+    plan = plan_in(run.writing.folder) if resume else None
+    recorded = {} if not resume else settings_in(run.writing.folder) if plan is None else plan.settings
     size = recorded.get(KEY, USUAL_BATCH) if recorded else batch_size_for(run)
     if type(size) is not int or size < 1:
         raise XGradCamError(f"the record in {run.writing.folder} has a batch of {size!r}: give --batch-size")
+    return sized(run, size)
+
+
+def sized(run: Run, size: int) -> Run:
+    """The run with a batch of so many photographs, which nobody has said."""
     settings = run.settings if size == USUAL_BATCH else {**run.settings, KEY: size}
     return replace(run, explaining=replace(run.explaining, batch_size=size), settings=settings)
 

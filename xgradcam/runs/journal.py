@@ -41,9 +41,9 @@ class Journal:
     """The file `xgrad-cam.jsonl` in a run's folder, as a context; each finished photograph adds a line.
 
     Its first line holds the run's settings. sources: the photographs of the run. is_result: whether a name
-    can be one of a result with this stem; no other file is deleted. done: path of a complete photograph ->
-    its records. Raises XGradCamError where it cannot be read or written, or where a resumed run had other
-    settings.
+    can be one of a result with this stem; no other file is deleted. path: of the file instead. done: path of
+    a complete photograph -> its records. Raises XGradCamError where it cannot be read or written, or where a
+    resumed run had other settings.
     """
 
     def __init__(
@@ -53,30 +53,31 @@ class Journal:
         sources: Sequence[Source],
         resume: bool,
         is_result: Callable[[str, str], bool] = lambda _name, _stem: False,
+        path: Path | None = None,
     ) -> None:
-        self.path = folder / NAME
+        self.path = folder / NAME if path is None else path
         self.folder = folder
         self._is_result = is_result
         self._needs_photograph = bool(settings.get("html"))
         before = self._read() if resume else []
         if before:
-            _require_same(before[0], settings, self.path)
+            require_same(before[0], settings, self.path)
         self._order = [source.path for source in sources]
         stems = {source.path: source.stem.as_posix() for source in sources if source.path != STDIN}
         lines = _of_photographs(before)
         latest = {line["image"]: line for line in lines}
-        self._last = {image: _files_in(line) for image, line in latest.items()}
+        self._last = {image: names_in_line(line) for image, line in latest.items()}
         complete = {image: line for image, line in latest.items() if self._is_complete(line, stems)}
         self.done: dict[str, list[dict[str, Any]]] = {
             image: line["records"] for image, line in complete.items()
         }
         # Files that a photograph no longer has (of a class that is not the highest now, of another stem) are
         # deleted at the end: until then another photograph's result may take the name.
-        self._named = {name for line in complete.values() for name in _files_in(line)}
+        self._named = {name for line in complete.values() for name in names_in_line(line)}
         self._stale: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._begin = [dict(settings)]
         for line in lines:
-            left = {name for name in _files_in(line) - self._named if self._has(name)}
+            left = {name for name in names_in_line(line) - self._named if self._has(name)}
             if left and line is not complete.get(line["image"]):
                 self._stale[line["image"]] |= dict.fromkeys(left, str(line.get("stem")))
                 self._begin.append(line)
@@ -134,7 +135,7 @@ class Journal:
         except OSError as error:
             raise CannotWriteError(f"cannot write {self.path}: {error.strerror}") from None
         self._added.add(source.path)
-        self._named |= _files_in(line)
+        self._named |= names_in_line(line)
 
     def _started(self) -> TextIO:
         """Write the file anew, without lines that were cut off or whose files have gone, and open it."""
@@ -202,7 +203,7 @@ def names_in(folder: Path) -> tuple[set[str], int]:
     except (OSError, XGradCamError):
         return set(), 0
     settings = [] if lines[:1] == [None] else lines[:1]
-    files = [_files_in(line) if _is_whole(line) else None for line in lines[len(settings) :]]
+    files = [names_in_line(line) if _is_whole(line) else None for line in lines[len(settings) :]]
     # The last line is cut off if the run was killed while it wrote.
     damaged = sum(names is None for names in files) - (lines[-1:] == [None])
     return set().union(*(names for names in files if names)), damaged
@@ -211,15 +212,16 @@ def names_in(folder: Path) -> tuple[set[str], int]:
 def settings_in(folder: Path) -> dict[str, Any]:
     """The settings of the run whose journal is in the folder; empty where they cannot be read."""
     try:
-        first = _lines_of(folder / NAME)[:1]
-    except (OSError, XGradCamError):
+        with open_regular(folder / NAME) as file:
+            first = json.loads(file.readline().decode("utf-8"))
+    except (OSError, RecursionError, ValueError, XGradCamError):
         return {}
-    return first[0] if first and isinstance(first[0], dict) else {}
+    return first if isinstance(first, dict) else {}
 
 
 def _is_whole(line: Any) -> bool:
     """True for a line on a photograph whose files are called after it."""
-    names = _files_in(line) if isinstance(line, dict) else set()
+    names = names_in_line(line) if isinstance(line, dict) else set()
     whole = bool(names) and isinstance(line.get("image"), str)
     return whole and all(name.startswith(f"{line.get('stem')}_") for name in names)
 
@@ -262,15 +264,16 @@ def _of_photographs(lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [line for line in lines[1:] if isinstance(line.get("image"), str)]
 
 
-def _files_in(line: Mapping[str, Any]) -> set[str]:
-    """Names of the files in a line of the journal; none where it is malformed."""
+def names_in_line(line: Mapping[str, Any]) -> set[str]:
+    """The names of the files in a line of the journal; none where it is malformed."""
     try:
         return {name for record in line["records"] for name in files_of(record) if isinstance(name, str)}
     except READ_ERRORS:
         return set()
 
 
-def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+def require_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
+    """Raise XGradCamError, naming the options, for a run with other settings than that of the record."""
     differing = [key for key in now if before.get(key) != now[key]]
     # More photographs are welcome: a shell's pattern finds new ones by itself.
     photographs = before.get("photographs")

@@ -93,7 +93,12 @@ class _Turns:
 
 def threads() -> int:
     """The number of threads that read, and of those that write."""
-    return min(MOST, max(FEWEST, usable_cores()))
+    return threads_on(usable_cores())
+
+
+def threads_on(cores: int) -> int:
+    """The same for a process that uses so many cores."""
+    return min(MOST, max(FEWEST, cores))
 
 
 def explain_photographs(
@@ -101,13 +106,17 @@ def explain_photographs(
     done: Container[str] = (),
     progress: Progress = lambda _done, _total: None,
     announce: Announce = lambda _names: None,
+    *,
+    explain: Explainer | None = None,
+    cores: int | None = None,
 ) -> Generator[Outcome, None, None]:
     """Explain the photographs of a run and write the results; yields outcomes in the order of the sources.
 
     done: paths of photographs that are complete. They have no outcome, but stay in the batches of those that
     are not: a last bit may depend on a photograph's companions, and a resumed run must end as one that was
     never interrupted. progress: is told of evaluations of the network. announce: of the names of files before
-    they are written.
+    they are written. explain: the run's explainer, if it is kept for further calls. cores: those to use, None
+    for all.
     A photograph that cannot be read, whose scores are not finite, whose results cannot have their names, or
     for which the memory is too small, is an outcome with a problem. Raises XGradCamError for what all have in
     common: a wrong layer or class, a full disk.
@@ -115,8 +124,8 @@ def explain_photographs(
     size = run.explaining.batch_size or USUAL_BATCH
     batches = [run.sources[start : start + size] for start in range(0, len(run.sources), size)]
     left = [batch for batch in batches if any(source.path not in done for source in batch)]
-    explain = run.explainer(progress)
-    turns, count = _Turns(), threads()
+    explain = run.explainer(progress) if explain is None else explain
+    turns, count = _Turns(), threads() if cores is None else threads_on(cores)
     with _Pool(count, "read") as readers, _Pool(count, "write") as writers:
         read = _ahead(readers, lambda source: _read(run, source, turns), chain(*left), size + count)
         writing: deque[Future[Outcome]] = deque()

@@ -56,18 +56,28 @@ def applicable(
     return [method for method in methods if method not in unfit], unfit
 
 
-def prepare(run: Run) -> None:
+def prepare(run: Run, folded: int | None = None) -> int:
     """Make a run of many photographs faster: fold the network's batch norms, and keep freed memory.
 
-    The folding is checked with noise, not with a photograph, so that every run decides alike.
+    Returns how many norms were folded. The folding is checked with noise, not with a photograph, so that
+    every run decides alike. folded: how many other processes of the same run have folded, of which this one
+    does a part; XGradCamError where it cannot do the same.
     """
-    if len(run.sources) < WORTH_PREPARING:
-        return
+    if folded is None and len(run.sources) < WORTH_PREPARING:
+        return 0
     keep_freed_memory()
+    if folded == 0:
+        return 0
     classifier = run.classifier
     shape = 1, len(classifier.mean), *classifier.size
     noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
     inputs = classifier.like_weights(noise).to(classifier.device())
     # Whether a network computes the same can be seen in exact arithmetic only.
     with computing_in(FLOAT32, inputs.device.type):
-        fold_batch_norms(classifier.module, inputs, run.layers)
+        count = fold_batch_norms(classifier.module, inputs, run.layers)
+    if folded not in (None, count):
+        raise XGradCamError(
+            f"{count} batch norms can be folded here, but {folded} where the run began, and maps would "
+            "differ: do its shards on machines of one kind"
+        )
+    return count

@@ -8,12 +8,16 @@ from types import TracebackType
 from xgradcam.files import make_folder, remove_parts
 from xgradcam.runs.journal import Journal, names_in, require_own
 from xgradcam.runs.ledger import Ledger, alone_in
+from xgradcam.runs.merging import clear, gather, names_of_shards
 from xgradcam.runs.outputs import Outputs
 from xgradcam.runs.run import Run
+from xgradcam.runs.shards import plan_in
 
 
 class Record:
     """The record of a run, as a context: the folder is locked, and what a killed run left is cleared up.
+
+    A resumed run goes on with an unfinished one in shards, too.
 
     journal: the photographs that are done. announce: to be told of names before files are written. note: is
     told of what is odd. Raises XGradCamError where another run is at work in the folder, where a file that no
@@ -27,11 +31,17 @@ class Record:
             stack.enter_context(alone_in(folder, note))
             for parent in {PurePath(stem).parent for stem in outputs.stems} | {PurePath()}:
                 remove_parts(folder / parent)
+            unfinished = names_of_shards(folder)
+            if resume and (plan := plan_in(folder)) is not None:
+                gather(folder, plan)
             if not resume:
                 require_own(folder)
-            named, damaged = names_in(folder)
-            ledger = Ledger(folder, named)
+            in_journal, damaged = names_in(folder)
+            ledger = Ledger(folder, in_journal | unfinished)
             outputs.require_free(ledger.known)
+            if unfinished:
+                ledger.announce(())
+            clear(folder)
             # Of the functions called at the end the last comes first.
             stack.callback(lambda: ledger.end(names_in(folder)[0]))
             self.announce = ledger.announce

@@ -1,0 +1,171 @@
+"""One shard: done, gone on with, and done one by one after deaths."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.cli.support import tree
+from tests.runs.support import LAYERS, run_of
+from tests.support import noise
+from xgradcam.errors import XGradCamError
+from xgradcam.runs.ledger import alone_in
+from xgradcam.runs.parts import DEATHS, FATAL, Tries, Worker, reopen_if_changed, report_of, results_in
+from xgradcam.runs.pipeline import explain_photographs
+from xgradcam.runs.shards import FOLDER, Files
+from xgradcam.runs.sources import Source, state_of
+
+
+@pytest.fixture
+def run(net, tmp_path, monkeypatch):
+    """Five photographs in batches of two, of which the third cannot be read."""
+    monkeypatch.chdir(tmp_path)
+    noise("photos", 5)
+    Path("photos/0002.png").write_text("no picture")
+    sources = [Source(f"photos/{index:04}.png", Path(f"{index:04}")) for index in range(5)]
+    Path("out", FOLDER).mkdir(parents=True)
+    made = run_of(net.float(), (1,), sources, LAYERS[1:], {"batch_size": 2}, Path("out"), save_maps=True)
+    return replace(made, settings={"model": "tiny"})
+
+
+def worker(run, told=None):
+    told = [] if told is None else told
+    return Worker(run, run.explainer(), told.append, lambda outcome: told.append(outcome.source.path))
+
+
+def begun(files, *names):
+    files.tries.write_text("".join(json.dumps({"begun": name}) + "\n" for name in names))
+
+
+def test_a_shard_leaves_its_part_and_the_files_of_a_plain_run(run):
+    told = []
+    report = worker(run, told).do(3, run.sources)
+    assert told == [source.path for source in run.sources]
+    assert (report.index, report.explained, report.earlier, report.told) == (3, 4, 0, 4)
+    assert len(report.problems) == 1
+    assert "photos/0002.png" in report.problems[0]
+    assert os.listdir(Path("out", FOLDER)) == ["000003.part"]
+    settings, *lines = map(json.loads, Files(Path("out"), 3).part.read_text().splitlines())
+    assert settings == {"model": "tiny"}
+    assert [line["image"] for line in lines] == [source.path for source in run.sources]
+    assert lines[2].items() >= {"problem": report.problems[0], **state_of("photos/0002.png")}.items()
+    assert [bool(problem) for _, problem in results_in(Files(Path("out"), 3))] == [
+        False,
+        False,
+        True,
+        False,
+        False,
+    ]
+    shard = {name: content for name, content in tree("out").items() if "shards" not in name}
+    plain = replace(run, writing=replace(run.writing, folder=Path("plain")))
+    assert sum(not outcome.problem for outcome in explain_photographs(plain)) == 4
+    assert shard == tree("plain")
+    # A second time there is nothing to do.
+    assert worker(run, told).do(3, run.sources) == replace(report, earlier=0)
+    assert len(told) == 5
+
+
+def test_a_shard_that_was_interrupted_goes_on_with_the_same_part(run):
+    worker(run).do(0, run.sources)
+    files = Files(Path("out"), 0)
+    whole, results = files.part.read_bytes(), tree("out")
+    lines = files.part.read_text().splitlines(True)
+    files.part.unlink()
+    files.journal.write_text("".join(lines[:3]) + lines[4][:30])
+    Path("out/0001_1_X_cam.jpg").unlink()
+    told = []
+    report = worker(run, told).do(0, run.sources)
+    assert told == [f"photos/{index:04}.png" for index in (1, 2, 3, 4)]
+    assert (report.explained, report.earlier) == (3, 1)
+    assert files.part.read_bytes() == whole
+    assert tree("out") == results
+
+
+def test_a_shard_that_another_process_does_is_refused(run):
+    with (
+        alone_in(Path("out", FOLDER), print, "000000.lock"),
+        pytest.raises(
+            XGradCamError, match=r"another process is doing shard 0 of the run in out: wait for it"
+        ),
+    ):
+        worker(run).do(0, run.sources)
+    worker(run).do(1, run.sources[:1])
+    assert report_of(Files(Path("out"), 1)).explained == 1
+
+
+@pytest.mark.parametrize(
+    ("tries", "units"),
+    [
+        ([], [("shard", 5, False)]),
+        (["shard"], [("shard", 5, False)]),
+        (["shard"] * 2, [("batch 0", 2, False), ("batch 2", 2, False), ("batch 4", 1, False)]),
+        (
+            ["shard", "shard", "batch 2"],
+            [
+                ("batch 0", 2, False),
+                ("photograph 2", 1, False),
+                ("photograph 3", 1, False),
+                ("batch 4", 1, False),
+            ],
+        ),
+        (
+            ["shard", "shard", "batch 4", "photograph 4"],
+            [("batch 0", 2, False), ("batch 2", 2, False), ("photograph 4", 1, True)],
+        ),
+    ],
+)
+def test_after_two_deaths_a_shard_is_done_in_batches_and_a_fatal_one_one_by_one(run, tries, units):
+    path = Path("tries")
+    path.write_text("".join(json.dumps({"begun": name}) + "\n" for name in tries) + '{"beg')
+    assert DEATHS == 2
+    found = [(name, len(unit), fatal) for name, unit, fatal in Tries(path).units(run.sources, 2)]
+    assert found == units
+
+
+def test_what_ends_by_an_error_or_an_interrupt_is_no_death(run):
+    path = Path("tries")
+    for error in (KeyboardInterrupt, XGradCamError, KeyError):
+        tries = Tries(path)
+        with pytest.raises(error), tries.of("shard"):
+            raise error
+    with tries.of("shard"):
+        pass
+    assert [name for name, _, _ in Tries(path).units(run.sources, 2)] == ["shard"]
+    begun = path.read_text().count("begun")
+    assert begun == 4
+
+
+def test_the_photograph_that_was_fatal_is_named_alone_and_the_others_are_explained(run):
+    worker(run).do(0, run.sources)
+    files = Files(Path("out"), 0)
+    whole = results_in(files)
+    files.part.unlink()
+    begun(files, "shard", "shard", "batch 0", "photograph 1")
+    report = worker(run).do(0, run.sources)
+    assert report.problems[0] == f"photos/0001.png: {FATAL}"
+    assert (report.explained, len(report.problems)) == (3, 2)
+    results = results_in(files)
+    assert [results[index] for index in (2, 3, 4)] == [whole[index] for index in (2, 3, 4)]
+    assert os.listdir(Path("out", FOLDER)) == ["000000.part"]
+
+
+def test_a_finished_shard_is_done_again_where_something_changed(run):
+    worker(run).do(0, run.sources)
+    files = Files(Path("out"), 0)
+    whole, results = files.part.read_bytes(), tree("out")
+    assert not reopen_if_changed(run, files, run.sources)
+    assert tree("out") == results
+    Path("out/0004_1_maps.npz").unlink()
+    assert reopen_if_changed(run, files, run.sources)
+    assert not files.part.exists()
+    told = []
+    assert worker(run, told).do(0, run.sources).earlier == 3
+    assert told == ["photos/0002.png", "photos/0004.png"]
+    assert files.part.read_bytes() == whole
+    assert tree("out") == results
+    # The photograph that failed was mended.
+    Path("photos/0002.png").write_bytes(Path("photos/0001.png").read_bytes())
+    assert reopen_if_changed(run, files, run.sources)
+    assert worker(run).do(0, run.sources).problems == []

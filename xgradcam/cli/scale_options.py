@@ -1,0 +1,38 @@
+"""The options of runs on many processes and machines."""
+
+import argparse
+import re
+
+ENVIRONMENT = "env"
+SHARE = re.compile(r"(\d{1,9})/(\d{1,9})")
+
+
+def add_scale_arguments(group: argparse._ActionsContainer) -> None:
+    """Add the options to the group of many photographs."""
+    group.add_argument(
+        "--shard", metavar="K/N|env", type=_shard,
+        help="do the K-th of N shares of the photographs in this process, and merge all when the last is "
+        f"done; {ENVIRONMENT} takes K and N from torchrun or Slurm",
+    )  # fmt: skip
+    group.add_argument(
+        "--shard-size", metavar="INT", type=_positive,
+        help="photographs in a shard, the part that a process does at a time, in whole batches; default: "
+        "512, or less if there are few",
+    )  # fmt: skip
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
+def _shard(text: str) -> tuple[int, int] | str:
+    """The share that the text means, counted from 0, and how many there are; or `env`."""
+    if text == ENVIRONMENT:
+        return text
+    found = SHARE.fullmatch(text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no K/N with K from 1 to N, as 3/50, nor {ENVIRONMENT}")
+    return int(found[1]) - 1, int(found[2])

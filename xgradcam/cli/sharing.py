@@ -1,0 +1,141 @@
+"""A share of a run, done by this process beside others."""
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from xgradcam.cli.progress import Console
+from xgradcam.cli.ranks import Rank, rank_in
+from xgradcam.cli.scale_options import ENVIRONMENT
+from xgradcam.cli.signals import exit_code_of
+from xgradcam.cli.terminal import DONE, FAILED
+from xgradcam.errors import CannotWriteError, XGradCamError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from tqdm import tqdm
+
+    from xgradcam.runs.launches import Launch
+    from xgradcam.runs.run import Run
+
+
+def rank_of(arguments: argparse.Namespace) -> Rank | None:
+    """This process's share, as --shard gives it; None without it."""
+    if arguments.shard is None:
+        return None
+    return rank_in(os.environ) if arguments.shard == ENVIRONMENT else Rank(*arguments.shard)
+
+
+def own_device(device: "torch.device", rank: Rank | None) -> "torch.device":
+    """The device, and of several GPUs of a machine the one for this process of it."""
+    import torch
+
+    if device.type != "cuda" or device.index is not None or rank is None or rank.local is None:
+        return device
+    return torch.device("cuda", rank.local % torch.cuda.device_count())
+
+
+def carry_out_share(
+    work: "Run", console: Console, rank: Rank, arguments: argparse.Namespace, title: str
+) -> int:
+    """Do the shards of this process, and merge all if no other is left; return the exit code.
+
+    title: of the page.
+    """
+    from xgradcam.runs.launches import together
+
+    if work.writing.original_names:
+        console.say("nothing to do: the first process does an only photograph")
+        return DONE
+    size, console.total = arguments.shard_size, 0
+    with together(work, arguments.resume, console.note, rank.count, size, rank.index) as launch:
+        count = launch.plan.count
+        own = range(rank.index, count, rank.count)
+        if not own:
+            console.say(f"nothing to do: of {count} shards none is left for process {rank.index + 1}")
+            return DONE
+        console.total = sum(len(launch.plan.of(index, work.sources)) for index in own)
+        code = _explain(launch, console, own, rank)
+        if code not in (DONE, FAILED):
+            return code
+        tell_end(launch, console, title)
+        return code
+
+
+def tell_end(launch: "Launch", console: Console, title: str) -> None:
+    """Merge the shards if all are done, and say so; or how many are left."""
+    from xgradcam.runs.gallery import PAGE
+    from xgradcam.runs.journal import NAME
+
+    folder, count = launch.run.writing.folder, launch.plan.count
+    if launch.finish(title):
+        console.say(f"all {count} shards are done: wrote {folder / NAME}")
+        if launch.run.writing.page:
+            console.say(f"wrote {folder / PAGE}")
+    elif left := launch.left(range(count)):
+        console.say(f"{len(left)} of {count} shards are left: who does the last of them merges all")
+
+
+def _explain(launch: "Launch", console: Console, own: Sequence[int], rank: Rank) -> int:
+    """Do these shards and print each photograph; return the exit code."""
+    from xgradcam.runs.cores import usable_cores
+    from xgradcam.runs.parts import Worker, results_in
+    from xgradcam.runs.pipeline import Outcome
+    from xgradcam.runs.shards import Files
+
+    run, plan = launch.run, launch.plan
+    launch.reopen(own)
+    left = launch.left(own)
+    with progress_bar(console) as bar, ending(console, run.writing.folder, bar) as codes:
+
+        def tell(outcome: Outcome) -> None:
+            console.tell(outcome.records, outcome.problem)
+            bar.update()
+
+        for index in sorted({*own} - {*left}):
+            files = Files(run.writing.folder, index)
+            for records, problem in results_in(files) if files.part.exists() else ():
+                console.tell((), problem) if problem else console.add_earlier(records)
+                bar.update()
+        cores = max(1, usable_cores() // rank.beside)
+        explain = run.explainer(console.evaluations)
+        worker = Worker(run, explain, console.note, tell, console.add_earlier, console.evaluations, cores)
+        for index in left:
+            worker.do(index, plan.of(index, run.sources))
+    return codes[0] if codes else FAILED if console.failed else DONE
+
+
+@contextmanager
+def progress_bar(console: Console) -> "Iterator[tqdm]":
+    """A bar of the console's photographs, above which it prints its lines."""
+    from tqdm import tqdm
+
+    silent = True if console.quiet or console.total == 1 else None
+    with tqdm(total=console.total, unit="photo", leave=False, disable=silent) as bar:
+        console.write = bar.write
+        yield bar
+
+
+@contextmanager
+def ending(console: Console, folder: "Path", bar: "tqdm") -> Iterator[list[int]]:
+    """Print the last lines of a run, however it ends; the list is given the exit code of an interrupt."""
+    codes: list[int] = []
+    try:
+        yield codes
+    except KeyboardInterrupt as error:
+        # A terminal that is gone takes no last line.
+        with suppress(OSError):
+            bar.close()
+            console.sum_up(folder, "interrupted")
+        codes.append(exit_code_of(error))
+        return
+    except CannotWriteError as error:
+        bar.close()
+        console.sum_up(folder, "stopped")
+        raise XGradCamError(f"{error}; --resume goes on later") from None
+    bar.close()
+    console.sum_up(folder)

@@ -1,0 +1,178 @@
+"""The begin and the end of a run in shards, whichever processes do them."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from xgradcam.files import make_folder, remove_parts
+from xgradcam.runs.batches import sized, with_batch_size
+from xgradcam.runs.gallery import write_gallery
+from xgradcam.runs.journal import Journal, names_in, require_own, require_same
+from xgradcam.runs.ledger import NAME, Ledger, alone_in
+from xgradcam.runs.merging import begin, clear, gather, left_to_do, merge, names_of_shards
+from xgradcam.runs.outputs import Outputs
+from xgradcam.runs.parts import reopen_if_changed
+from xgradcam.runs.preparation import prepare
+from xgradcam.runs.run import USUAL_BATCH, Run
+from xgradcam.runs.shards import FOLDER, Files, Plan, plan_in, plan_of, require_files, shard_size
+
+# Locked while a plan is made, or parts are merged.
+PLANNING = ".xgrad-cam.planning"
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A run in shards that this process takes part in.
+
+    run: with the plan's batch size, and its network prepared.
+    """
+
+    run: Run
+    plan: Plan
+
+    def left(self, indices: Iterable[int]) -> list[int]:
+        """Those of the shards that are not done."""
+        folder = self.run.writing.folder
+        # Where another process has merged them, all are done.
+        left = set(left_to_do(folder, self.plan)) if plan_in(folder) == self.plan else set()
+        return [index for index in indices if index in left]
+
+    def reopen(self, indices: Iterable[int]) -> None:
+        """Have those of the shards done again of which a photograph or a result has changed."""
+        folder = self.run.writing.folder
+        with _planning(folder):
+            if plan_in(folder) != self.plan:
+                return
+            for index in indices:
+                files = Files(folder, index)
+                if files.part.exists():
+                    reopen_if_changed(self.run, files, self.plan.of(index, self.run.sources))
+
+    def finish(self, title: str) -> bool:
+        """Merge the shards into the run's journal and page, if all are done; True if this call did so.
+
+        title: of the page.
+        """
+        run, folder = self.run, self.run.writing.folder
+        with _planning(folder):
+            # Another process may have merged them, and even begun another run.
+            if plan_in(folder) != self.plan or left_to_do(folder, self.plan):
+                return False
+            merge(folder, self.plan)
+            if run.writing.page:
+                journal = Journal(folder, run.settings, run.sources, True)
+                write_gallery(folder, journal.records(), title)
+            _clear_up(run)
+            if (folder / NAME).exists():
+                ledger = Ledger(folder, ())
+                ledger.announce(())
+                ledger.end(names_in(folder)[0])
+            clear(folder)
+            return True
+
+
+@contextmanager
+def alone(run: Run, resume: bool, note: Note, processes: int, size: int | None) -> Iterator[Launch]:
+    """The run, begun anew or gone on with, in a folder that no other run writes into.
+
+    processes: that do the shards. size: photographs in a shard, if it is said. Raises XGradCamError as
+    `Record` does.
+    """
+    require_files(run.sources)
+    folder = run.writing.folder
+    make_folder(folder)
+    with alone_in(folder, note):
+        before = plan_in(folder) if resume else None
+        if before is None:
+            yield _begun(run, resume, processes, size)
+            return
+        joined, plan = _as_planned(run, before, processes, size)
+        if plan == before:
+            _clear_up(joined)
+            prepare(joined, before.folded)
+            yield Launch(joined, before)
+            return
+        require_same(before.settings, plan.settings, folder / FOLDER)
+        unfinished = names_of_shards(folder)
+        gather(folder, before)
+        yield _begun(run, resume, processes, size, unfinished)
+
+
+@contextmanager
+def together(
+    run: Run, resume: bool, note: Note, processes: int, size: int | None, first: int = 0
+) -> Iterator[Launch]:
+    """The run, begun by this process or by another one, each of which does shards of it.
+
+    first: the first shard of this process, without which it begins no run: the others may have ended it. The
+    other arguments are those of `alone`. Raises XGradCamError as `Record` does, and, naming the options, for
+    an unfinished run in the folder with others.
+    """
+    require_files(run.sources)
+    folder = run.writing.folder
+    make_folder(folder)
+    with alone_in(folder, note, shared=True):
+        with _planning(folder):
+            before = plan_in(folder)
+            if before is None:
+                launch = _begun(run, resume, processes, size, first=first)
+            else:
+                joined, plan = _as_planned(run, before, processes, size)
+                before.require_same(plan, folder)
+                prepare(joined, before.folded)
+                launch = Launch(joined, before)
+        yield launch
+
+
+def _begun(
+    run: Run, resume: bool, processes: int, size: int | None, unfinished: Iterable[str] = (), first: int = 0
+) -> Launch:
+    """The run with a new plan.
+
+    unfinished: names of files that are not in the folder's records any more. first: a shard that there must
+    be, or else nothing is written.
+    """
+    folder = run.writing.folder
+    outputs = Outputs(run)
+    _clear_up(run)
+    if not resume:
+        require_own(folder)
+    run = with_batch_size(run, resume)
+    ledger = Ledger(folder, {*names_in(folder)[0], *names_of_shards(folder), *unfinished})
+    outputs.require_free(ledger.known)
+    batch = run.explaining.batch_size or USUAL_BATCH
+    plan = plan_of(run, prepare(run), shard_size(len(run.sources), batch, processes, size))
+    if first >= plan.count:
+        return Launch(run, plan)
+    if ledger.known:
+        # The journal that names them is going to be replaced.
+        ledger.announce(())
+    begin(folder, plan, run.sources, resume)
+    return Launch(run, plan)
+
+
+def _as_planned(run: Run, plan: Plan, processes: int, asked: int | None) -> tuple[Run, Plan]:
+    """The run with the plan's batch and shards, where nobody has said others, and its own plan."""
+    run = run if run.explaining.batch_size is not None else sized(run, plan.batch)
+    size = plan.size
+    if asked is not None:
+        size = shard_size(len(run.sources), run.explaining.batch_size or USUAL_BATCH, processes, asked)
+    return run, plan_of(run, plan.folded, size)
+
+
+def _parents(run: Run) -> set[PurePath]:
+    """The folders of results, relative to the run's."""
+    return {source.stem.parent for source in run.sources} | {PurePath()}
+
+
+def _clear_up(run: Run) -> None:
+    """Delete temporary files that killed processes have left."""
+    for parent in _parents(run):
+        remove_parts(run.writing.folder / parent)
+
+
+def _planning(folder: Path) -> AbstractContextManager[None]:
+    """Alone among the processes of a run; the others wait."""
+    return alone_in(folder, lambda _line: None, PLANNING, patience=float("inf"))

@@ -1,0 +1,225 @@
+"""One shard: its photographs explained and written, and its part of the journal finished."""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from xgradcam.cam.evidence import Progress
+from xgradcam.errors import CannotWriteError, XGradCamError
+from xgradcam.files import write_files
+from xgradcam.runs.explainer import unheard
+from xgradcam.runs.journal import Journal
+from xgradcam.runs.ledger import Ledger, alone_in
+from xgradcam.runs.outputs import Outputs
+from xgradcam.runs.pipeline import Explainer, Outcome, Record, explain_photographs
+from xgradcam.runs.run import USUAL_BATCH, Run
+from xgradcam.runs.shards import PROBLEM, Files, lines_in
+from xgradcam.runs.sources import Source, state_of
+
+Outcomes: TypeAlias = Generator[Outcome, None, None]
+
+# Deaths of its process after which a shard is done batch by batch, and a batch that was fatal one by one.
+DEATHS = 2
+FATAL = "its process was killed or crashed whenever it was explained: repair it, or take it out"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The counts of a shard that is done.
+
+    explained: photographs; earlier: those that were done before; told: explanations; notes: on them;
+    problems: of photographs that failed.
+    """
+
+    index: int
+    explained: int
+    earlier: int
+    told: int
+    notes: Counter[str] = field(default_factory=Counter)
+    problems: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Does shards of a run, one after another, in one process.
+
+    run: its photographs do not matter. explain: the run's explainer, kept from shard to shard. note: told of
+    what is odd. tell: called with each photograph that is done or failed; tell_earlier: with the records of
+    one that was done before. progress, cores: see `explain_photographs`.
+    """
+
+    run: Run
+    explain: Explainer
+    note: Callable[[str], None]
+    tell: Callable[[Outcome], None] = lambda _outcome: None
+    tell_earlier: Callable[[Sequence[Record]], None] = lambda _records: None
+    progress: Progress = unheard
+    cores: int | None = None
+
+    def do(self, index: int, sources: Sequence[Source]) -> Report:
+        """Do a shard, or what is left of it. Raises XGradCamError if another process is doing it."""
+        run = replace(self.run, sources=sources)
+        files = Files(run.writing.folder, index)
+        what = f"another process is doing shard {index} of the run in {files.folder}"
+        try:
+            with alone_in(files.lock.parent, self.note, files.lock.name, what=what):
+                return self._alone(run, files)
+        except FileNotFoundError:
+            raise CannotWriteError(
+                f"{files.part.parent} has gone during the run: was it moved or deleted?"
+            ) from None
+
+    def _alone(self, run: Run, files: Files) -> Report:
+        """Do a shard that no other process is doing."""
+        if files.part.exists():
+            return report_of(files)
+        tries, problems = Tries(files.tries), dict[str, str]()
+        names = Ledger(run.writing.folder, (), files.names)
+        with _journal_of(run, files.journal) as journal:
+            earlier = len(journal.done)
+            for records in journal.done.values():
+                self.tell_earlier(records)
+            for name, unit, is_fatal in tries.units(run.sources, run.explaining.batch_size or USUAL_BATCH):
+                left = [source for source in unit if source.path not in journal.done]
+                if not left:
+                    continue
+                unit_run = replace(run, sources=unit)
+                explained = fatal(left) if is_fatal else self._explained(unit_run, journal, names)
+                with tries.of(name), closing(explained) as outcomes:
+                    for outcome in outcomes:
+                        if outcome.problem:
+                            problems[outcome.source.path] = outcome.problem
+                        else:
+                            journal.add(outcome.source, outcome.state, outcome.records)
+                        self.tell(outcome)
+        _finish(run, files, problems)
+        names.end(())
+        for path in (files.journal, files.names, files.tries):
+            path.unlink(missing_ok=True)
+        return report_of(files, earlier)
+
+    def _explained(self, run: Run, journal: Journal, names: Ledger) -> Outcomes:
+        return explain_photographs(
+            run, journal.done, self.progress, names.announce, explain=self.explain, cores=self.cores
+        )
+
+
+def fatal(sources: Sequence[Source]) -> Outcomes:
+    """The outcomes of photographs that killed their process."""
+    for source in sources:
+        yield Outcome(source, (), f"{source.path}: {FATAL}")
+
+
+def _journal_of(run: Run, path: Path) -> Journal:
+    return Journal(run.writing.folder, run.settings, run.sources, True, Outputs(run).is_result, path)
+
+
+def _finish(run: Run, files: Files, problems: Mapping[str, str]) -> None:
+    """Write the shard's part of the journal: in the photographs' order, with those that failed."""
+    latest = {}
+    if files.journal.exists():
+        lines_of = ((line, found) for line, found in lines_in(files.journal) if PROBLEM not in found)
+        latest = {found["image"]: line for line, found in lines_of if "image" in found}
+    lines = [_line(dict(run.settings))]
+    for source in run.sources:
+        lines += [latest[source.path]] if source.path in latest else []
+        if problem := problems.get(source.path):
+            lines.append(_line({PROBLEM: problem, "image": source.path, **state_of(source.path)}))
+    write_files({files.part: lines})
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value).encode() + b"\n"
+
+
+def results_in(files: Files) -> list[tuple[Sequence[Record], str]]:
+    """The records of each photograph of a finished shard, or its problem."""
+    results: dict[str, tuple[Sequence[Record], str]] = {}
+    for _, line in list(lines_in(files.part))[1:]:
+        # A photograph that failed may have had results before: the later line says so.
+        results[line["image"]] = ((), str(line[PROBLEM])) if PROBLEM in line else (line["records"], "")
+    return list(results.values())
+
+
+def report_of(files: Files, earlier: int = 0) -> Report:
+    """The counts of a finished shard; earlier: photographs that were done before."""
+    results = results_in(files)
+    records = [record for of_image, _ in results for record in of_image]
+    problems = [problem for _, problem in results if problem]
+    notes = Counter(note for record in records for note in record["notes"])
+    return Report(files.index, len(results) - len(problems) - earlier, earlier, len(records), notes, problems)
+
+
+def reopen_if_changed(run: Run, files: Files, sources: Sequence[Source]) -> bool:
+    """Have a finished shard done again where a photograph or a result has changed; True if so.
+
+    What is still complete is kept. Photographs that failed are not tried again unless they have changed.
+    """
+    failed = {line["image"]: line for _, line in lines_in(files.part) if PROBLEM in line and "image" in line}
+    same = {
+        image
+        for image, line in failed.items()
+        if all(line.get(key) == value for key, value in state_of(image).items())
+    }
+    run = replace(run, sources=sources)
+    done = Journal(run.writing.folder, run.settings, sources, True, path=files.part).done
+    if all(source.path in done or source.path in same for source in sources):
+        return False
+    try:
+        files.part.replace(files.journal)
+    except OSError as error:
+        raise XGradCamError(f"cannot move {files.part}: {error.strerror}") from None
+    return True
+
+
+class Tries:
+    """Finds the photograph that kills its process, by what was begun and never ended.
+
+    A shard is one unit of work. After two deaths each batch is one; of a batch that was fatal, each
+    photograph; and a photograph that was fatal alone is not tried again. An error or an interrupt ends a unit
+    as success does.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._deaths: Counter[str] = Counter()
+        begun = ""
+        for _, line in lines_in(path) if path.exists() else ():
+            # What is begun while another thing is not ended was begun by another process.
+            self._deaths[begun] += "begun" in line
+            begun = str(line.get("begun", ""))
+        self._deaths[begun] += 1
+
+    def units(self, sources: Sequence[Source], batch: int) -> Iterator[tuple[str, Sequence[Source], bool]]:
+        """The units of a shard: name, photographs, and True for one that is not to be tried again."""
+        if self._deaths["shard"] < DEATHS:
+            yield "shard", sources, False
+            return
+        for start in range(0, len(sources), batch):
+            name, unit = f"batch {start}", sources[start : start + batch]
+            if not self._deaths[name]:
+                yield name, unit, False
+                continue
+            for index, source in enumerate(unit, start):
+                name = f"photograph {index}"
+                yield name, [source], self._deaths[name] > 0
+
+    @contextmanager
+    def of(self, name: str) -> Iterator[None]:
+        """A try of a unit, which is noted as ended when the block is left."""
+        self._note({"begun": name})
+        try:
+            yield
+        finally:
+            self._note({})
+
+    def _note(self, line: Mapping[str, Any]) -> None:
+        try:
+            with self.path.open("ab") as file:
+                file.write(_line(line))
+        except OSError as error:
+            raise CannotWriteError(f"cannot write {self.path}: {error.strerror}") from None
