@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from xgradcam.proof.verify import verify_layers as verify_layers
     from xgradcam.runs.choice import ChosenLayer as ChosenLayer
     from xgradcam.runs.choice import choose_layer as choose_layer
+    from xgradcam.runs.dataset import ExplainBatch as ExplainBatch
+    from xgradcam.runs.dataset import explain_dataset as explain_dataset
     from xgradcam.runs.explainer import Explainer as Explainer
     from xgradcam.scores.boxes import BoxScore as BoxScore
     from xgradcam.scores.boxes import Detection as Detection
@@ -60,6 +62,7 @@ _HOME = {
     "Contribution": "proof.verification",
     "Detection": "scores.boxes",
     "Evidence": "cam.evidence",
+    "ExplainBatch": "runs.dataset",
     "Explainer": "runs.explainer",
     "Explanation": "cam.explanation",
     "METHODS": "cam.methods",
@@ -78,6 +81,7 @@ _HOME = {
     "draw_volume": "pictures.sides",
     "explain": "cam.explain",
     "explain_classes": "cam.explain",
+    "explain_dataset": "runs.dataset",
     "explain_score": "cam.explain",
     "fold_batch_norms": "models.folding",
     "fuse": "cam.explanation",

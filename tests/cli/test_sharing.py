@@ -142,7 +142,10 @@ def test_json_has_all_photographs_also_those_that_were_done_before(capsys):
         (["--shard", "env"], "--shard env finds no variables of a launcher: RANK and WORLD_SIZE"),
         (["--shard", "3/2"], "'3/2' is no K/N with K from 1 to N"),
         (["--shard", "0/2"], "'0/2' is no K/N"),
+        (["--shard", "1/2", "--workers", "2"], "give one of them"),
         (["--shard", "1/2", "--shard-size", "0"], "0 is less than 1"),
+        (["--workers", "0"], "0 is less than 1"),
+        (["--workers", "2", "--gpus-per-worker", "1.5"], "give 0, a part of 1, or a whole number"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(options, words, capsys, monkeypatch):

@@ -1,5 +1,6 @@
 """The begin and the end of a run in shards, by one process and by several."""
 
+import copy
 import json
 import os
 import threading
@@ -118,7 +119,7 @@ def test_a_resumed_run_may_have_other_shards_and_more_photographs(run, whole, si
         do(launch, [1])
     with alone(run, True, silent, 2, size) as launch:
         reports = do(launch, launch.left(range(4)))
-        assert sum(report.earlier for report in reports) == 2
+        assert sum(len(report.earlier) for report in reports) == 2
         assert launch.finish("")
     assert journal() == whole[NAME]
 
@@ -130,7 +131,7 @@ def test_runs_in_shards_and_plain_ones_go_on_with_each_other(run, whole, process
             record.journal.add(outcome.source, outcome.state, outcome.records)
     begun = alone if processes == "one" else together
     with begun(run, True, silent, 2, 2) as launch:
-        assert [report.earlier for report in do(launch, [1, 2])] == [2, 1]
+        assert [len(report.earlier) for report in do(launch, [1, 2])] == [2, 1]
     plain(run, True)
     lines = sorted(journal().splitlines()[1:])
     assert lines == sorted(whole[NAME].splitlines()[1:])
@@ -234,8 +235,10 @@ def test_processes_that_begin_at_the_same_time_have_one_plan(run, whole):
     plans, start = [], threading.Barrier(4)
 
     def begin(index):
+        module = copy.deepcopy(run.classifier.module)
+        own = replace(run, classifier=replace(run.classifier, module=module))
         start.wait()
-        with together(run, False, silent, 4, 2, first=index) as launch:
+        with together(own, False, silent, 4, 2, first=index) as launch:
             plans.append(launch.plan)
             do(launch, [index])
             launch.finish("")

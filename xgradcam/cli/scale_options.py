@@ -3,12 +3,31 @@
 import argparse
 import re
 
+ENGINES = ("ray",)
 ENVIRONMENT = "env"
 SHARE = re.compile(r"(\d{1,9})/(\d{1,9})")
 
 
 def add_scale_arguments(group: argparse._ActionsContainer) -> None:
     """Add the options to the group of many photographs."""
+    group.add_argument(
+        "--workers", metavar="INT", type=_positive,
+        help="processes that share the photographs, on this machine or on a cluster, started by --engine",
+    )  # fmt: skip
+    group.add_argument(
+        "--engine", choices=ENGINES, default=ENGINES[0],
+        help="what starts the workers: ray (default; pip install 'xgradcam[ray]')",
+    )  # fmt: skip
+    group.add_argument(
+        "--ray-address", metavar="ADDRESS",
+        help="a Ray cluster to work on: auto for the one that this machine belongs to, or HOST:PORT; "
+        "default: this machine alone",
+    )  # fmt: skip
+    group.add_argument(
+        "--gpus-per-worker", metavar="NUMBER", type=_share,
+        help="GPUs that a worker takes, 0.5 for two workers on each; default: 1 with --use-cuda or --device "
+        "cuda, else 0",
+    )  # fmt: skip
     group.add_argument(
         "--shard", metavar="K/N|env", type=_shard,
         help="do the K-th of N shares of the photographs in this process, and merge all when the last is "
@@ -25,6 +44,14 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
+def _share(text: str) -> float:
+    number = float(text)
+    # Ray gives several GPUs whole only.
+    if not number >= 0 or (number > 1 and number != int(number)):
+        raise argparse.ArgumentTypeError(f"{text}: give 0, a part of 1, or a whole number")
     return number
 
 

@@ -2,13 +2,14 @@
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from xgradcam.cli.progress import Console
 from xgradcam.cli.ranks import Rank, rank_in
 from xgradcam.cli.scale_options import ENVIRONMENT
+from xgradcam.cli.setup import choose_device
 from xgradcam.cli.signals import exit_code_of
 from xgradcam.cli.terminal import DONE, FAILED
 from xgradcam.errors import CannotWriteError, XGradCamError
@@ -27,7 +28,18 @@ def rank_of(arguments: argparse.Namespace) -> Rank | None:
     """This process's share, as --shard gives it; None without it."""
     if arguments.shard is None:
         return None
+    if arguments.workers is not None:
+        raise XGradCamError("--shard is one process of several, --workers starts several: give one of them")
     return rank_in(os.environ) if arguments.shard == ENVIRONMENT else Rank(*arguments.shard)
+
+
+def device_of(prog: str, arguments: argparse.Namespace, rank: Rank | None) -> "torch.device":
+    """The device of this process, whose workers on other machines may have GPUs where it has none."""
+    import torch
+
+    if arguments.ray_address is not None and arguments.device == "cuda" and not torch.cuda.is_available():
+        return torch.device("cpu")
+    return own_device(choose_device(prog, arguments), rank)
 
 
 def own_device(device: "torch.device", rank: Rank | None) -> "torch.device":
@@ -83,9 +95,8 @@ def tell_end(launch: "Launch", console: Console, title: str) -> None:
 def _explain(launch: "Launch", console: Console, own: Sequence[int], rank: Rank) -> int:
     """Do these shards and print each photograph; return the exit code."""
     from xgradcam.runs.cores import usable_cores
-    from xgradcam.runs.parts import Worker, results_in
+    from xgradcam.runs.parts import Worker
     from xgradcam.runs.pipeline import Outcome
-    from xgradcam.runs.shards import Files
 
     run, plan = launch.run, launch.plan
     launch.reopen(own)
@@ -97,16 +108,33 @@ def _explain(launch: "Launch", console: Console, own: Sequence[int], rank: Rank)
             bar.update()
 
         for index in sorted({*own} - {*left}):
-            files = Files(run.writing.folder, index)
-            for records, problem in results_in(files) if files.part.exists() else ():
-                console.tell((), problem) if problem else console.add_earlier(records)
-                bar.update()
+            tell_finished(console, run.writing.folder, index)
+            bar.update(len(plan.of(index, run.sources)))
         cores = max(1, usable_cores() // rank.beside)
         explain = run.explainer(console.evaluations)
         worker = Worker(run, explain, console.note, tell, console.add_earlier, console.evaluations, cores)
         for index in left:
             worker.do(index, plan.of(index, run.sources))
     return codes[0] if codes else FAILED if console.failed else DONE
+
+
+def tell_finished(
+    console: Console, folder: "Path", index: int, earlier: Container[str] | None = None
+) -> None:
+    """Print the photographs of a finished shard.
+
+    earlier: paths of those that were done before this run; None for all but those that failed.
+    """
+    from xgradcam.runs.parts import results_in
+    from xgradcam.runs.shards import Files
+
+    files = Files(folder, index)
+    # Another process may have merged it meanwhile.
+    for records, problem in results_in(files) if files.part.exists() else ():
+        if problem or (earlier is not None and records[0]["image"] not in earlier):
+            console.tell(records, problem)
+        else:
+            console.add_earlier(records)
 
 
 @contextmanager

@@ -13,7 +13,6 @@ from xgradcam.cli.listings import print_layers, print_methods
 from xgradcam.cli.options import parse, xgrad_cam_parser
 from xgradcam.cli.progress import Console
 from xgradcam.cli.setup import (
-    choose_device,
     device_line,
     explaining_of,
     open_classifier,
@@ -21,10 +20,11 @@ from xgradcam.cli.setup import (
     sources_of,
     style_of,
 )
-from xgradcam.cli.sharing import carry_out_share, own_device, rank_of
+from xgradcam.cli.sharing import carry_out_share, device_of, rank_of
 from xgradcam.cli.signals import exit_code_of
 from xgradcam.cli.terminal import COULD_NOT_RUN, DONE, FAILED, run
 from xgradcam.cli.waiting import sleep_when_idle
+from xgradcam.cli.workers import carry_out_by_workers, require_workers
 from xgradcam.errors import CannotWriteError, XGradCamError
 
 if TYPE_CHECKING:
@@ -53,13 +53,16 @@ def _main(arguments: argparse.Namespace, out: TextIO) -> int:
     sources = sources_of(arguments, skipped)
     _require_writable(arguments.output_dir)
     rank = rank_of(arguments)
-    device = own_device(choose_device(PROG, arguments), rank)
+    require_workers(arguments)
+    device = device_of(PROG, arguments, rank)
     several = len(sources) > 1
     verbose = arguments.verbose or not several
     console = Console(PROG, arguments.json, arguments.quiet, verbose, len(sources), out, skipped=skipped)
     console.say(device_line(device))
     classifier = open_classifier(PROG, arguments, many=several).to(device)
     work = run_of(arguments, sources, classifier, explaining, style, console.note)
+    if arguments.workers is not None and not work.writing.original_names:
+        return carry_out_by_workers(work, console, arguments, _title(work))
     if rank is not None and (rank.index or not work.writing.original_names):
         return carry_out_share(work, console, rank, arguments, _title(work))
     return _carry_out(work, console, arguments.resume)

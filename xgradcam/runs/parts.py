@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -31,13 +31,13 @@ FATAL = "its process was killed or crashed whenever it was explained: repair it,
 class Report:
     """The counts of a shard that is done.
 
-    explained: photographs; earlier: those that were done before; told: explanations; notes: on them;
+    explained: photographs; earlier: paths of those that were done before; told: explanations; notes: on them;
     problems: of photographs that failed.
     """
 
     index: int
     explained: int
-    earlier: int
+    earlier: frozenset[str]
     told: int
     notes: Counter[str] = field(default_factory=Counter)
     problems: Sequence[str] = ()
@@ -49,7 +49,8 @@ class Worker:
 
     run: its photographs do not matter. explain: the run's explainer, kept from shard to shard. note: told of
     what is odd. tell: called with each photograph that is done or failed; tell_earlier: with the records of
-    one that was done before. progress, cores: see `explain_photographs`.
+    one that was done before. progress, cores, large: see `explain_photographs`. patience: seconds to wait for
+    another process that is doing the shard.
     """
 
     run: Run
@@ -59,6 +60,8 @@ class Worker:
     tell_earlier: Callable[[Sequence[Record]], None] = lambda _records: None
     progress: Progress = unheard
     cores: int | None = None
+    large: AbstractContextManager[Any] | None = None
+    patience: float = 0
 
     def do(self, index: int, sources: Sequence[Source]) -> Report:
         """Do a shard, or what is left of it. Raises XGradCamError if another process is doing it."""
@@ -66,7 +69,7 @@ class Worker:
         files = Files(run.writing.folder, index)
         what = f"another process is doing shard {index} of the run in {files.folder}"
         try:
-            with alone_in(files.lock.parent, self.note, files.lock.name, what=what):
+            with alone_in(files.lock.parent, self.note, files.lock.name, patience=self.patience, what=what):
                 return self._alone(run, files)
         except FileNotFoundError:
             raise CannotWriteError(
@@ -80,7 +83,7 @@ class Worker:
         tries, problems = Tries(files.tries), dict[str, str]()
         names = Ledger(run.writing.folder, (), files.names)
         with _journal_of(run, files.journal) as journal:
-            earlier = len(journal.done)
+            earlier = frozenset(journal.done)
             for records in journal.done.values():
                 self.tell_earlier(records)
             for name, unit, is_fatal in tries.units(run.sources, run.explaining.batch_size or USUAL_BATCH):
@@ -104,7 +107,13 @@ class Worker:
 
     def _explained(self, run: Run, journal: Journal, names: Ledger) -> Outcomes:
         return explain_photographs(
-            run, journal.done, self.progress, names.announce, explain=self.explain, cores=self.cores
+            run,
+            journal.done,
+            self.progress,
+            names.announce,
+            explain=self.explain,
+            cores=self.cores,
+            large=self.large,
         )
 
 
@@ -145,13 +154,14 @@ def results_in(files: Files) -> list[tuple[Sequence[Record], str]]:
     return list(results.values())
 
 
-def report_of(files: Files, earlier: int = 0) -> Report:
-    """The counts of a finished shard; earlier: photographs that were done before."""
+def report_of(files: Files, earlier: frozenset[str] = frozenset()) -> Report:
+    """The counts of a finished shard; earlier: paths of photographs that were done before."""
     results = results_in(files)
     records = [record for of_image, _ in results for record in of_image]
     problems = [problem for _, problem in results if problem]
     notes = Counter(note for record in records for note in record["notes"])
-    return Report(files.index, len(results) - len(problems) - earlier, earlier, len(records), notes, problems)
+    explained = len(results) - len(problems) - len(earlier)
+    return Report(files.index, explained, earlier, len(records), notes, problems)
 
 
 def reopen_if_changed(run: Run, files: Files, sources: Sequence[Source]) -> bool:

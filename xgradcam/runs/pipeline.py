@@ -61,7 +61,7 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class _Read:
+class Prepared:
     """A photograph on its way: the network's input and the pixels to draw on, or the problem.
 
     inputs: (1, C, h, w), on the CPU. canvas: None where there is a problem, or where it is too large to keep.
@@ -80,8 +80,8 @@ class _Read:
 class _Turns:
     """Lets threads work on photographs at the same time as far as their size allows."""
 
-    def __init__(self) -> None:
-        self.alone = RLock()
+    def __init__(self, alone: AbstractContextManager[Any] | None = None) -> None:
+        self.alone = RLock() if alone is None else alone
         self._several = BoundedSemaphore(BIG_AT_ONCE)
 
     def of(self, pixels: int) -> AbstractContextManager[Any]:
@@ -109,6 +109,7 @@ def explain_photographs(
     *,
     explain: Explainer | None = None,
     cores: int | None = None,
+    large: AbstractContextManager[Any] | None = None,
 ) -> Generator[Outcome, None, None]:
     """Explain the photographs of a run and write the results; yields outcomes in the order of the sources.
 
@@ -116,7 +117,7 @@ def explain_photographs(
     are not: a last bit may depend on a photograph's companions, and a resumed run must end as one that was
     never interrupted. progress: is told of evaluations of the network. announce: of the names of files before
     they are written. explain: the run's explainer, if it is kept for further calls. cores: those to use, None
-    for all.
+    for all. large: a reentrant lock, held while a large photograph is worked on, that other processes share.
     A photograph that cannot be read, whose scores are not finite, whose results cannot have their names, or
     for which the memory is too small, is an outcome with a problem. Raises XGradCamError for what all have in
     common: a wrong layer or class, a full disk.
@@ -125,12 +126,12 @@ def explain_photographs(
     batches = [run.sources[start : start + size] for start in range(0, len(run.sources), size)]
     left = [batch for batch in batches if any(source.path not in done for source in batch)]
     explain = run.explainer(progress) if explain is None else explain
-    turns, count = _Turns(), threads() if cores is None else threads_on(cores)
+    turns, count = _Turns(large), threads() if cores is None else threads_on(cores)
     with _Pool(count, "read") as readers, _Pool(count, "write") as writers:
         read = _ahead(readers, lambda source: _read(run, source, turns), chain(*left), size + count)
         writing: deque[Future[Outcome]] = deque()
 
-        def write(item: _Read, explained: Explained, index: int) -> Future[Outcome]:
+        def write(item: Prepared, explained: Explained, index: int) -> Future[Outcome]:
             return writers.submit(_write, run, item, explained, index, turns, announce)
 
         for batch in left:
@@ -144,14 +145,14 @@ def explain_photographs(
 def _explain_and_write(
     run: Run,
     explain: Explainer,
-    batch: Sequence[_Read],
+    batch: Sequence[Prepared],
     done: Container[str],
-    write: Callable[[_Read, Explained, int], Future[Outcome]],
+    write: Callable[[Prepared, Explained, int], Future[Outcome]],
 ) -> Iterator[Future[Outcome]]:
     """The future outcomes of those photographs of a batch that are not done."""
     good = [item for item in batch if item.inputs is not None]
     wanted = any(item.source.path not in done for item in good)
-    results = iter(_explain(run, explain, good) if wanted else ())
+    results = iter(explain_inputs(run, explain, good) if wanted else ())
     for item in batch:
         explained, index, problem = next(results, NOTHING) if item.inputs is not None else NOTHING
         if item.source.path not in done:
@@ -185,7 +186,7 @@ def _ahead(
         yield result
 
 
-def _read(run: Run, source: Source, turns: _Turns) -> _Read:
+def _read(run: Run, source: Source, turns: _Turns) -> Prepared:
     state = state_of(source.path)
     with ExitStack() as turn:
 
@@ -200,12 +201,12 @@ def _read(run: Run, source: Source, turns: _Turns) -> _Read:
             reading = source.read(run.value_range, before)
             inputs, canvas = run.prepared(reading.photograph, reading.bands)
         except XGradCamError as error:
-            return _Read(source, None, None, str(error), state)
+            return Prepared(source, None, None, str(error), state)
         except Exception as error:
-            return _Read(source, None, None, _too_little_memory(source, error), state)
+            return Prepared(source, None, None, _too_little_memory(source, error), state)
         keep = source.path == STDIN or canvas.shape[0] * canvas.shape[1] <= LARGE
         shape = reading.photograph.shape[0], reading.photograph.shape[1]
-        return _Read(source, inputs, canvas if keep else None, "", state, reading.notes, shape)
+        return Prepared(source, inputs, canvas if keep else None, "", state, reading.notes, shape)
 
 
 def _too_little_memory(source: Source, error: Exception) -> str:
@@ -217,7 +218,7 @@ def _too_little_memory(source: Source, error: Exception) -> str:
 
 def _write(
     run: Run,
-    item: _Read,
+    item: Prepared,
     explained: Explained,
     index: int,
     turns: _Turns,
@@ -249,7 +250,9 @@ def _write(
         return Outcome(source, (), _too_little_memory(source, error))
 
 
-def _explain(run: Run, explain: Explainer, read: Sequence[_Read]) -> list[tuple[Explained, int, str]]:
+def explain_inputs(
+    run: Run, explain: Explainer, read: Sequence[Prepared]
+) -> list[tuple[Explained, int, str]]:
     """For each photograph its batch's explanations and its place there, or a problem.
 
     A batch that is too large for the memory is halved, and so is one in which the scores of a photograph are
@@ -267,10 +270,12 @@ def _explain(run: Run, explain: Explainer, read: Sequence[_Read]) -> list[tuple[
             problem = f"not enough memory for one photograph ({first_line(error)}): take another --device"
             return [((), 0, f"{problem}, a smaller model or fewer methods")]
     half = len(read) // 2
-    return [*_explain(run, explain, read[:half]), *_explain(run, explain, read[half:])]
+    return [*explain_inputs(run, explain, read[:half]), *explain_inputs(run, explain, read[half:])]
 
 
-def _explain_at_once(run: Run, explain: Explainer, read: Sequence[_Read]) -> list[tuple[Explained, int, str]]:
+def _explain_at_once(
+    run: Run, explain: Explainer, read: Sequence[Prepared]
+) -> list[tuple[Explained, int, str]]:
     classifier = run.classifier
     batch = classifier.like_weights(torch.cat([one.inputs for one in read if one.inputs is not None]))
     shapes = [one.shape for one in read]

@@ -66,18 +66,21 @@ def prepare(run: Run, folded: int | None = None) -> int:
     if folded is None and len(run.sources) < WORTH_PREPARING:
         return 0
     keep_freed_memory()
-    if folded == 0:
-        return 0
-    classifier = run.classifier
-    shape = 1, len(classifier.mean), *classifier.size
-    noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
-    inputs = classifier.like_weights(noise).to(classifier.device())
-    # Whether a network computes the same can be seen in exact arithmetic only.
-    with computing_in(FLOAT32, inputs.device.type):
-        count = fold_batch_norms(classifier.module, inputs, run.layers)
+    count = 0 if folded == 0 else fold_norms(run)
     if folded not in (None, count):
         raise XGradCamError(
             f"{count} batch norms can be folded here, but {folded} where the run began, and maps would "
             "differ: do its shards on machines of one kind"
         )
     return count
+
+
+def fold_norms(run: Run) -> int:
+    """Fold the batch norms of the run's network where it computes the same; returns how many."""
+    classifier = run.classifier
+    shape = 1, len(classifier.mean), *classifier.size
+    noise = torch.randn(shape, generator=torch.Generator("cpu").manual_seed(0), device="cpu")
+    inputs = classifier.like_weights(noise).to(classifier.device())
+    # Whether a network computes the same can be seen in exact arithmetic only.
+    with computing_in(FLOAT32, inputs.device.type):
+        return fold_batch_norms(classifier.module, inputs, run.layers)
