@@ -3,7 +3,8 @@
     python scripts/benchmark_scale.py [--photographs N] [--repeats N] [--workers N ...] [--records N]
 
 Prints processor seconds of all processes of a command, with and without Ray, by the median of interleaved
-repeats; the rate of photographs by the number of workers; and time and memory of planning and merging records.
+repeats; the rate of photographs by the number of workers; and time and memory of planning and merging
+records.
 On Linux alone, whose orphans it waits for. Needs Ray: pip install '.[ray]'.
 """
 
@@ -24,6 +25,7 @@ from statistics import median
 from typing import NamedTuple
 
 import numpy as np
+from measuring import PEAK
 from PIL import Image
 
 from xgradcam.runs.merging import clear, left_to_do, merge
@@ -115,7 +117,7 @@ def print_overhead(folder: Path, photographs: int, repeats: int) -> None:
             costs[name, place].append(cost_of(place, runs[name]))
 
     def of(name: str, place: Path, part: str) -> float:
-        return median(getattr(cost, part) for cost in costs[name, place])
+        return float(median(getattr(cost, part) for cost in costs[name, place]))
 
     each = {name: (of(name, many, "every") - of(name, few, "every")) / (photographs - FEW) for name in runs}
     shards = -(-photographs // SHARD)
@@ -143,18 +145,23 @@ def print_merging(folder: Path, records: int) -> None:
     (folder / FOLDER).mkdir(parents=True)
     for index in range(plan.count):
         lines = [json.dumps({"model": "m"})]
-        lines += [json.dumps({"image": source.path, "stem": source.stem.as_posix(), "records": [_record(source)]})
-                  for source in plan.of(index, sources)]  # fmt: skip
+        lines += [
+            json.dumps({"image": source.path, "stem": str(source.stem), "records": [_record(source)]})
+            for source in plan.of(index, sources)
+        ]
         Files(folder, index).part.write_text("\n".join(lines) + "\n")
     del sources, lines
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import benchmark_scale; benchmark_scale.merge_measured(*sys.argv[2:])"
-    subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent), str(folder), str(records)], check=True
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        f"import benchmark_scale; benchmark_scale.merge_measured(*sys.argv[2:])\n{PEAK}"
     )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(folder), str(records)]
+    seconds, memory = map(float, subprocess.run(command, check=True, capture_output=True).stdout.split())
+    print(f"{records:,} records planned and merged: {seconds:.1f} s, {memory / 1e9:.2f} GB")
 
 
 def merge_measured(folder: str, records: str) -> None:
-    """Plan and merge in a process of its own, and print what it took."""
+    """Plan and merge in a process of its own, and print the seconds that it took."""
     begun, count, place = time.perf_counter(), int(records), Path(folder)
     sources = [Source(f"photographs/{index:08}.jpg", Path(f"{index:08}")) for index in range(count)]
     plan = Plan({"model": "m"}, 8, SHARD, count, digest_of(sources), 0)
@@ -163,9 +170,7 @@ def merge_measured(folder: str, records: str) -> None:
         raise SystemExit("not all shards are done")
     merge(place, plan)
     clear(place)
-    seconds = time.perf_counter() - begun
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"{count:,} records planned and merged: {seconds:.1f} s, {memory / 1e9:.2f} GB")
+    print(time.perf_counter() - begun)
 
 
 def _record(source: Source) -> dict[str, object]:

@@ -113,10 +113,11 @@ def shard_size(photographs: int, batch: int, processes: int, asked: int | None =
 
 
 def digest_of(sources: Sequence[Source]) -> str:
-    """A digest of the photographs' paths and stems."""
+    """A digest of the photographs' paths and of the names of their results."""
     digest = hashlib.sha256()
     for source in sources:
-        digest.update(f"{source.path}\0{source.stem.as_posix()}\0".encode("utf-8", "surrogatepass"))
+        # The whole stem as text would be kept in memory by each of a million paths.
+        digest.update(f"{source.path}\0{source.stem.name}\0".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

@@ -21,7 +21,7 @@ STDIN = "-"
 LONGEST = 200
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """A photograph to explain.
 
