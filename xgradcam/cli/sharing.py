@@ -85,11 +85,11 @@ def tell_end(launch: "Launch", console: Console, title: str) -> None:
 
     folder, count = launch.run.writing.folder, launch.plan.count
     if launch.finish(title):
-        console.say(f"all {count} shards are done: wrote {folder / NAME}")
+        console.say(f"all shards are done: wrote {folder / NAME}")
         if launch.run.writing.page:
             console.say(f"wrote {folder / PAGE}")
     elif left := launch.left(range(count)):
-        console.say(f"{len(left)} of {count} shards are left: who does the last of them merges all")
+        console.say(f"shards left: {len(left)} of {count}; who does the last of them merges all")
 
 
 def _explain(launch: "Launch", console: Console, own: Sequence[int], rank: Rank) -> int:
