@@ -131,7 +131,8 @@ def test_one_worker_or_two_leave_the_files_and_the_journal_of_a_single_process(e
 
 def test_a_worker_that_is_killed_costs_no_photograph(engine, slow, capsys):
     noise("photos", 48)
-    main(SLOW)
+    slow = [*SLOW, "--batch-size", "1"]
+    main([*slow, "--quiet"])
     whole = tree("out")
     shutil.rmtree("out")
     killed = []
@@ -144,7 +145,7 @@ def test_a_worker_that_is_killed_costs_no_photograph(engine, slow, capsys):
     thread = threading.Thread(target=kill)
     thread.start()
     capsys.readouterr()
-    assert main([*SLOW, "--workers", "2", "--shard-size", "8"]) == 0
+    assert main([*slow, "--workers", "2", "--shard-size", "8"]) == 0
     thread.join()
     err = capsys.readouterr().err
     assert len(killed) == 1
@@ -247,16 +248,19 @@ from xgradcam.cli.xgrad_cam import main
 memory = {"num_cpus": 1, "object_store_memory": 100_000_000}
 cluster = Cluster(initialize_head=True, head_node_args={**memory, "include_dashboard": False})
 second = cluster.add_node(**memory)
+over = threading.Event()
 
 def remove():
-    while len(list(Path("out/.xgrad-cam.shards").glob("*.part"))) < 2:
-        time.sleep(0.02)
+    while not list(Path("out/.xgrad-cam.shards").glob("*.part")):
+        if over.wait(0.02):
+            return
     cluster.remove_node(second, allow_graceful=False)
     print("removed", flush=True)
 
 thread = threading.Thread(target=remove)
 thread.start()
 code = main([*sys.argv[1:], "--ray-address", cluster.address])
+over.set()
 thread.join()
 cluster.shutdown()
 sys.exit(code)
@@ -266,10 +270,11 @@ sys.exit(code)
 def test_a_machine_that_leaves_the_cluster_costs_no_photograph(slow):
     pytest.importorskip("ray")
     noise("photos", 48)
-    main(SLOW)
+    slow = [*SLOW, "--batch-size", "1"]
+    main([*slow, "--quiet"])
     whole = tree("out")
     shutil.rmtree("out")
-    command = [sys.executable, "-c", CLUSTER, *SLOW, "--workers", "2", "--shard-size", "8"]
+    command = [sys.executable, "-c", CLUSTER, *slow, "--workers", "2", "--shard-size", "8"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=90)
     assert done.returncode == 0, done.stderr
