@@ -5,14 +5,12 @@
 Prints processor seconds of all processes of a command, with and without Ray, by the median of interleaved
 repeats; the rate of photographs by the number of workers; and time and memory of planning and merging
 records.
-On Linux alone, whose orphans it waits for. Needs Ray: pip install '.[ray]'.
+On Linux alone, by /proc. Needs Ray: pip install '.[ray]'.
 """
 
 import argparse
-import ctypes
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -29,11 +27,9 @@ from measuring import PEAK
 from PIL import Image
 
 from xgradcam.runs.merging import clear, left_to_do, merge
-from xgradcam.runs.shards import FOLDER, Files, Plan, digest_of
+from xgradcam.runs.shards import FOLDER, Files, Plan, digest_of, shard_size
 from xgradcam.runs.sources import Source
 
-# Number of prctl's option, from <linux/prctl.h>: orphans of this process's children become its own.
-SET_SUBREAPER = 36
 # Photographs of a run whose costs are the fixed ones.
 FEW = 8
 SHARD = 512
@@ -63,10 +59,10 @@ def cost_of(photographs: Path, options: Sequence[str]) -> Cost:
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-m", "xgradcam", "--image-path", str(photographs), "--output-dir", out]
         command += ["--model", "efficientnet-lite0", "--quiet", *options]
-        before, begun = _children(), time.perf_counter()
-        process = subprocess.Popen(command)
+        begun, process = time.perf_counter(), subprocess.Popen(command)
+        times: dict[int, float] = {}
         peak, ended = [0], threading.Event()
-        watcher = threading.Thread(target=_watch, args=(process.pid, peak, ended))
+        watcher = threading.Thread(target=_watch, args=(process.pid, times, peak, ended))
         watcher.start()
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - begun
@@ -74,32 +70,32 @@ def cost_of(photographs: Path, options: Sequence[str]) -> Cost:
         watcher.join()
         if status:
             raise SystemExit(f"{' '.join(command)} ended with {status}")
-        with suppress(ChildProcessError):
-            while True:
-                os.wait()
-    return Cost(_children() - before, usage.ru_utime + usage.ru_stime, peak[0], wall)
+    own = times[process.pid] = usage.ru_utime + usage.ru_stime
+    return Cost(sum(times.values()), own, peak[0], wall)
 
 
-def _children() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
+def _watch(command: int, times: dict[int, float], peak: list[int], ended: threading.Event) -> None:
+    """Note the processor seconds of the command and of each process below it, and the most memory of all.
 
-
-def _watch(command: int, peak: list[int], ended: threading.Event) -> None:
-    """Note the most memory that the command and all processes below it have at a time, shared pages once."""
-    while not ended.wait(0.2):
-        parents: dict[int, int] = {}
+    Ray's daemon does not wait for its workers, so that no process is told of their times when they end.
+    """
+    tick = os.sysconf("SC_CLK_TCK")
+    while not ended.wait(0.1):
+        stats: dict[int, list[str]] = {}
         for place in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError, ValueError, IndexError):
-                parents[int(place.name)] = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+            with suppress(OSError):
+                stats[int(place.name)] = (place / "stat").read_text().rpartition(")")[2].split()
         ours, before = {command}, 0
         while len(ours) > before:
             before = len(ours)
-            ours |= {one for one, parent in parents.items() if parent in ours}
+            ours |= {one for one, stat in stats.items() if int(stat[1]) in ours}
+        for one in ours & stats.keys():
+            times[one] = (int(stats[one][11]) + int(stats[one][12])) / tick
         peak[0] = max(peak[0], sum(map(_memory, ours)))
 
 
 def _memory(process: int) -> int:
+    """The bytes of a process's memory, its share of what it shares with others."""
     with suppress(OSError):
         for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
@@ -120,14 +116,14 @@ def print_overhead(folder: Path, photographs: int, repeats: int) -> None:
         return float(median(getattr(cost, part) for cost in costs[name, place]))
 
     each = {name: (of(name, many, "every") - of(name, few, "every")) / (photographs - FEW) for name in runs}
-    shards = -(-photographs // SHARD)
+    shards = -(-photographs // shard_size(photographs, FEW, 1)) - 1
     driver = (of("ray", many, "command") - of("ray", few, "command")) / shards
     print(f"processor, a photograph: plain {1e3 * each['plain']:.1f} ms, Ray {1e3 * each['ray']:.1f} ms "
           f"({each['ray'] / each['plain'] - 1:+.1%})")  # fmt: skip
     for label, part, unit in (("processor", "every", 1), ("memory", "memory", 1e9)):
         extra = (of("ray", few, part) - of("plain", few, part)) / unit
         print(f"{label} that Ray costs once: {extra:.2f} {'s' if unit == 1 else 'GB'}")
-    print(f"processor of the command itself, a shard of {SHARD}: {1e3 * driver:.1f} ms")
+    print(f"processor of the command itself, each of {shards} more shards: {1e3 * driver:.1f} ms")
 
 
 def print_rates(folder: Path, photographs: int, workers: Sequence[int]) -> None:
@@ -193,7 +189,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="for the rates (default: 1 2)")
     parser.add_argument("--records", type=int, default=1_000_000, help="to merge (default: 1000000; 0: none)")
     arguments = parser.parse_args(argv)
-    ctypes.CDLL(None).prctl(SET_SUBREAPER, 1, 0, 0, 0)
     with tempfile.TemporaryDirectory() as folder:
         if arguments.photographs > FEW:
             make_photographs(Path(folder, "few"), FEW)

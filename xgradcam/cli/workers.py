@@ -98,7 +98,7 @@ def _explain(launch: "Launch", console: Console, workers: "Workers", arguments: 
             console.say(f"{len(left)} shards of {plan.size} photographs at most, {workers.count} workers")
             _release(run)
             with connected(workers) as ray:
-                pool = Pool(ray, workers, console.note, look)
+                pool = Pool(ray, workers, console.note, None if bar.disable else look)
                 for report in pool.do([(index, plan.of(index, run.sources)) for index in left]):
                     tell_report(console, run.writing.folder, report, every)
                     look(Progress())

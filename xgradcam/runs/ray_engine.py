@@ -111,7 +111,7 @@ class Pool:
     ray: Any
     workers: Workers
     note: Callable[[str], None]
-    look: Callable[[Progress], None] = lambda _progress: None
+    look: Callable[[Progress], None] | None = None
     pending: dict[Any, _Worker] = field(default_factory=dict)
     actors: list[Any] = field(default_factory=list)
     deaths: Counter[int] = field(default_factory=Counter)
@@ -139,7 +139,7 @@ class Pool:
                     if report is not None:
                         yield report
                     self._next(worker, left)
-                if not ready:
+                if not ready and self.look is not None:
                     self.look(self._progress())
         finally:
             self._stop()
