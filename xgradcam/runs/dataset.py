@@ -4,11 +4,12 @@ import io
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 
 from xgradcam.cam.explain import DEFAULT_METHODS
+from xgradcam.cam.explanation import ClassExplanation
 from xgradcam.cam.methods import known_methods
 from xgradcam.errors import XGradCamError, shown
 from xgradcam.lending.precision import FLOAT32
@@ -114,7 +115,8 @@ class ExplainBatch:
             maps = dict.fromkeys(run.explaining.methods, nothing)
             numbers = {"class_index": -1, "class_name": "", "score": np.nan, "probability": np.nan}
             return {**numbers, **maps, "notes": "", "problem": problem}
-        sample = explained[0][0].sample(index)
+        # A run without a score of another kind explains classes.
+        sample = cast(ClassExplanation, explained[0][0].sample(index))
         target = int(sample.targets[0])
         return {
             "class_index": target,
