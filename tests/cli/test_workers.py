@@ -138,7 +138,8 @@ def test_a_worker_that_is_killed_costs_no_photograph(engine, slow, capsys):
     killed = []
 
     def kill():
-        wait_for(parts)
+        # Both workers are at work then.
+        wait_for(lambda: parts() and len(list(PARTS.glob("*.journal"))) == 2)
         killed.extend(workers_at(".")[:1])
         os.kill(killed[0], signal.SIGKILL)
 
@@ -183,20 +184,21 @@ def test_a_photograph_that_kills_its_process_is_named_alone(engine, slow, capsys
 
 def test_a_command_that_is_killed_goes_on(engine, slow, capsys):
     noise("photos", 48)
-    main(SLOW)
+    slow = [*SLOW, "--batch-size", "1"]
+    main([*slow, "--quiet"])
     whole = tree("out")
     shutil.rmtree("out")
     options = ["--workers", "2", "--shard-size", "8"]
-    killed = process(*SLOW, *options, "--quiet")
+    killed = process(*slow, *options, "--quiet")
     wait_for(lambda: len(parts()) > 1 or killed.poll() is not None, 80)
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
     assert parts()
     capsys.readouterr()
-    assert main([*SLOW, *options, "--method", "grad-cam", "--resume"]) == 2
+    assert main([*slow, *options, "--method", "grad-cam", "--resume"]) == 2
     assert "it had other settings for methods" in capsys.readouterr().err
-    assert main([*SLOW, *options, "--resume"]) == 0
+    assert main([*slow, *options, "--resume"]) == 0
     err = capsys.readouterr().err
     assert "complete before; in out" in err
     assert tree("out") == whole
@@ -206,7 +208,9 @@ def test_a_command_that_is_killed_goes_on(engine, slow, capsys):
 def test_an_interrupt_ends_the_workers_cleanly(slow):
     pytest.importorskip("ray")
     noise("photos", 48)
-    running = process(*SLOW, "--workers", "2", "--shard-size", "16", start_new_session=True)
+    running = process(
+        *SLOW, "--batch-size", "1", "--workers", "2", "--shard-size", "16", start_new_session=True
+    )
     wait_for(lambda: list(PARTS.glob("*.journal")) or running.poll() is not None, 80)
     os.killpg(running.pid, signal.SIGINT)
     out, err = running.communicate(timeout=60)
