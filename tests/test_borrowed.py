@@ -141,7 +141,7 @@ ROUTES = [
     "another batch",
     "not finite",
 ]
-ROUTES += ["no such layer", "a list", "integers", "one photograph", "no samples"]
+ROUTES += ["no such layer", "one input too many", "integers", "one photograph", "no samples"]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -157,8 +157,8 @@ def test_everything_is_as_before(name, mode):
         given = inputs
         if route == "no such layer":
             layer = "features.9"
-        elif route == "a list":
-            given = [inputs]
+        elif route == "one input too many":
+            given = [inputs, inputs]
         elif route == "integers":
             given = inputs = inputs.long()
         elif route == "one photograph":

@@ -342,7 +342,7 @@ def test_a_photograph_for_which_the_memory_is_too_small_does_not_stop_the_others
         return limited
 
     if place == "forward":
-        monkeypatch.setattr(torch.nn.Linear, "forward", failing(torch.nn.Linear.forward, 4))
+        monkeypatch.setattr(torch.nn.Linear, "forward", failing(torch.nn.Linear.forward, 5))
     elif place == "gradient":
         monkeypatch.setattr(torch.autograd, "grad", failing(torch.autograd.grad, 2))
     elif place == "drawing":

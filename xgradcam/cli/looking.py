@@ -80,12 +80,14 @@ def encoding_photographs(classifier: "Classifier") -> "Classifier":
 
 def is_classifier(name: str | None) -> bool:
     """True for the name of a model that is known to be a classifier."""
-    from torchvision import models
-
-    from xgradcam.models.load import BUNDLED
+    from xgradcam.models.load import BUNDLED, PAPERS_MODEL
     from xgradcam.models.user_code import TIMM
 
-    return name is None or name == BUNDLED or name.startswith(TIMM) or name in models.list_models(models)
+    if name in (None, BUNDLED, PAPERS_MODEL) or name.startswith(TIMM):
+        return True
+    from torchvision import models
+
+    return name in models.list_models(models)
 
 
 def has_texts(classifier: "Classifier") -> bool:
