@@ -3,12 +3,15 @@
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tests.support import randomised
+from xgradcam import BoxScore, ClassScore, PredictedRegion
+from xgradcam.scores.score import Score
 
 Built = tuple[nn.Module, Tensor]
 
@@ -29,11 +32,18 @@ TIMM = """resnet10t skresnet18 seresnext26d_32x4d ecaresnext26t_32x4d resnetv2_1
 
 
 class Case(NamedTuple):
-    """A model to verify. build: makes it and inputs. score: from what it returns to (N,)."""
+    """A model to verify.
+
+    build: makes it and inputs. score: what is explained. plain: the same number (N,) from what the model
+    returns, computed here once more. refused: a part of the message with which the model, or Eq. 5 of it, is
+    refused as it should be; every other refusal is a fault.
+    """
 
     name: str
     build: Callable[[], Built]
-    score: Callable[[Any], Tensor]
+    score: Score
+    plain: Callable[[Any], Tensor]
+    refused: str = ""
 
 
 def cases() -> Iterator[Case]:
@@ -41,23 +51,36 @@ def cases() -> Iterator[Case]:
     from torchvision import models
 
     for name in TORCHVISION:
-        yield Case(name, partial(_torchvision, name), _of_class)
+        yield Case(name, partial(_torchvision, name), ClassScore(1), _of_class)
+    region = PredictedRegion(output="out")
     for name in models.list_models(module=models.segmentation):
-        yield Case(name, partial(_torchvision, name), lambda returned: returned["out"][:, 1].mean(dim=(1, 2)))
+        yield Case(name, partial(_torchvision, name), region, lambda returned: _of_region(returned["out"]))
     for name in models.list_models(module=models.detection):
-        yield Case(name, partial(_detector, name), _best_box)
+        refused = "roi_align" if "rcnn" in name else ""
+        yield Case(name, partial(_detector, name), BoxScore(), _best_box, refused)
     for name in models.list_models(module=models.video):
-        yield Case(name, partial(_video, name), _of_class)
-    for name in models.list_models(module=models.quantization):
-        yield Case(name, partial(_loaded, name), _of_class)
+        yield Case(name, partial(_video, name), ClassScore(1), _of_class)
+    for module, refused in ((models.quantization, "quantised"), (models.optical_flow, "optical flow")):
+        for name in models.list_models(module=module):
+            yield Case(name, partial(_loaded, name), ClassScore(1), _of_class, refused)
     for name in TIMM:
-        yield Case(f"timm/{name}", partial(_timm, name), _of_class)
+        yield Case(f"timm/{name}", partial(_timm, name), ClassScore(1), _of_class)
     try:
         import transformers  # noqa: F401
     except ImportError:
         return
-    for name, (build, score) in transformers_cases().items():
-        yield Case(f"hf:{name}", build, score)
+    for name, build in transformers_cases().items():
+        yield Case(f"hf:{name}", build, *_scores_of(name))
+
+
+def _scores_of(name: str) -> tuple[Score, Callable[[Any], Tensor]]:
+    """The score of a model of transformers, and the same number computed here."""
+    if "ForSemantic" in name:
+        return PredictedRegion(output="logits"), lambda returned: _of_region(returned.logits)
+    if "ForObject" in name:
+        no_object = name.startswith(("Detr", "Yolos"))
+        return BoxScore(), partial(_best_query, no_object=no_object)
+    return ClassScore(1, "logits"), lambda returned: _of_class(returned.logits)
 
 
 def _of_class(returned: Any) -> Tensor:
@@ -66,20 +89,22 @@ def _of_class(returned: Any) -> Tensor:
     return scores
 
 
-def _of_logits(returned: Any) -> Tensor:
-    scores: Tensor = returned.logits[:, 1]
-    return scores
+def _of_region(planes: Tensor) -> Tensor:
+    """The mean score of the class of most pixels, where it is the highest: planes (N, classes, H, W)."""
+    scores = []
+    for one in planes:
+        said = one.argmax(dim=0)
+        target = int(said.flatten().mode().values)
+        scores.append(one[target][said == target].mean())
+    return torch.stack(scores)
 
 
-def _of_pixels(returned: Any) -> Tensor:
-    scores: Tensor = returned.logits[:, 1].mean(dim=(1, 2))
-    return scores
-
-
-def _of_query(returned: Any) -> Tensor:
-    """The score of class 1 of the first of a DETR's boxes."""
-    scores: Tensor = returned.logits[:, 0, 1]
-    return scores
+def _best_query(returned: Any, no_object: bool) -> Tensor:
+    """The logit of the likeliest class of all a DETR's boxes; no_object: the last class is none."""
+    logits = returned.logits
+    chances = logits.softmax(dim=2)[..., :-1] if no_object else logits.sigmoid()
+    places = [divmod(int(one.argmax()), one.shape[1]) for one in chances]
+    return torch.stack([one[place] for one, place in zip(logits, places, strict=True)])
 
 
 def _best_box(returned: list[dict[str, Tensor]]) -> Tensor:
@@ -118,10 +143,17 @@ def _detector(name: str) -> Built:
 
 
 def _video(name: str) -> Built:
+    """A network of videos, (N, C, T, H, W); of MViT, whose sizes are fixed, a smaller one."""
     from torchvision import models
+    from torchvision.models.video import mvit
 
-    side, frames = (224, 16) if name.startswith("mvit") else (64, 14 if name == "s3d" else 4)
-    return models.get_model(name, weights=None).eval(), torch.rand(1, 3, frames, side, side)
+    def small(weights: Any, progress: bool, **options: Any) -> nn.Module:
+        made: nn.Module = mvit.MViT(**{**options, "spatial_size": (64, 64)})
+        return made
+
+    with mock.patch.object(mvit, "_mvit", small):
+        model = models.get_model(name, weights=None)
+    return _lively(model), torch.rand(1, 3, 16, 64, 64)
 
 
 def _loaded(name: str) -> Built:
@@ -145,8 +177,8 @@ def _timm(name: str) -> Built:
     return model, _photograph(height, width)
 
 
-def transformers_cases() -> dict[str, tuple[Callable[[], Built], Callable[[Any], Tensor]]]:
-    """Small networks of transformers by their class, with their scores."""
+def transformers_cases() -> dict[str, Callable[[], Built]]:
+    """Small networks of transformers by their class."""
     import transformers as hf
 
     plain = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -220,12 +252,7 @@ def transformers_cases() -> dict[str, tuple[Callable[[], Built], Callable[[Any],
         ),
         "RTDetrForObjectDetection": ("RTDetrConfig", rt_detr(), 128),
     }  # fmt: skip
-    scores = {"Image": _of_logits, "Semantic": _of_pixels, "Object": _of_query}
-    found: dict[str, tuple[Callable[[], Built], Callable[[Any], Tensor]]] = {}
-    for name, (config, options, side) in classes.items():
-        kind = next(score for part, score in scores.items() if f"For{part}" in name)
-        found[name] = partial(_transformers, name, config, options, side), kind
-    return found
+    return {name: partial(_transformers, name, *built) for name, built in classes.items()}
 
 
 def _transformers(name: str, config: str, options: dict[str, Any], side: int) -> Built:
@@ -242,4 +269,10 @@ def _lively(model: nn.Module) -> nn.Module:
     norms = any(isinstance(module, _BatchNorm) for module in modules)
     # Attention of large weights is too steep for float32.
     attends = any("attention" in type(module).__name__.lower() for module in modules)
-    return randomised(model, generator) if norms and not attends else model.eval()
+    model = randomised(model, generator) if norms and not attends else model.eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # A head of zeros would have a map of zeros, which any other map of zeros equals.
+            if parameter.ndim == 2 and not parameter.any():
+                parameter.normal_(0, parameter.shape[1] ** -0.5, generator=generator)
+    return model

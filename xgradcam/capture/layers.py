@@ -111,7 +111,7 @@ def default_layer(layers: Sequence[Layer]) -> str:
     attentions = _attentions(layers)
     maps = layers_of_maps(layers)
     if not all(layer.of_classes for layer in layers):
-        read = read_by_heads([layer.name for layer in layers], {layer.name for layer in maps})
+        read = read_by_heads({layer.name: layer.module for layer in layers}, {layer.name for layer in maps})
         maps = [layer for layer in maps if layer.name in read]
     spatial = [layer for layer in maps if layer.layout is not None and layer.layout.kind != "tokens"]
     tokens = maps[maps.index(spatial[-1]) + 1 :] if spatial else maps

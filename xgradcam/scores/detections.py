@@ -120,15 +120,29 @@ def _queried(held: Any) -> list[Candidates] | None:
 
 
 def _anchored(held: Any) -> list[Candidates] | None:
-    """Boxes, as centres and sizes, and class scores, (N, 4 + classes, anchors), as YOLO returns."""
-    first = held[0] if isinstance(held, (list, tuple)) and held else held
+    """Boxes, as centres and sizes, and class scores, (N, 4 + classes, anchors), as YOLO returns.
+
+    Rows that follow those of the classes, such as points of a pose, are left out where the raw predictions
+    that are returned beside them tell; boxes with an angle are not taken.
+    """
+    first, *beside = held if isinstance(held, (list, tuple)) and held else [held]
     if not is_scores(first) or first.ndim != 3 or first.shape[1] < 5:
         return None
+    raw = beside[0] if beside and isinstance(beside[0], Mapping) else {}
+    raw = raw.get("one2one", raw)
+    said = raw.get("scores")
+    known = is_scores(said) and said.ndim == 3 and said.shape[2] == first.shape[2]
+    if known:
+        first = first[:, : 4 + said.shape[1]]
     rows = first.mT
     scores = rows[..., 4:]
     chances = scores.detach()
-    # Where there are fewer anchors than classes, they may have been exchanged.
-    if first.shape[1] >= first.shape[2] and not ((chances >= 0) & (chances <= 1)).all():
+    likely = ((chances >= 0) & (chances <= 1)).flatten(0, 1).all(dim=0)
+    # What follows chances and is none is of no class, and an angle turns the box.
+    if (likely[0] and not likely.all()) or "angle" in raw:
+        return None
+    # Where there are fewer anchors than classes, they may have been exchanged; boxes are in pixels.
+    if not known and first.shape[1] >= first.shape[2] and not (likely.all() and (rows[..., :4] > 1).any()):
         return None
     boxes = _corners(rows[..., :4].detach())
     return [Candidates(*one) for one in zip(boxes, scores, chances, strict=True)]
