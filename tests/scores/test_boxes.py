@@ -118,6 +118,50 @@ def test_boxes_of_one_class_that_overlap_are_one_detection():
         BoxScore((0.5, 0.5, 1.5, 1.5))(returned)
 
 
+def anchored(classes=3, anchors=20, more=0):
+    """(1, 4 + classes + more, anchors): boxes in pixels, chances, and numbers of another kind, as large."""
+    generator = torch.Generator().manual_seed(0)
+    chances = torch.rand(1, classes, anchors, generator=generator)
+    boxes = 10 + 20 * torch.rand(1, 4, anchors, generator=generator)
+    return torch.cat(
+        [boxes, chances, 50 * torch.randn(1, more, anchors, generator=generator)], dim=1
+    ), chances
+
+
+@pytest.mark.parametrize("form", [lambda raw: raw, lambda raw: {"one2many": {}, "one2one": raw}])
+def test_raw_predictions_beside_yolos_tell_which_rows_are_of_classes(form):
+    for classes, anchors, more in ((3, 20, 6), (1, 20, 51), (80, 63, 0)):
+        returned, chances = anchored(classes, anchors, more)
+        score = BoxScore().settled((returned, form({"scores": chances})))
+        (detection,) = score.detections
+        assert (detection.target, detection.index) == divmod(int(chances[0].argmax()), anchors)
+        assert float(score((returned, form({"scores": chances})))) == float(chances.max())
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        # Numbers of masks or points behind the chances, and nothing that tells how many.
+        anchored(more=6)[0],
+        (anchored(more=6)[0], [torch.zeros(1, 9, 4, 4)]),
+        # Boxes that are turned.
+        (anchored()[0], {"scores": anchored()[1], "angle": torch.zeros(1, 1, 20)}),
+        # A row for each query: boxes as shares, and chances.
+        torch.rand(1, 300, 84, generator=torch.Generator().manual_seed(0)),
+        # Final rows: corners, score and class.
+        (torch.cat([40 * torch.rand(1, 300, 4), torch.rand(1, 300, 1), torch.ones(1, 300, 1)], dim=2), {}),
+    ],
+)
+def test_rows_that_are_not_yolos_classes_are_refused(returned):
+    with pytest.raises(XGradCamError, match=r"not detections: .* \(N, 4 \+ classes, anchors\)"):
+        BoxScore()(returned)
+
+
+def test_yolos_of_small_images_have_more_rows_than_anchors():
+    returned, chances = anchored(classes=80, anchors=63)
+    assert float(BoxScore()(returned)) == float(chances.max())
+
+
 @pytest.mark.parametrize("method", ["ablation-cam", "score-cam"])
 @pytest.mark.parametrize("name", ["yolo", "listing"])
 def test_methods_that_ask_again_ask_for_the_same_detection(name, method):
