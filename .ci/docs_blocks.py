@@ -4,7 +4,8 @@
     python .ci/docs_blocks.py --python                      the ```python blocks, in order
 
 README's commands run in the clone. Each page of docs/ has a scratch folder of its own, with a copy of
-examples/ and scripts/; the Python blocks of a page share their names. A ```text block is output.
+examples/ and scripts/; the Python blocks of a page share their names. A ```text block is output. Commands
+after a line `<!-- needs PACKAGE -->` are skipped, with a line, where the package is not installed.
 """
 
 import argparse
@@ -22,16 +23,25 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("examples", "scripts")
 FENCE = re.compile(
-    r"^(?P<fence>```+)(?P<language>[^\n]*)\n(?P<text>.*?)^(?P=fence)$", re.MULTILINE | re.DOTALL
+    r"^(?:<!-- needs (?P<needs>\w+) -->\n)?(?P<fence>```+)(?P<language>[^\n]*)\n(?P<text>.*?)^(?P=fence)$",
+    re.MULTILINE | re.DOTALL,
 )
 
 
 class Block(NamedTuple):
-    """A fenced block of a page. start: where its text begins in the page."""
+    """A fenced block of a page. start: where its text begins in the page. needs: a package, or empty."""
 
     language: str
     text: str
     start: int
+    needs: str = ""
+
+    def commands(self) -> str:
+        """The text, for bash; behind a question for the package that it needs."""
+        if not self.needs:
+            return self.text
+        found = f'python -c "import importlib.util as u; exit(not u.find_spec({self.needs!r}))"'
+        return f"if {found}; then\n{self.text}else echo 'skipped: {self.needs} is not installed'; fi"
 
 
 def pages(root: Path = ROOT) -> list[Path]:
@@ -42,7 +52,10 @@ def pages(root: Path = ROOT) -> list[Path]:
 def blocks_of(page: Path) -> list[Block]:
     """The fenced blocks of a page, in order."""
     found = FENCE.finditer(page.read_text(encoding="utf-8"))
-    return [Block(match["language"].strip(), match["text"], match.start("text")) for match in found]
+    return [
+        Block(match["language"].strip(), match["text"], match.start("text"), match["needs"] or "")
+        for match in found
+    ]
 
 
 @contextlib.contextmanager
@@ -63,7 +76,7 @@ def shell_script() -> str:
     """All ```sh blocks as one script for bash."""
     lines = [f"cd {shlex.quote(str(ROOT))}"]
     for page in pages():
-        commands = [block.text for block in blocks_of(page) if block.language == "sh"]
+        commands = [block.commands() for block in blocks_of(page) if block.language == "sh"]
         if not commands:
             continue
         if page.parent != ROOT:

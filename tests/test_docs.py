@@ -83,6 +83,22 @@ def test_blocks_are_run_shown_or_quoted(tools):
     assert languages == {"sh", "python", "text", "bibtex"}
 
 
+def test_commands_that_need_a_package_are_run_where_it_is_installed(tools, tmp_path):
+    page = tmp_path / "page.md"
+    for package, printed in (("torch", "ran\n"), ("nowhere", "skipped: nowhere is not installed\n")):
+        page.write_text(f"Text.\n\n<!-- needs {package} -->\n```sh\necho ran\n```\n", encoding="utf-8")
+        (block,) = tools["TOOL"]["blocks_of"](page)
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail"], input=block.commands(), capture_output=True, text=True
+        )
+        assert (done.returncode, done.stdout) == (0, printed)
+    # Nothing else is skipped.
+    assert {block.needs for page in PAGES for block in tools["TOOL"]["blocks_of"](page)} == {
+        "",
+        "ultralytics",
+    }
+
+
 def test_quoted_files_are_run():
     """A file that a page includes is run by a command of that page."""
     quoted = [(page, name) for page in PAGES for block in blocks(page, "[^\n]*") for name in included(block)]
