@@ -135,6 +135,7 @@ def _detector(name: str) -> Built:
     options: dict[str, Any] = {"weights": None, "weights_backbone": None}
     if "rcnn" in name:
         options |= {"min_size": 96, "max_size": 160, "box_score_thresh": 0.0, "box_detections_per_img": 3}
+        options |= {"rpn_post_nms_top_n_test": 30}
     elif name.startswith("ssd"):
         options |= {"score_thresh": 0.0, "detections_per_img": 3}
     else:
@@ -143,17 +144,21 @@ def _detector(name: str) -> Built:
 
 
 def _video(name: str) -> Built:
-    """A network of videos, (N, C, T, H, W); of MViT, whose sizes are fixed, a smaller one."""
+    """A network of videos, (N, C, T, H, W); MViT and S3D fit smaller ones."""
     from torchvision import models
     from torchvision.models.video import mvit
 
     def small(weights: Any, progress: bool, **options: Any) -> nn.Module:
-        made: nn.Module = mvit.MViT(**{**options, "spatial_size": (64, 64)})
+        plain = {"rel_pos_embed": False, "proj_after_attn": False}
+        made: nn.Module = mvit.MViT(**{**plain, **options, "spatial_size": (64, 64)})
         return made
 
     with mock.patch.object(mvit, "_mvit", small):
         model = models.get_model(name, weights=None)
-    return _lively(model), torch.rand(1, 3, 16, 64, 64)
+    if name == "s3d":
+        model.avgpool = nn.AvgPool3d(2, 1)  # its own needs 224 pixels
+    side, frames = (32 if name.endswith("_18") else 64), (8 if name.startswith("swin") else 16)
+    return _lively(model), torch.rand(1, 3, frames, side, side)
 
 
 def _loaded(name: str) -> Built:

@@ -7,7 +7,7 @@ Networks have random weights, and inputs of a few pixels where they take these. 
 - the default layer, and the grid of its maps;
 - Grad-CAM's map, compared in float64 with one from a hook and plain autograd on the whole network;
 - the places of the grid, by what changes in its corners where the corners of the image (of a video, of space
-  and time) are changed: with means for weights, or where these forget the image, with the random ones;
+  and time) are changed: with means for weights or, where these tell nothing, with the random ones;
 - Eq. 5 at the layer: the residual, as a share of the tolerance of its rounding, in float32.
 
 A model that is refused has the message in its row. Prints a Markdown table; the exit code is 1 if a map is
@@ -19,6 +19,7 @@ import math
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import permutations, product
 from pathlib import Path
@@ -38,8 +39,8 @@ from xgradcam.errors import XGradCamError
 # Relative difference of two maps that rounding may make, in float64: deep random networks amplify it.
 ROUNDING = 1e-6
 METHOD = "grad-cam"
-# Margins of the places up to these tell nothing: with random weights, and with those of a blur.
-DOUBT, LEAST = math.log(2), 0.01
+# Margins of the places up to these tell nothing: with random weights, and with means for weights.
+DOUBT, LEAST = math.log(2), 0.1
 
 
 class Row(NamedTuple):
@@ -94,17 +95,25 @@ def equation_at(model: nn.Module, inputs: Tensor, layer: str, case: Case) -> tup
     return f"{ratio:.2g}", ratio <= 1
 
 
-def activation_of(model: nn.Module, inputs: Tensor, layer: Layer) -> tuple[Tensor, Any]:
-    """The layer's output and what the model returned, by a hook of our own."""
+class _ReachedError(Exception):
+    """Ends a forward pass at the layer."""
+
+
+def activation_of(model: nn.Module, inputs: Tensor, layer: Layer, ends: bool = False) -> tuple[Tensor, Any]:
+    """The layer's output and what the model returned, by a hook of our own; ends: nothing runs behind it."""
     kept: list[Tensor] = []
 
     def keep(_module: nn.Module, _given: Any, output: Tensor) -> Tensor:
         kept.append(output)
+        if ends:
+            raise _ReachedError
         return output.clone()
 
     handle = layer.module.register_forward_hook(keep)
+    returned = None
     try:
-        returned = model(inputs.clone())
+        with suppress(_ReachedError):
+            returned = model(inputs.clone())
     finally:
         handle.remove()
     return kept[-1], returned
@@ -146,7 +155,7 @@ def places(model: nn.Module, inputs: Tensor, layer: Layer) -> str:
     """Tell whether the grid lies over the image as it should; the model's weights are changed."""
     random = places_margin(model, inputs, layer)
     blurred = places_margin(as_blur(model), inputs, layer)
-    # A blur has no noise; random weights mix places by chance.
+    # Random weights mix places by chance, means evenly.
     margin = blurred if abs(blurred) > LEAST else random if abs(random) > DOUBT else 0.0
     return "right" if margin > 0 else "wrong places" if margin < 0 else "right, places not told"
 
@@ -177,13 +186,15 @@ def places_margin(model: nn.Module, inputs: Tensor, layer: Layer) -> float:
     places are mixed, and 0 where nothing changes. Axes of one place have no corners.
     """
     with torch.no_grad():
-        plain = on_grid(activation_of(model, inputs, layer)[0], layer)
+        plain = on_grid(activation_of(model, inputs, layer, ends=True)[0], layer)
         corners = list(product(*[(False, True) if side > 1 else (None,) for side in plain.shape[2:]]))
         changes = []
         for corner in corners:
             changed = inputs.clone()
-            changed[(slice(None), slice(None), *_third(inputs, corner))] += 1
-            change = on_grid(activation_of(model, changed, layer)[0], layer) - plain
+            # Neither a constant, which norms take off, nor of mean 0, which a blur takes off.
+            part = (slice(None), slice(None), *_third(inputs, corner))
+            changed[part] = 1 - changed[part] ** 2
+            change = on_grid(activation_of(model, changed, layer, ends=True)[0], layer) - plain
             change = change.abs().sum(dim=(0, 1))
             changes.append([change[_third(change, place)].mean() for place in corners])
     found = torch.tensor(changes).double()
