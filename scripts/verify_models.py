@@ -92,7 +92,7 @@ def equation_at(model: nn.Module, inputs: Tensor, layer: str, case: Case) -> tup
     except XGradCamError as error:
         return f"refused: {error}", is_due(error, case)
     ratio = float((found.residual.abs() / found.tolerance).max())
-    return f"{ratio:.2g}", ratio <= 1
+    return (f"{ratio:.2g}", True) if ratio <= 1 else (f"wrong: {ratio:.2g}", False)
 
 
 class _ReachedError(Exception):
