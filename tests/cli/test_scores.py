@@ -64,6 +64,11 @@ def clip(): return seeded(Clip).float()
 def untold(): return seeded(Contrastive).float()
 def single(): return seeded(lambda: Pooled(1)).float()
 def classes(): return seeded(lambda: Pooled(4)).float()
+
+def four():
+    model = classes()
+    model.features[0] = torch.nn.Conv2d(4, model.features[0].out_channels, 3)
+    return model
 """
 SIZE = (16, 16)
 
@@ -272,6 +277,13 @@ def test_one_number_is_a_class_where_that_is_asked_for(command):
         ("classes", ["--score", "contrast:cat"], "the names of this model's classes are not known"),
         ("classes", ["--score", "similar:none.png"], "none.png"),
         ("nothing", ["--score", "box:0"], "the model detects nothing: ask for another"),
+        ("classes", ["--score", "region:photo.png"], "needs a segmentation, class scores (N, classes, H, W)"),
+        ("listing", ["--score", "pixel:1,1"], "needs a segmentation, class scores (N, classes, H, W)"),
+        ("listing", ["--score", "box:1,1,inf,9"], "with x0 < x1 and y0 < y1"),
+        ("listing", ["--score", "box:90,9,99,10"], "outside of a photograph of 60 x 40 pixels"),
+        ("detr", ["--score", "box:9,90,91,91"], "outside of a photograph of 60 x 40 pixels"),
+        ("detr", ["--score", "box:9,9,910,910"], "outside of a photograph of 60 x 40 pixels"),
+        ("detr", ["--score", "box:-9,-9,0,0"], "outside of a photograph of 60 x 40 pixels"),
     ],
 )
 def test_what_makes_no_sense_is_told_in_a_line(command, model, options, message):
@@ -325,6 +337,57 @@ def test_a_photograph_without_the_score_is_one_line(command):
     assert len(records) == 2
     (line,) = [line for line in printed.splitlines() if line.startswith("xgrad-cam: error: ")]
     assert "the model detects nothing: " in line
+
+
+@pytest.mark.parametrize("score", ["pixel:25,5", "region:mask.png"])
+@pytest.mark.parametrize("layer", [[], ["--target-layer", "auto"]])
+def test_a_photograph_of_another_size_is_one_line(command, score, layer):
+    noise("many", 3, side=30)
+    cv2.imwrite("many/0000.png", read_image("many/0000.png")[:20, :20])
+    mask = np.zeros((30, 30), np.uint8)
+    mask[3:20, 5:20] = 255
+    cv2.imwrite("mask.png", mask)
+    records, printed = command("segmenter", "--score", score, *layer, image="many", code=1)
+    assert [record["image"] for record in records] == ["many/0001.png", "many/0002.png"]
+    (line,) = [line for line in printed.splitlines() if line.startswith("xgrad-cam: error: ")]
+    assert line.startswith("xgrad-cam: error: many/0000.png: ")
+    assert "20 x 20" in line
+
+
+def test_a_folder_may_begin_with_photographs_without_the_score(command):
+    noise("many", 12, side=24)
+    code = Path("kinds.py").read_text()
+    command("listing", "--score", "box:0", image="many/0000.png")
+    with torch.no_grad():
+        every = models().listing()
+        every.least = 0.0
+        bests = [float(every(inputs_of(f"many/{index:04}.png"))[0]["scores"][0]) for index in range(12)]
+    order = sorted(range(12), key=bests.__getitem__)
+    for new, old in enumerate(order):
+        Path(f"many/{old:04}.png").rename(f"many/sorted{new:02}.png")
+    least = (bests[order[9]] + bests[order[10]]) / 2
+    Path("kinds.py").write_text(code.replace("0.55", repr(least)))
+    del sys.modules["kinds"]
+    records, _ = command("listing", "--score", "box:0", image="many", code=1)
+    assert [record["image"] for record in records] == ["many/sorted10.png", "many/sorted11.png"]
+
+
+def test_another_photograph_is_read_as_those_that_are_explained(command):
+    deep = np.random.default_rng(1).integers(0, 2048, (30, 30), dtype=np.uint16)
+    cv2.imwrite("deep.png", deep)
+    options = ["--score", "similar:deep.png", "--target-layer", "features.2"]
+    for given in (["--range", 0, 2048], []):
+        (record,), printed = command("classes", *options, *given, image="deep.png")
+        assert record["score"] == pytest.approx(1, abs=1e-6)
+        assert ("deep.png: 16-bit values" in printed) == (not given)
+    bands = np.random.default_rng(2).integers(0, 256, (20, 20, 4), dtype=np.uint8)
+    np.save("bands.npy", bands)
+    options[1] = "similar:bands.npy"
+    (record,), _ = command("four", *options, image="bands.npy")
+    assert record["score"] == pytest.approx(1, abs=1e-6)
+    options[1] = "similar:photo.png"
+    _, printed = command("four", *options, image="bands.npy", code=2)
+    assert "cannot read the 4 bands of photo.png: it has 3 channels" in printed
 
 
 def test_the_highest_class_is_each_photographs_own(command):

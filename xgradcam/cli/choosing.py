@@ -1,6 +1,7 @@
 """The layer that `--target-layer auto` chooses for the photographs of a run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from xgradcam.cli.options import AUTO
@@ -38,13 +39,18 @@ def layer_for(
     scoring: "Scoring | None" = None,
 ) -> str:
     """The finest layer that suits the first photographs, all classes and methods; `say` is told why."""
+    import torch
+
     from xgradcam.runs.choice import choose_layer
 
-    inputs, shapes = _first(classifier, sources, framing, value_range, LOOKED_AT)
     if scoring is not None:
-        score = scoring.make(framing, shapes)
+        having = list(islice(_having(classifier, sources, framing, value_range, scoring), LOOKED_AT))
+        inputs = torch.cat([one for one, _, _ in having])
+        score = scoring.make(framing, [shape for _, shape, _ in having])
         chosen = choose_layer(classifier.module, inputs, methods=methods, score=score)
     else:
+        each = islice(_each(classifier, sources, framing, value_range), LOOKED_AT)
+        inputs = torch.cat([one for one, _ in each])
         targets = _targets(classifier, inputs, classes)
         repeated = inputs.repeat(len(targets) // len(inputs), 1, 1, 1)
         chosen = choose_layer(classifier.module, repeated, targets, methods, classifier.output)
@@ -53,36 +59,62 @@ def layer_for(
     return str(chosen)
 
 
-def _first(
+def _each(
     classifier: "Classifier",
     sources: "Sequence[Source]",
     framing: "Framing",
     value_range: "ValueRange | None",
-    most: int,
-) -> "tuple[Tensor, list[Shape]]":
-    """The inputs and the shapes of the first photographs that can be read."""
-    import torch
-
+) -> "Iterator[tuple[Tensor, Shape]]":
+    """The input (1, ...) and the shape of each photograph that can be read; XGradCamError if none can."""
     from xgradcam.pictures.bands import framed
     from xgradcam.pictures.photograph import normalise
 
-    read: list[Tensor] = []
-    shapes: list[Shape] = []
+    problem, any_read = XGradCamError("no photograph was given"), False
     for source in sources:
         try:
             reading = source.read(value_range)
             photograph, bands = reading.photograph, reading.bands
             pixels = framing.pixels(photograph) if bands is None else framed(framing, bands)
-            read.append(normalise(pixels, classifier.mean, classifier.std))
+            one = normalise(pixels, classifier.mean, classifier.std)
         except XGradCamError as error:
             problem = error
             continue
-        shapes.append((photograph.shape[0], photograph.shape[1]))
-        if len(read) == most:
-            break
-    if not read:
+        any_read = True
+        yield classifier.like_weights(one).to(classifier.device()), (photograph.shape[0], photograph.shape[1])
+    if not any_read:
         raise problem
-    return classifier.like_weights(torch.cat(read)).to(classifier.device()), shapes
+
+
+def _having(
+    classifier: "Classifier",
+    sources: "Sequence[Source]",
+    framing: "Framing",
+    value_range: "ValueRange | None",
+    scoring: "Scoring",
+) -> "Iterator[tuple[Tensor, Shape, Score]]":
+    """Each photograph that has the score: its input (1, ...), its shape, and the score with what it found.
+
+    Raises NothingFoundError if none has it.
+    """
+    from xgradcam.errors import NothingFoundError
+    from xgradcam.lending.borrowing import borrowed
+    from xgradcam.scores.score import settled, values_of
+
+    problem, any_found = NothingFoundError("no photograph has the score"), False
+    for one, shape in _each(classifier, sources, framing, value_range):
+        try:
+            score = scoring.make(framing, [shape])
+            with borrowed(classifier.module) as run:
+                returned = run(one)
+            score = settled(score, returned)
+            values_of(score, returned, 1)
+        except NothingFoundError as error:
+            problem = error
+            continue
+        any_found = True
+        yield one, shape, score
+    if not any_found:
+        raise problem
 
 
 def score_at_first(
@@ -93,22 +125,8 @@ def score_at_first(
     scoring: "Scoring",
 ) -> "tuple[Tensor, Score]":
     """The first photograph that has the score, (1, ...), and the score with what it takes from the model."""
-    from xgradcam.errors import NothingFoundError
-    from xgradcam.lending.borrowing import borrowed
-    from xgradcam.scores.score import settled, values_of
-
-    inputs, shapes = _first(classifier, sources, framing, value_range, LOOKED_AT)
-    for index, shape in enumerate(shapes):
-        one, score = inputs[index : index + 1], scoring.make(framing, [shape])
-        try:
-            with borrowed(classifier.module) as run:
-                returned = run(one)
-            score = settled(score, returned)
-            values_of(score, returned, 1)
-            return one, score
-        except NothingFoundError as error:
-            problem = error
-    raise problem
+    one, _, score = next(_having(classifier, sources, framing, value_range, scoring))
+    return one, score
 
 
 def layer_reached(classifier: "Classifier", inputs: "Tensor", score: "Score") -> str:

@@ -19,10 +19,10 @@ KINDS = {
 SCORE_HELP = (
     "the score to explain, if not that of a class: contrast:282, the class less others; region:15, the mean "
     "of a segmentation's class where the model says that class (region: its largest), or region:mask.png, "
-    "where a file is not black; pixel:X,Y; box:0, the detection of the highest score; box:X0,Y0,X1,Y1, the "
-    'one that overlaps a box of the photograph most; text:"a cat", the likeness to a text; similar:FILE, to '
-    "another photograph; value:0, an output that is no class. Default: by what the model returns, with a "
-    "line. --target-index gives the class of contrast, region:mask.png, pixel and box"
+    "where a file is not black or transparent; pixel:X,Y; box:0, the detection of the highest score; "
+    'box:X0,Y0,X1,Y1, the one that overlaps a box of the photograph most; text:"a cat", the likeness to a '
+    "text; similar:FILE, to another photograph; value:0, an output that is no class. Default: by what the "
+    "model returns, with a line. --target-index gives the class of contrast, region:mask.png, pixel and box"
 )
 
 

@@ -5,12 +5,12 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xgradcam.cli.bands import bands_of
 from xgradcam.cli.looking import Look, has_texts, is_classifier, look_at
 from xgradcam.cli.score_options import KINDS, Asked, asked_of, numbers_in
-from xgradcam.errors import XGradCamError, shown
+from xgradcam.errors import NothingFoundError, XGradCamError, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -182,40 +182,49 @@ class _Maker:
         return value if os.path.isfile(value) or looks_like_a_file else None
 
     def _masked(self, path: str) -> "tuple[Callable[..., Score], str]":
-        import numpy as np
         import torch
 
-        from xgradcam.pictures.photograph import read_file
+        from xgradcam.pictures.masks import read_mask
         from xgradcam.scores.regions import RegionMean
 
-        pixels = read_file(path).photograph
-        # Compressed masks are not quite black outside.
-        dark = 127 if Path(path).suffix.lower() in (".jpg", ".jpeg") else 0
-        mask = np.asarray((pixels > dark).any(axis=2))
-        target = self._target()
+        mask, target = read_mask(path), self._target()
+        planes = self._planes()
 
         def make(framing: "Framing", shapes: "Sequence[Shape]") -> "Score":
-            regions = [self._on_planes(mask, framing, shape) for shape in shapes]
+            regions = [self._on_planes(mask, planes, framing, shape) for shape in shapes]
             return RegionMean(target, torch.stack(regions), self.look.output)
 
         return make, f", in {path}"
 
-    def _on_planes(self, mask: "NDArray[np.bool_]", framing: "Framing", shape: "Shape") -> "Tensor":
+    def _planes(self) -> tuple[int, int]:
+        """Height and width of the segmentation; XGradCamError for a model that returns none."""
+        if self.look.kind != "region":
+            raise XGradCamError(
+                f"--score {self.asked} needs a segmentation, class scores (N, classes, H, W), and "
+                f"{self.classifier.name} returns none: --output says where it is, if it is beside others"
+            )
+        return self.look.planes
+
+    def _on_planes(
+        self, mask: "NDArray[np.bool_]", planes: tuple[int, int], framing: "Framing", shape: "Shape"
+    ) -> "Tensor":
         """The share of each of the segmentation's pixels in the mask, (h, w)."""
         import cv2
         import numpy as np
         import torch
 
         if mask.shape != tuple(shape):
-            raise XGradCamError(
+            raise NothingFoundError(
                 f"the mask is {mask.shape[1]} x {mask.shape[0]} pixels, the photograph {shape[1]} x "
                 f"{shape[0]}: give a mask of the photograph's size"
             )
         white = np.repeat(np.uint8(255) * mask[..., None], 3, axis=2).astype(np.uint8)
         seen = framing.pixels(white)[..., 0].astype(np.float32) / 255
-        shares = cv2.resize(seen, self.look.planes[::-1], interpolation=cv2.INTER_AREA)
+        shares = cv2.resize(seen, planes[::-1], interpolation=cv2.INTER_AREA)
         if not shares.any():
-            raise XGradCamError("the mask is black where the network sees the photograph: nothing is in it")
+            raise NothingFoundError(
+                "the mask is black or transparent where the network sees the photograph: nothing is in it"
+            )
         return torch.from_numpy(np.asarray(shares))
 
     def _box(self) -> "tuple[Callable[..., Score], str]":
@@ -229,12 +238,19 @@ class _Maker:
         if rank is not None and rank[0] >= 0 and rank[0].is_integer():
             score = BoxScore(int(rank[0]), target, output)
             return (lambda _framing, _shapes: score), ""
-        if corners is None or not (corners[0] < corners[2] and corners[1] < corners[3]):
+        right = corners is not None and corners[0] < corners[2] and corners[1] < corners[3]
+        if corners is None or not right or not np.isfinite(corners).all():
             raise XGradCamError(f"--score {self.asked}: give {KINDS['box']}, with x0 < x1 and y0 < y1")
         points = np.array(corners).reshape(2, 2)
 
         def make(framing: "Framing", shapes: "Sequence[Shape]") -> "Score":
             size = framing.size[::-1] if self.look.relative else (1, 1)
+            for height, width in shapes:
+                shares = points / (width, height)
+                if not (shares[0] < 1).all() or not (shares[1] > 0).all() or abs(shares).max() > 2:
+                    raise NothingFoundError(
+                        f"--score {self.asked} lies outside of a photograph of {width} x {height} pixels"
+                    )
             boxes = [(framing.in_input(points, shape) / size).flatten() for shape in shapes]
             return BoxScore(torch.from_numpy(np.stack(boxes)), target, output)
 
@@ -249,14 +265,14 @@ class _Maker:
         numbers, target = numbers_in(self.asked, 2), self._target()
         if numbers is None:
             raise XGradCamError(f"--score {self.asked}: give {KINDS['pixel']}")
-        scale = np.array(self.look.planes[::-1])
+        scale = np.array(self._planes()[::-1])
 
         def make(framing: "Framing", shapes: "Sequence[Shape]") -> "Score":
             places = []
             for shape in shapes:
                 at = (framing.in_input(np.array(numbers) + 0.5, shape) / framing.size[::-1] * scale).tolist()
                 if not all(0 <= place < most for place, most in zip(at, scale.tolist(), strict=True)):
-                    raise XGradCamError(
+                    raise NothingFoundError(
                         f"--score {self.asked}: the network sees no such pixel of a photograph of "
                         f"{shape[1]} x {shape[0]}"
                     )
@@ -284,15 +300,21 @@ class _Maker:
         return (lambda _framing, _shapes: score), self.asked.value
 
     def _similar(self) -> "tuple[Callable[..., Score], str]":
+        from xgradcam.cli.setup import range_of
         from xgradcam.lending.borrowing import borrowed
-        from xgradcam.pictures.photograph import read_file
+        from xgradcam.runs.sources import read_photograph
         from xgradcam.scores.outputs import is_scores, select_output
         from xgradcam.scores.score import Similarity
 
-        photograph = read_file(self.asked.value).photograph
+        # As the photographs that are explained.
+        bands = bands_of(self.arguments, self.classifier, lambda _line: None)
+        reading = read_photograph(self.asked.value, range_of(self.arguments), bands=bands)
+        for line in reading.notes:
+            self.say(f"{self.asked.value}: {line}")
+        pixels = reading.photograph if reading.bands is None else reading.bands
         crop = bool(getattr(self.arguments, "crop", False))
         with borrowed(self.classifier.module) as run:
-            embedding = select_output(run(self.classifier.inputs(photograph, crop)), self.classifier.output)
+            embedding = select_output(run(self.classifier.inputs(pixels, crop)), self.classifier.output)
         if not is_scores(embedding) or embedding.ndim != 2:
             raise XGradCamError(
                 f"--score {self.asked} needs a model that returns features (N, D), alone or at --output"

@@ -5,7 +5,7 @@ import os
 import warnings
 from collections.abc import Callable
 from os import PathLike, fspath
-from typing import TYPE_CHECKING, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Pixels (H, W, 3), RGB from 0 to 255.
 Photograph: TypeAlias = decoding.Photograph
+Read = TypeVar("Read")
 
 # Bytes that are read from a pipe at a time.
 CHUNK = 2**24
@@ -68,7 +69,7 @@ def read_file(
     return reading_of(path, lambda file, name: decode_image(file, name, value_range, before))
 
 
-def reading_of(path: str | PathLike[str], read: Callable[[BinaryIO, str], Reading]) -> Reading:
+def reading_of(path: str | PathLike[str], read: Callable[[BinaryIO, str], Read]) -> Read:
     """What `read` makes of an open file and its name, with the reasons why a file cannot be opened."""
     name = fspath(path)
     try:

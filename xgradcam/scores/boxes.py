@@ -141,8 +141,10 @@ def _find(one: Candidates, where: int | Tensor, target: int | None, sample: str)
     best = int((shares == shares.max()).nonzero()[0])
     if not shares[best]:
         asked, near = (_edges(box) for box in (where, one.boxes[rows[0]]))
+        unit = "shares of" if one.relative else "pixels of"
         raise NothingFoundError(
-            f"no detection{of_class} overlaps the box {asked}{sample}; the best one is at {near}"
+            f"no detection{of_class} overlaps the box {asked}{sample}; the best one is at {near}, in {unit} "
+            "the network's input"
         )
     return _detection(one, int(rows[best]), int(classes[best]), float(shares[best]))
 
