@@ -115,6 +115,37 @@ def test_any_score_an_explainer_and_an_average(method):
     torch.testing.assert_close(averaged, torch.stack(parts).mean(dim=0))
 
 
+class Compared(nn.Module):
+    """Scores of two images, each by a transformer of its own, or by the same one."""
+
+    def __init__(self, shared):
+        super().__init__()
+        self.left = PlainViT()
+        self.right = self.left if shared else PlainViT(seed=1)
+
+    def forward(self, left, right):
+        return self.left(left) - 2 * self.right(right)
+
+
+@pytest.mark.parametrize(("shared", "methods"), [(False, BOTH), (True, ["chefer"])])
+def test_the_image_of_several_inputs_that_the_layer_sees(shared, methods):
+    net, pair = Compared(shared), (images(), images(seed=2))
+    for place, tower in enumerate((net.left, net.right)):
+        layer = f"{'left' if shared or not place else 'right'}.blocks.2.norm1"
+        run = place if shared else None
+        found = explain(net, pair, layer, TARGETS, methods, image=place, run=run)
+        logits, attention, behind = tower.openly(pair[place])
+        factor = -2 if place else 1
+        expected = chefer_by_hand(attention, factor * chosen(logits), ROWS["class"], 1, GRID)
+        assert_same(found.maps["chefer"], expected)
+        if "legrad" in methods:
+            scores = [factor * one for one in own_scores(behind, tower.end)]
+            assert_same(found.maps["legrad"], legrad_by_hand(attention, scores, 1, GRID).sum(dim=1))
+        for method in methods:  # of the other image than its other maps
+            with pytest.raises(XGradCamError, match="name another by image="):
+                explain(net, pair, layer, TARGETS, ["grad-cam", method], image=1 - place, run=run)
+
+
 def test_a_batch_of_none():
     found = explain(PlainViT(), images()[:0], "blocks.1", methods=BOTH, layout="2x3+1")
     assert {found.maps[method].shape for method in BOTH} == {(0, 2, 3)}

@@ -248,8 +248,12 @@ def test_a_named_run_of_a_siamese_network_is_explained(run):
     torch.testing.assert_close(verified.feature, (gradient * own).flatten(1).sum(1))
     torch.testing.assert_close(record(model, pair, "encoder.1", run=run).activation.detach(), own)
     # Score-CAM masks the input that is named: here the run sees the other one.
+    for method in ("score-cam", "smooth-grad-cam++"):
+        with pytest.raises(XGradCamError, match="name another by image="):
+            explain(model, pair, "encoder.1", 1, [method], run=run, image=1 - run)
     with pytest.raises(XGradCamError, match="name another by image="):
-        explain(model, pair, "encoder.1", 1, ["score-cam"], run=run, image=1 - run)
+        explain(model, pair, "encoder.1", 1, run=run, image=1 - run, augment=True)
+    assert explain(model, pair, "encoder.1", 1, run=run, image=run, augment=True).maps["grad-cam"].ndim == 3
 
 
 @pytest.mark.parametrize("run", [0, 1])

@@ -22,6 +22,7 @@ from xgradcam.layouts.layout import Layout, Said
 from xgradcam.layouts.padding import WHOLE, Share, share_of_image
 from xgradcam.layouts.sides import space
 from xgradcam.lending.finding import AnyLayer
+from xgradcam.lending.varying import require_image
 from xgradcam.operations.constants import Kind
 from xgradcam.proof.complete import Terms, Trace, trace
 from xgradcam.scores.outputs import logits_of, require_finite
@@ -91,11 +92,9 @@ class ScoreExplainer:
             about = recording, inputs, self.layer, layout
             together = Together(chosen, torch.stack(scores).detach()) if scores else None
             each = self._gradients(recording, chosen, scores, traced)
-            for number, (score_of, score, (gradient, terms)) in enumerate(
-                zip(chosen, scores, each, strict=True)
-            ):
+            for number, (score_of, score, derived) in enumerate(zip(chosen, scores, each, strict=True)):
                 probe = Probe(*about, score_of, score, self.progress, together, number)
-                explained.append(self._explained(score_of, evidence_from(probe, gradient, terms)))
+                explained.append(self._explained(score_of, evidence_from(probe, *derived)))
         return recording.output, explained
 
     def _recorded(self, inputs: Tensor) -> tuple[Recording, Layout, Trace | None]:
@@ -216,8 +215,8 @@ class ScoreExplainer:
                 "augmentation mirrors left and right, which reverses a signal in time: it needs inputs "
                 f"(N, C, H, W), volumes or videos, and maps of them, not {tuple(inputs.shape)}"
             )
-        sums = [dict(one.maps) for one in explained]
-        scores = [one.score_of for one in explained]
+        require_image(self.model, inputs, self.layer)
+        sums, scores = [dict(one.maps) for one in explained], [one.score_of for one in explained]
         for flipped, contrast in AUGMENTATIONS[1:]:
             _, varied = self.run(contrast * (inputs.flip(-1) if flipped else inputs), lambda _: scores)
             for total, one in zip(sums, varied, strict=True):

@@ -16,6 +16,7 @@ from xgradcam.lending.blocks import Blocks, blocks_of, by_heads, gradients_at, r
 from xgradcam.lending.borrowing import borrowed, is_close
 from xgradcam.lending.finding import AnyLayer, find_layer
 from xgradcam.lending.norms import contiguous_norm_gradients
+from xgradcam.lending.varying import require_image
 
 
 @dataclass(frozen=True)
@@ -120,8 +121,10 @@ def see(
 ) -> Seen:
     """Run the model once and see its attention; layer, layout: the one explained, which a user may have said.
 
-    Raises NotApplicableError for a network that is no row of blocks of attention over an image's patches.
+    Raises NotApplicableError for a network that is no row of blocks of attention over an image's patches, and
+    XGradCamError for an image of several inputs that the layer, which other methods explain, does not see.
     """
+    require_image(model, inputs, layer)
     if not inputs.is_floating_point():
         raise NotApplicableError(f"no attention has a gradient from inputs of {inputs.dtype} on: give floats")
     start = inputs.detach().clone().requires_grad_()

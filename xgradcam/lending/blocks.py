@@ -15,6 +15,7 @@ from torch.autograd.graph import GradientEdge
 from xgradcam.errors import NotApplicableError, is_out_of_memory
 from xgradcam.lending.attention import Attention, Edge, Opening
 from xgradcam.lending.borrowing import borrowed, fields_of
+from xgradcam.lending.several import without_others
 from xgradcam.operations.calls import edge_of, edges_of, substitute, tensors_of
 
 NONE_FOUND = (
@@ -126,7 +127,7 @@ def _block_around(model: nn.Module, attention: Attention) -> Block | None:
 
 
 def _parent(model: nn.Module, name: str) -> nn.Module | None:
-    return model.get_submodule(name.rpartition(".")[0]) if name else None
+    return without_others(model).get_submodule(name.rpartition(".")[0]) if name else None
 
 
 def _require_between(name: str, outputs: Sequence[Sequence[Edge]], score: Tensor, start: Any) -> None:

@@ -1,4 +1,4 @@
-"""The one of several inputs that methods vary: the layer that is explained must see it."""
+"""The one of several inputs that methods vary or look at: the layer that is explained must see it."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from xgradcam.lending.several import without_others
 
 
 def require_image(model: nn.Module, inputs: Tensor, layer: AnyLayer) -> None:
-    """Raise XGradCamError if the layer's output depends on other inputs alone than that which is varied."""
+    """Raise XGradCamError if the layer's output depends on other inputs alone than the image."""
     if model is without_others(model) or is_input(model, layer):
         return
     made: list[list[Tensor]] = []
@@ -24,5 +24,6 @@ def require_image(model: nn.Module, inputs: Tensor, layer: AnyLayer) -> None:
     one, other = (each[run_of(layer) or 0] for each in made)
     if torch.equal(one, other):
         raise XGradCamError(
-            "the layer's output does not depend on the input that this method varies: name another by image="
+            "the layer's output does not depend on the input that this method varies or looks at: "
+            "name another by image=, or take a layer that sees it"
         )
