@@ -1,5 +1,6 @@
 """The score of a detection, against plain autograd and another package."""
 
+import numpy as np
 import pytest
 import torch
 from pytorch_grad_cam.utils.model_targets import FasterRCNNBoxScoreTarget
@@ -335,3 +336,58 @@ def test_a_last_class_is_no_object_unless_a_sigmoid_is_known_to_follow():
     (known,) = candidates_in(RTDetrObjectDetectionOutput(logits=logits, pred_boxes=boxes), None)
     torch.testing.assert_close(known.chances, logits[0].sigmoid())
     assert BoxScore().settled({"pred_logits": logits, "pred_boxes": boxes}).detections[0].target == 1
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("where", [0, (0, 0, 9, 9)])
+def test_rows_after_the_classes_are_no_classes(classes, where):
+    class More(Yolo):
+        """As YOLO's for masks and keypoints."""
+
+        def forward(self, images):
+            found = super().forward(images)
+            found = found[:, : 4 + classes]
+            return torch.cat([found, 5 * images.flatten(2)[:, :2, :64] - 1, found[:, 4:5]], dim=1)
+
+    with pytest.raises(XGradCamError, match=rf"of {classes + 3} rows .* output\[:, :{4 + classes}\]"):
+        explain_score(seeded(More), images(), "features", BoxScore(where))
+
+
+def test_logits_of_classes_may_be_any_numbers():
+    class Logits(Yolo):
+        """Logits in place of chances."""
+
+        def forward(self, images):
+            found = super().forward(images)
+            return torch.cat([found[:, :4], found[:, 4:].logit()], dim=1)
+
+    methods = ["grad-cam", "ablation-cam"]
+    found = explain_score(seeded(Logits), images(), "features", BoxScore(1), methods)
+    of_chances = explain_score(seeded(Yolo), images(), "features", BoxScore(1), methods)
+    assert [one.index for one in found.detections] == [one.index for one in of_chances.detections]
+
+
+@pytest.mark.parametrize("rank", [np.int64(1), torch.tensor(1)])
+def test_a_rank_may_be_of_any_kind_of_integer(rank):
+    found = explain_score(seeded(Yolo), images(), "features", BoxScore(rank), ["grad-cam", "score-cam"])
+    expected = explain_score(seeded(Yolo), images(), "features", BoxScore(1), ["grad-cam", "score-cam"])
+    assert found.detections == expected.detections
+    for method, signed in expected.maps.items():
+        torch.testing.assert_close(found.maps[method], signed, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("no_object", "classes"), [(None, 4), (True, 4), (False, 5)])
+def test_the_last_class_is_no_object_unless_that_is_denied(no_object, classes):
+    net, batch = seeded(Detr), images()
+    logits = net(batch)["pred_logits"].detach()
+    chances = logits.softmax(2)[..., :-1] if classes == 4 else logits.sigmoid()
+    found = explain_score(net, batch, "features", BoxScore(no_object=no_object), ["score-cam"])
+    for sample, detection in enumerate(found.detections):
+        best = int(chances[sample].flatten().argmax())
+        assert (detection.index, detection.target) == divmod(best, classes)
+    last = BoxScore(0, 4, no_object=no_object)
+    if classes == 4:
+        with pytest.raises(XGradCamError, match="no class 4"):
+            explain_score(net, batch, "features", last)
+    else:
+        assert {one.target for one in explain_score(net, batch, "features", last).detections} == {4}

@@ -41,7 +41,8 @@ class BoxScore:
     samples or (N, 4): then it is the detection that overlaps the box most, by intersection over union. Boxes
     are in the unit of the model's: pixels of the input, but shares of its width and height for DETR.
     target: the class, as the model numbers it, one for all samples or N; None for the detection's best one.
-    output: see `logits_of`.
+    output: see `logits_of`. no_object: True if the last of DETR's classes is "no object", False if it is a
+    class and each has a sigmoid; None: by the name of what transformers' models return, True for others.
 
     The model returns, for each sample, a dictionary of `boxes`, `labels` and `scores` (torchvision; S is the
     probability); `logits`, or `pred_logits`, and `pred_boxes` (DETR; S is the logit); or (N, 4 + classes,
@@ -58,13 +59,14 @@ class BoxScore:
     where: int | Sequence[float] | Sequence[Sequence[float]] | Tensor = 0
     target: int | Sequence[int] | Tensor | None = None
     output: str | int | None = None
+    no_object: bool | None = field(default=None, kw_only=True)
     detections: tuple[Detection, ...] = field(default=(), kw_only=True)
 
     def __call__(self, returned: Any) -> Tensor:
         """The scores, (N,); XGradCamError if what the model returned does not fit."""
         if not self.detections:
             return self.settled(returned)(returned)
-        each = candidates_in(returned, self.output)
+        each = candidates_in(returned, self.output, self.no_object)
         wanted = self.detections * (len(each) if len(self.detections) == 1 else 1)
         if len(wanted) != len(each):
             raise XGradCamError(f"{len(wanted)} detections for {len(each)} samples: give a box for each")
@@ -72,7 +74,7 @@ class BoxScore:
 
     def settled(self, returned: Any) -> "BoxScore":
         """The same score with the detections found in what the model returned."""
-        each = candidates_in(returned, self.output)
+        each = candidates_in(returned, self.output, self.no_object)
         where, targets = self._where(len(each)), self._targets(len(each))
         names = [f" in sample {number}" if len(each) > 1 else "" for number in range(len(each))]
         found = tuple(map(_find, each, where, targets, names))
@@ -80,22 +82,21 @@ class BoxScore:
 
     def alone(self, sample: int) -> "BoxScore":
         """The score with one sample's detection, for any number of rows."""
-        where = self.where
-        if not isinstance(where, int):
-            boxes = given_tensor(where, "box")
-            where = boxes if boxes.ndim == 1 else boxes[min(sample, len(boxes) - 1)]
+        where = given_tensor(self.where, "box")
+        where = where[min(sample, len(where) - 1)] if where.ndim > 1 else where
         target = None if self.target is None else class_indices(self.target)
         if target is not None and target.ndim == 1 and len(target) > 1:
             target = target[sample]
         found = self.detections if len(self.detections) < 2 else (self.detections[sample],)
-        return BoxScore(where, target, self.output, detections=found)
+        return BoxScore(where, target, self.output, no_object=self.no_object, detections=found)
 
     def _where(self, samples: int) -> Sequence[int | Tensor]:
         """The rank or the box (4,) for each sample."""
-        if isinstance(self.where, int) and not isinstance(self.where, bool):
-            if self.where < 0:
-                raise XGradCamError(f"the detection is {self.where}: give its rank, 0 for the best")
-            return [self.where] * samples
+        rank = class_indices(self.where)
+        if rank is not None and rank.ndim == 0:
+            if rank < 0:
+                raise XGradCamError(f"the detection is {int(rank)}: give its rank, 0 for the best")
+            return [int(rank)] * samples
         boxes = given_tensor(self.where, "box").double()
         fits = boxes.shape in ((4,), (1, 4), (samples, 4))
         if not fits or not (boxes[..., :2] < boxes[..., 2:]).all():

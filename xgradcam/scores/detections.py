@@ -39,6 +39,7 @@ class Candidates:
         """Indices of the detections, of one class if it is given, their classes and chances, best first.
 
         If no candidate is likeliest of the class that is given, all of them are taken for it.
+        Raises XGradCamError for a class that there is not, and for scores that are not all of classes.
         """
         if self.labels is not None:
             rows = torch.arange(len(self.labels), device=self.labels.device)
@@ -47,6 +48,7 @@ class Candidates:
             return rows, self.labels[rows], self.chances[rows]
         from torchvision.ops import batched_nms
 
+        self._require_classes()
         chances, classes = self.chances.max(dim=1)
         if target is not None:
             require_class(target, self.chances.shape[1])
@@ -55,6 +57,17 @@ class Candidates:
         rows = batched_nms(self.boxes.float(), chances.float(), classes, SAME)
         rows = rows if target is None else rows[classes[rows] == target]
         return rows, classes[rows], chances[rows]
+
+    def _require_classes(self) -> None:
+        """Raise XGradCamError if some scores are chances and the rest are not, as far as values tell."""
+        are_chances = ((self.chances >= 0) & (self.chances <= 1)).all(dim=0)
+        if are_chances.all() or not are_chances[0]:
+            return
+        count = int(are_chances.int().argmin())
+        raise XGradCamError(
+            f"of {len(are_chances)} rows after the boxes {count} are chances and others are not, as masks, "
+            f"keypoints and angles: return boxes and class scores alone, such as output[:, :{4 + count}]"
+        )
 
     def score(self, row: int, target: int) -> Tensor:
         """The score of a detection for a class, (), in the model's graph."""
@@ -65,14 +78,14 @@ class Candidates:
         return 0 * self.scores.sum()
 
 
-def candidates_in(returned: Any, output: str | int | None) -> list[Candidates]:
+def candidates_in(returned: Any, output: str | int | None, no_object: bool | None = None) -> list[Candidates]:
     """The candidates of each sample; XGradCamError if what the model returned has none of the known forms.
 
-    output: see `logits_of`.
+    output: see `logits_of`. no_object: see `BoxScore`.
     """
     held = select_output(returned, output)
     for form in _FORMS:
-        found = form(held)
+        found = form(held, no_object)
         if found is not None:
             return found
     what, hint = described(held)
@@ -90,7 +103,7 @@ def overlaps(box: Tensor, boxes: Tensor) -> Tensor:
     return torch.where((boxes == box.to(boxes)).all(dim=1), 1, shares)
 
 
-def _listed(held: Any) -> list[Candidates] | None:
+def _listed(held: Any, _no_object: bool | None) -> list[Candidates] | None:
     """A mapping of boxes, labels and scores for each sample, as torchvision's detectors return."""
     each = [held] if isinstance(held, Mapping) else held
     if not isinstance(each, (list, tuple)) or not each:
@@ -103,7 +116,7 @@ def _listed(held: Any) -> list[Candidates] | None:
     ]
 
 
-def _queried(held: Any) -> list[Candidates] | None:
+def _queried(held: Any, no_object: bool | None) -> list[Candidates] | None:
     """Logits and pred_boxes (N, M, 4), centres and sizes, as DETR and its followers return."""
     if isinstance(held, (Tensor, list, tuple)):
         return None
@@ -113,13 +126,14 @@ def _queried(held: Any) -> list[Candidates] | None:
         return None
     kind = type(held).__name__
     plain = logits.detach().float()
-    with_no_object = _WITH_NO_OBJECT.match(kind) or not kind.endswith("Output")
-    chances = plain.softmax(dim=2)[..., :-1] if with_no_object else plain.sigmoid()
+    if no_object is None:
+        no_object = bool(_WITH_NO_OBJECT.match(kind)) or not kind.endswith("Output")
+    chances = plain.softmax(dim=2)[..., :-1] if no_object else plain.sigmoid()
     corners = _corners(boxes.detach())
     return [Candidates(*one, relative=True) for one in zip(corners, logits, chances, strict=True)]
 
 
-def _anchored(held: Any) -> list[Candidates] | None:
+def _anchored(held: Any, _no_object: bool | None) -> list[Candidates] | None:
     """Boxes, as centres and sizes, and class scores, (N, 4 + classes, anchors), as YOLO returns.
 
     Rows that follow those of the classes, such as points of a pose, are left out where the raw predictions
@@ -154,4 +168,4 @@ def _corners(boxes: Tensor) -> Tensor:
     return torch.cat([centre - size / 2, centre + size / 2], dim=-1)
 
 
-_FORMS: Sequence[Callable[[Any], list[Candidates] | None]] = (_listed, _queried, _anchored)
+_FORMS: Sequence[Callable[[Any, bool | None], list[Candidates] | None]] = (_listed, _queried, _anchored)

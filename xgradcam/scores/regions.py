@@ -140,7 +140,7 @@ class PredictedRegion:
         else:
             others = counts.clone()
             if self.background is not None:
-                others[self.background] = 0
+                others[class_index(self.background, classes)] = 0
             target = int((others if others.any() else counts).argmax())
         if not counts[target]:
             there = [index for index in counts.argsort(descending=True)[:4].tolist() if counts[index]]
