@@ -68,7 +68,7 @@ def one_by_one(inner: nn.Module, images: Tensor, numbers: Tensor, targets: list[
 
 
 # 4 channels: as many variants as samples; 6 with the two controls; 16 of masked inputs at once.
-@pytest.mark.parametrize("count", [1, 2, 4, 6])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 7])
 @pytest.mark.parametrize("take", [taken_as_they_are, as_many_as_there_are, repeated])
 def test_every_method_of_a_model_with_a_batch_of_its_own_is_that_sample_by_sample(take, count):
     inner = Two()
@@ -123,6 +123,29 @@ def test_a_score_that_needs_the_whole_batch_is_asked_with_the_other_samples():
         model, images, "inner.layer", lambda output: output.gather(1, targets[:, None])[:, 0], ["score-cam"]
     )
     torch.testing.assert_close(found.maps["score-cam"], expected["score-cam"])
+
+
+# The first and the last sample are of one class, and the controls of their variants too.
+@pytest.mark.parametrize("count", [2, 3, 6, 18])
+@pytest.mark.parametrize("channels", [4, 16, 34])
+def test_a_score_with_a_class_for_each_sample_is_not_mistaken_for_one_of_rows(count, channels):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, channels, 3), nn.ReLU(), nn.AvgPool2d(3), nn.Flatten())
+    net = net.append(nn.Linear(channels, 3)).double()
+    images, _ = samples_of(count)
+    images = images[:, :, :5, :5]
+    targets = torch.tensor([1] + [2] * (count - 2) + [1])
+    wanted = functional.one_hot(targets, 3)
+    methods = ["ablation-cam", "score-cam"]
+    expected = explain(net, images, "1", targets, methods).maps
+    for score in (
+        lambda output: output[torch.arange(count), targets],
+        lambda output: (output * wanted).sum(dim=1),
+        lambda output: output.gather(1, targets[:, None])[:, 0],
+    ):
+        found = explain_score(net, images, "1", score, methods).maps
+        for method in methods:
+            torch.testing.assert_close(found[method], expected[method], msg=method)
 
 
 def test_true_errors_of_the_model_surface():

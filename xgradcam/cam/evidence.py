@@ -170,25 +170,22 @@ class Probe:
     def _scores_at(self, wanted: Tensor, variants: Callable[[int, Tensor], Tensor]) -> Tensor:
         scores = self.all.scores.new_zeros(len(self.all.scores), *wanted.shape)
         done, total = 0, int(wanted.sum())
-        with borrowed(self.recording.model):
 
-            def ask(model: nn.Module, inputs: Tensor) -> Any:
-                def run(given: Tensor) -> Any:
-                    return model(given.clone())
-
+        def ask(model: nn.Module, inputs: Tensor) -> Any:
+            with borrowed(model) as run:
                 return run(arranged(model, run, inputs))
 
-            for sample, numbers in enumerate(wanted):
-                known = self.all.scores[:, sample, None].expand(-1, 2)
-                alone = partial(ask, for_sample(self.recording.model, sample))
-                network = _Variants(
-                    self, sample, self.inputs, [(alone, INPUTS_AT_ONCE + 2)],
-                    partial(ask, self.recording.model), self.inputs[[sample]], known,
-                )  # fmt: skip
-                for chosen in _groups(numbers, INPUTS_AT_ONCE):
-                    scores[:, sample, chosen] = network(variants(sample, chosen))
-                    done += len(chosen)
-                    self.progress(done, total)
+        for sample, numbers in enumerate(wanted):
+            known = self.all.scores[:, sample, None].expand(-1, 2)
+            alone = partial(ask, for_sample(self.recording.model, sample))
+            network = _Variants(
+                self, sample, self.inputs, [(alone, INPUTS_AT_ONCE + 2)],
+                partial(ask, self.recording.model), self.inputs[[sample]], known,
+            )  # fmt: skip
+            for chosen in _groups(numbers, INPUTS_AT_ONCE):
+                scores[:, sample, chosen] = network(variants(sample, chosen))
+                done += len(chosen)
+                self.progress(done, total)
         return scores
 
     def gradient_of(self, score_of: Score) -> Tensor:
@@ -250,7 +247,7 @@ class _Variants:
 
     A model may hold other inputs for a batch of its own, or mix the rows of a batch. So the first of `ways`
     is taken, each with the most rows it is for, that finds the `known` scores, (K, 2), of the sample itself
-    and of a `control`, one at each end of the variants. What is left is to `ask_all`: one variant at a time
+    and of a `control`, at the ends of the variants. What is left is to `ask_all`: one variant at a time
     in the sample's place in the `batch` that was recorded.
     """
 
@@ -273,8 +270,11 @@ class _Variants:
 
     def _tried(self, variants: Tensor, ask: Callable[[Tensor], Any], most: int) -> Tensor | None:
         scores_of = [of_sample(score_of, self.sample) for score_of in self.probe.all.scores_of]
+        count, samples = len(variants), len(self.batch)
         if not self.proven:
-            variants = torch.cat([self.batch[[self.sample]], variants, self.control])
+            # Rows may be taken for other samples: two at an end tell, and never as many as samples.
+            ends = 1 if samples == 1 else 2 + ((count + 3) % samples == 0)
+            variants = torch.cat([self.batch[[self.sample]], variants, *[self.control] * ends])
         try:
             scores = torch.cat([_each(scores_of, ask(part)) for part in torch.split(variants, most)], dim=1)
         # A model may raise anything if the number of samples changes. The last way shows its true errors.
@@ -287,9 +287,9 @@ class _Variants:
         if self.proven:
             return scores
         sizes = self.probe.all.scores.abs().amax(dim=1)
-        found = scores[:, :: len(variants) - 1]
-        self.proven = all(map(is_close, found, self.known, sizes))
-        return scores[:, 1:-1] if self.proven else None
+        found, known = scores[:, [0, *range(count + 1, len(variants))]], self.known[:, [0] + [1] * ends]
+        self.proven = all(map(is_close, found, known, sizes))
+        return scores[:, 1 : count + 1] if self.proven else None
 
     def _among_others(self, variant: Tensor) -> Tensor:
         batch = self.batch.clone()
