@@ -175,6 +175,13 @@ def test_folding_leaves_a_model_of_several_inputs_right():
         ((IMAGE, TABLE), "picture", r"no input 'picture': image= takes one of 0, 1"),
         ([*IMAGE, *IMAGE], None, r"the inputs are a list: .*torch\.stack\(inputs\)"),
         ({"pixels": IMAGE}, None, r"the inputs are a dict: .*inputs\['pixels'\]"),
+        (
+            {"image": IMAGE, "tables": TABLE},
+            None,
+            r"not take them: missing a required argument: 'table'",
+        ),
+        ((IMAGE,), None, r"not take them: missing a required argument: 'table'"),
+        ((IMAGE, TABLE, 1.0, None, 2), None, r"not take them: too many positional arguments"),
         (IMAGE, 0, r"image= chooses one of several inputs"),
     ],
 )

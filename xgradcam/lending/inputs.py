@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from xgradcam.errors import XGradCamError, is_out_of_memory
 from xgradcam.lending.borrowing import Run, borrowed
-from xgradcam.lending.several import Place, beside
+from xgradcam.lending.several import Place, beside, why_not_taken
 from xgradcam.operations.calls import tensors_of
 
 # A tensor (N, ...), or several inputs: a tuple or a list of positional ones, a mapping of named ones.
@@ -25,6 +25,13 @@ def lent(model: nn.Module, inputs: Any, image: Place | None = None) -> tuple[nn.
     if isinstance(inputs, (tuple, list, Mapping)) and isinstance(model, nn.Module):
         if (found := beside(model, inputs, image)) is not None:
             return found[0], plain_inputs(found[1])
+        why = why_not_taken(model, inputs)
+        if why and any(True for _ in tensors_of([inputs])):
+            kind = type(inputs).__name__
+            raise XGradCamError(
+                f"the inputs are a {kind}: give {_instead_of(inputs)}; as several inputs the model does not "
+                f"take them: {why}"
+            )
     elif image is not None:
         raise XGradCamError("image= chooses one of several inputs: give them in a tuple or a dictionary")
     return model, plain_inputs(inputs)

@@ -1,7 +1,7 @@
 """Models of several inputs, as models of one: the others are given beside it."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from torch import Tensor, nn
@@ -81,10 +81,9 @@ def beside(model: nn.Module, inputs: Any, image: Place | None) -> tuple[Beside, 
     first tensor of floats with three axes or more.
     Raises XGradCamError for inputs of different numbers of samples, and where no input is the image.
     """
-    is_named = isinstance(inputs, Mapping)
-    given: tuple[list[Any], dict[str, Any]] = ([], dict(inputs)) if is_named else ([*inputs], {})
-    each: Mapping[Any, Any] = given[1] if is_named else dict(enumerate(given[0]))
-    if not any(True for _ in tensors_of(given)) or not _takes(model, given):
+    given = _given(inputs)
+    each: dict[Any, Any] = {**dict(enumerate(given[0])), **given[1]}
+    if not any(True for _ in tensors_of(given)) or why_not_taken(model, inputs):
         return None
     refuse_exported(model)
     place = _image_of(each, image)
@@ -99,12 +98,19 @@ def beside(model: nn.Module, inputs: Any, image: Place | None) -> tuple[Beside, 
     return Beside(model, given, place), each[place]
 
 
-def _takes(model: nn.Module, given: tuple[Sequence[Any], Mapping[str, Any]]) -> bool:
+def _given(inputs: Any) -> tuple[list[Any], dict[str, Any]]:
+    """The positional and the named inputs in a sequence or a mapping."""
+    return ([], dict(inputs)) if isinstance(inputs, Mapping) else ([*inputs], {})
+
+
+def why_not_taken(model: nn.Module, inputs: Any) -> str:
+    """The reason why the model's forward does not take these as several inputs; empty if it does."""
+    args, named = _given(inputs)
     try:
-        inspect.signature(model.forward).bind(*given[0], **given[1])
-    except (TypeError, ValueError):
-        return False
-    return True
+        inspect.signature(model.forward).bind(*args, **named)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 def _image_of(each: Mapping[Any, Any], image: Place | None) -> Place:
