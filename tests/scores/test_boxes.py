@@ -142,9 +142,6 @@ def test_raw_predictions_beside_yolos_tell_which_rows_are_of_classes(form):
 @pytest.mark.parametrize(
     "returned",
     [
-        # Numbers of masks or points behind the chances, and nothing that tells how many.
-        anchored(more=6)[0],
-        (anchored(more=6)[0], [torch.zeros(1, 9, 4, 4)]),
         # Boxes that are turned.
         (anchored()[0], {"scores": anchored()[1], "angle": torch.zeros(1, 1, 20)}),
         # A row for each query: boxes as shares, and chances.
@@ -155,6 +152,12 @@ def test_raw_predictions_beside_yolos_tell_which_rows_are_of_classes(form):
 )
 def test_rows_that_are_not_yolos_classes_are_refused(returned):
     with pytest.raises(XGradCamError, match=r"not detections: .* \(N, 4 \+ classes, anchors\)"):
+        BoxScore()(returned)
+
+
+@pytest.mark.parametrize("returned", [anchored(more=6)[0], (anchored(more=6)[0], [torch.zeros(1, 9, 4, 4)])])
+def test_masks_and_points_that_nothing_counts_are_refused(returned):
+    with pytest.raises(XGradCamError, match=r"of 9 rows after the boxes 3 are chances .* output\[:, :7\]$"):
         BoxScore()(returned)
 
 

@@ -152,8 +152,7 @@ def _anchored(held: Any, _no_object: bool | None) -> list[Candidates] | None:
     scores = rows[..., 4:]
     chances = scores.detach()
     likely = ((chances >= 0) & (chances <= 1)).flatten(0, 1).all(dim=0)
-    # What follows chances and is none is of no class, and an angle turns the box.
-    if (likely[0] and not likely.all()) or "angle" in raw:
+    if "angle" in raw:  # it turns the box
         return None
     # Where there are fewer anchors than classes, they may have been exchanged; boxes are in pixels.
     if not known and first.shape[1] >= first.shape[2] and not (likely.all() and (rows[..., :4] > 1).any()):
