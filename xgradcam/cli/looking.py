@@ -16,7 +16,7 @@ SEGMENTATIONS = ("out", "logits")
 
 @dataclass(frozen=True)
 class Look:
-    """What a model returns for a blank photograph, as far as scores need it.
+    """The output of a model for a blank photograph, as far as scores need it.
 
     kind: that of its scores, a key of `score_options.KINDS`; '' if that is not certain, with the reason in
     `why`. output: where they are. planes: height and width of a segmentation. relative: boxes are shares of
@@ -31,7 +31,7 @@ class Look:
 
 
 def look_at(classifier: "Classifier") -> Look:
-    """What the model returns; `class` where it cannot be told."""
+    """The kind of what the model returns; `class` where it cannot be told."""
     from xgradcam.lending.borrowing import borrowed
     from xgradcam.scores.detections import candidates_in
     from xgradcam.scores.outputs import is_scores, select_output

@@ -131,7 +131,7 @@ def _release(run: "Run") -> None:
 def _plain(
     arguments: argparse.Namespace, launch: "Launch", gpus: float
 ) -> tuple[argparse.Namespace, "Plan", Sequence[str]]:
-    """What a worker makes its run of: the arguments with what was chosen, the plan, files that must stay."""
+    """The parts of a worker's run: the arguments with what was chosen, the plan, files that must stay."""
     run = launch.run
     chosen = copy(arguments)
     chosen.target_layer, chosen.method = list(run.layers), list(run.explaining.methods)

@@ -180,7 +180,7 @@ def _pairs(queries: int, keys: int) -> Iterator[tuple[int, int]]:
 
 
 def replayed(model: nn.Module, inputs: Tensor, block: Block, tokens: Tensor) -> Any:
-    """What the model returns if a block gives these tokens, (N, tokens, C), with the graph from them on."""
+    """The model's output if a block gives these tokens, (N, tokens, C), with the graph from them on."""
     runs = 0
 
     def replace_tokens(_module: nn.Module, _given: Any, output: Any) -> Any:

@@ -33,7 +33,7 @@ class Beside(nn.Module):
         self.samples = len(args[image] if isinstance(image, int) else named[image])
 
     def forward(self, image: Tensor) -> Any:
-        """What the model returns for the image beside the others."""
+        """Run the model on the image beside the others."""
         if len(image) != self.samples != 1:
             raise ValueError(f"{len(image)} rows of the image for {self.samples} samples of the other inputs")
 

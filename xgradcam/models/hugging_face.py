@@ -42,7 +42,7 @@ class _Place:
     keywords: Mapping[str, Any]
 
     def read(self, auto: Any, **more: Any) -> Any:
-        """What a class of transformers reads there; XGradCamError, in a line, if it cannot."""
+        """The object that a class of transformers reads there; XGradCamError, in a line, if it cannot."""
         try:
             # No code of a repository is run: without this, transformers would ask on the terminal.
             return auto.from_pretrained(self.path, trust_remote_code=False, **self.keywords, **more)

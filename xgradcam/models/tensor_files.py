@@ -76,7 +76,7 @@ def read_safetensors(file: BinaryIO, size: int) -> dict[str, Tensor | Unreadable
 
 
 def _span(name: str, entry: Any) -> tuple[int, int]:
-    """Where the tensor's bytes begin and end; its entry is checked."""
+    """The begin and the end of the tensor's bytes; its entry is checked."""
     match entry:
         case {"dtype": str(), "shape": [*shape], "data_offsets": [int(begin), int(stop)]}:
             if all(type(side) is int and 0 <= side < 2**62 for side in shape) and 0 <= begin <= stop:

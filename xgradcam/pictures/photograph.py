@@ -70,7 +70,7 @@ def read_file(
 
 
 def reading_of(path: str | PathLike[str], read: Callable[[BinaryIO, str], Read]) -> Read:
-    """What `read` makes of an open file and its name, with the reasons why a file cannot be opened."""
+    """The result of `read` for an open file and its name, with the reasons why a file cannot be opened."""
     name = fspath(path)
     try:
         with open_regular(path) as file:

@@ -242,7 +242,7 @@ def require_own(folder: Path) -> None:
 
 
 def _lines_of(path: Path) -> list[Any]:
-    """What the lines of a file of JSON hold; None for one that is none."""
+    """The values in the lines of a file of JSON; None for a line that is none."""
     with open_regular(path) as file:
         content = file.read()
     lines: list[Any] = []

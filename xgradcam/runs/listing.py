@@ -137,7 +137,7 @@ def _listed(folder: str) -> tuple[list[str], list[str]]:
 
 
 def _identity(path: str | Path) -> Identity | None:
-    """What a folder is known by; None where there is none."""
+    """The key that a folder is known by; None where there is none."""
     try:
         state = os.stat(path)
     except (OSError, ValueError):

@@ -52,7 +52,7 @@ class Outputs:
 
     @cached_property
     def endings(self) -> frozenset[str]:
-        """What can follow stem and class in a name."""
+        """The endings that can follow stem and class in a name."""
         run = self.run
         pictures = [stem_of(method) for method in run.explaining.methods]
         endings = [f"{picture}.jpg" for picture in pictures] + [PANEL] * run.writing.panel

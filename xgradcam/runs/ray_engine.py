@@ -215,7 +215,7 @@ class Pool:
         return self.workers.count if self.workers.address is None else 1
 
     def _progress(self) -> Progress:
-        """What the workers have done of the shards that they are at."""
+        """The progress of the workers in the shards that they are at."""
         asked = [worker.actor.progress.remote() for worker in self.pending.values() if worker.task]
         with suppress(self.ray.exceptions.RayError):
             found = self.ray.get(asked, timeout=LOOK)

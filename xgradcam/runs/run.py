@@ -96,7 +96,7 @@ class Explaining:
 
 @dataclass(frozen=True)
 class Writing:
-    """Where the results go, and which there are.
+    """The place of the results, and which there are.
 
     style: how a heatmap is painted. original_names: `cam.jpg` and `X_cam.jpg`, as the original scripts name
     them, for one photograph, class and layer; otherwise a name begins with the photograph's and the class

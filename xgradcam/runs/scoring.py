@@ -56,7 +56,7 @@ class Scoring:
         return self.said if target is None else f"{self._label(target)}{self.said}"
 
     def record(self, score_of: Score | None, framing: Framing, shape: Shape) -> dict[str, Any]:
-        """What the record of a photograph says of the score; boxes are in the photograph's pixels."""
+        """The part of a photograph's record about the score; boxes are in the photograph's pixels."""
         record: dict[str, Any] = {"score_of": self.name, "what": self.what}
         record["interest"] = self.words(score_of, framing, shape)
         detections = _detections(score_of)

@@ -29,7 +29,7 @@ PROBLEM = "problem"
 
 @dataclass(frozen=True)
 class Plan:
-    """What all processes of a run must know alike.
+    """The facts that all processes of a run must know alike.
 
     settings: of the run's journal. batch: photographs in a batch; size: in a shard, whole batches.
     photographs: of the run; digest: of their paths and stems. folded: how many batch norms are folded.
