@@ -1,6 +1,7 @@
 """Folders and models of the tests of the commands."""
 
 import shutil
+import signal
 import sys
 from pathlib import Path
 
@@ -37,3 +38,15 @@ def photos(own_folder):
     shutil.copy(EXAMPLES / "cat-and-coffee.jpg", "photos/below/a.jpg")
     Path("photos/broken.jpg").write_text("no picture")
     return "photos"
+
+
+@pytest.fixture
+def usual_handlers():
+    """The handlers of signals that Python starts with; a shell's background jobs have SIGINT ignored."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    for number in numbers:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

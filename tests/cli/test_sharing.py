@@ -104,6 +104,7 @@ def test_a_process_that_is_killed_is_started_again(whole, capsys):
     assert journal == [f"photos/{index:04}.png" for index in range(128) if index != 77]
 
 
+@pytest.mark.usefixtures("usual_handlers")
 def test_an_interrupt_ends_cleanly_and_the_next_one_goes_on(whole, monkeypatch, capsys):
     forward, calls = torch.nn.Linear.forward, []
 

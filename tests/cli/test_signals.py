@@ -21,17 +21,6 @@ RUN = ["--image-path", "photos", "--target-index", "1", "--batch-size", "1", "--
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-@pytest.fixture
-def usual_handlers():
-    """The handlers that Python starts with; nohup, for one, has SIGHUP ignored."""
-    before = {number: signal.getsignal(number) for number in NUMBERS}
-    for number in NUMBERS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.usefixtures("usual_handlers")
 @pytest.mark.parametrize("number", NUMBERS)
 def test_a_run_that_is_stopped_has_a_last_line_and_goes_on_later(number, monkeypatch, capsys):
