@@ -415,3 +415,39 @@ def test_what_other_threads_keep_is_no_detour():
     model.register_forward_pre_hook(lambda *_: runs.append(1))
     explain(model, torch.randn(1, 3, 4, 4), "0", 1, layout="channels-first")
     assert len(kept) == len(runs) == 1
+
+
+def test_listings_in_two_threads_leave_the_collector_on_and_see_what_is_made():
+    module, other = Layer(MADE["pooled"], "attribute"), Layer(MADE["pooled"], "attribute")
+    images, entered, ended, seen = torch.randn(1, 3, 6, 6), threading.Event(), threading.Event(), []
+
+    def work():
+        with listing_new(other) as new:
+            entered.set()
+            assert ended.wait(30)
+            other(images)
+            seen.append(any(one is other.kept for one in new()))
+
+    thread = threading.Thread(target=work)
+    with listing_new(module) as new:
+        module(images)
+        thread.start()
+        assert entered.wait(30)
+        seen.append(any(one is module.kept for one in new()))
+    ended.set()
+    thread.join()
+    assert gc.isenabled()
+    assert seen == [True, True]
+
+
+def test_a_listing_that_begins_in_another_one_hides_nothing():
+    module, inner = Layer(MADE["pooled"], "attribute"), nn.ReLU()
+    images = torch.randn(1, 3, 6, 6)
+    with listing_new(module) as new:
+        module(images)
+        with listing_new(inner) as other:
+            inner(images)
+            other()
+        assert not gc.isenabled()
+        assert any(one is module.kept for one in new())
+    assert gc.isenabled()

@@ -4,6 +4,7 @@ import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import chain, count
+from threading import RLock
 from typing import Any
 
 import torch
@@ -25,35 +26,56 @@ def listing_new(module: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
     youngest objects of the garbage collector, but for those that other threads made meanwhile. Its buffers
     and attributes into which it wrote are listed too.
     """
-    was_enabled = gc.isenabled()
     versions: list[tuple[Tensor, int]] = []
     watching, memory = ExitStack(), _Memory()
 
     def begin(*_: Any) -> None:
         versions[:] = [(one, one._version) for one in _held_by(module) if not one.is_inference()]
-        # Whatever is older leaves the youngest generation, and nothing made from now on does.
-        gc.collect(0)
-        gc.disable()
         watching.close()
+        _COLLECTOR.pause()
+        watching.callback(_COLLECTOR.resume)
         watching.enter_context(memory)
-
-    def resume() -> None:
-        watching.close()
-        if was_enabled:
-            gc.enable()
 
     def new() -> list[Tensor]:
         # By their type: isinstance asks the objects, which may answer by anything.
         made = [one for one in gc.get_objects(0) if issubclass(type(one), Tensor)]
-        resume()
+        watching.close()
         made = [one for one in made if memory.has(one)]
         made += [tensor for tensor, version in versions if tensor._version != version]
         return [tensor for tensor in made if tensor.is_floating_point()]
 
     with ExitStack() as left:
-        left.callback(resume)
+        left.callback(watching.close)
         left.enter_context(module.register_forward_pre_hook(begin))
         yield new
+
+
+class _Collector:
+    """Python's garbage collector, which rests while a listing in any thread needs what is young."""
+
+    def __init__(self) -> None:
+        self._lock = RLock()  # what is collected may end a listing
+        self._resting, self._was_enabled = 0, True
+
+    def pause(self) -> None:
+        """Have nothing leave the youngest generation from now on; what is older has left it."""
+        with self._lock:
+            # A listing of another thread would not see what it made, if that was collected now.
+            if not self._resting:
+                gc.collect(0)
+                self._was_enabled = gc.isenabled()
+                gc.disable()
+            self._resting += 1
+
+    def resume(self) -> None:
+        """Let it go on as before, once no other thread needs it to rest."""
+        with self._lock:
+            self._resting -= 1
+            if not self._resting and self._was_enabled:
+                gc.enable()
+
+
+_COLLECTOR = _Collector()
 
 
 class _Memory(DispatchMode):
