@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.support import OFFLINE
-from tests.support import EXAMPLES, POOLED, TINY
+from tests.cli.support import OFFLINE, SHARED_RUN, tree
+from tests.support import EXAMPLES, POOLED, TINY, noise
+from xgradcam.cli.xgrad_cam import main
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +51,14 @@ def usual_handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def whole(own_models):
+    """128 photographs, of which one cannot be read, and what a single process makes of them."""
+    noise("photos", 128)
+    Path("photos/0077.png").write_text("no picture")
+    assert main(SHARED_RUN) == 1
+    files = tree("out")
+    shutil.rmtree("out")
+    return files

@@ -13,6 +13,8 @@ from tests.support import default_interrupts
 ROOT = Path(__file__).resolve().parents[2]
 BUNDLED = ("--model", "efficientnet-lite0")
 OWN = ("--model", "tiny.py:Tiny", "--input-size", "32")
+# A run that several processes may share.
+SHARED_RUN = ["--image-path", "photos", "--save-maps", "--html", "--output-dir", "out", *OWN]
 # A connection that is refused at once stands for a machine without network.
 OFFLINE = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import time
 from pathlib import Path
@@ -11,13 +10,13 @@ import pytest
 import torch
 
 from tests.cli.support import OWN, process, tree
+from tests.cli.support import SHARED_RUN as RUN
 from tests.support import noise
 from xgradcam.cli.ranks import Rank
 from xgradcam.cli.sharing import own_device
 from xgradcam.cli.xgrad_cam import main
 
 pytestmark = pytest.mark.usefixtures("own_models")
-RUN = ["--image-path", "photos", "--save-maps", "--html", "--output-dir", "out", *OWN]
 LAUNCHERS = {
     "shares": [(["--shard", f"{index}/2"], {}) for index in (1, 2)],
     "torchrun": [(["--shard", "env"], {"RANK": str(index), "WORLD_SIZE": "2"}) for index in (0, 1)],
@@ -41,17 +40,6 @@ def code_of(arguments):
         return main(arguments)
     except SystemExit as end:
         return end.code
-
-
-@pytest.fixture
-def whole(own_models):
-    """128 photographs, of which one cannot be read, and what a single process makes of them."""
-    noise("photos", 128)
-    Path("photos/0077.png").write_text("no picture")
-    assert main(RUN) == 1
-    files = tree("out")
-    shutil.rmtree("out")
-    return files
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS)

@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli.support import OWN, ROOT, process, tree
+from tests.cli.support import ROOT, process, tree
+from tests.cli.support import SHARED_RUN as RUN
 from tests.support import noise
 from xgradcam import explain_dataset
 from xgradcam.cli.xgrad_cam import main
 
-RUN = ["--image-path", "photos", "--save-maps", "--html", "--output-dir", "out", *OWN]
 SLOW = ["--model", "slow.py:Slow", "--input-size", "32", "--image-path", "photos", "--output-dir", "out"]
 # Waits at each forward; kills its process where a photograph is white.
 SLOW_CODE = """
@@ -94,17 +94,6 @@ def engine():
 @pytest.fixture
 def slow(own_models):
     Path("slow.py").write_text(SLOW_CODE)
-
-
-@pytest.fixture
-def whole(own_models):
-    """128 photographs, of which one cannot be read, and what a single process makes of them."""
-    noise("photos", 128)
-    Path("photos/0077.png").write_text("no picture")
-    assert main(RUN) == 1
-    files = tree("out")
-    shutil.rmtree("out")
-    return files
 
 
 def test_one_worker_or_two_leave_the_files_and_the_journal_of_a_single_process(engine, whole, capsys):
