@@ -66,21 +66,17 @@ def _each(
     value_range: "ValueRange | None",
 ) -> "Iterator[tuple[Tensor, Shape]]":
     """The input (1, ...) and the shape of each photograph that can be read; XGradCamError if none can."""
-    from xgradcam.pictures.bands import framed
-    from xgradcam.pictures.photograph import normalise
-
     problem, any_read = XGradCamError("no photograph was given"), False
     for source in sources:
         try:
             reading = source.read(value_range)
             photograph, bands = reading.photograph, reading.bands
-            pixels = framing.pixels(photograph) if bands is None else framed(framing, bands)
-            one = normalise(pixels, classifier.mean, classifier.std)
+            one = classifier.inputs_by(framing, photograph if bands is None else bands)
         except XGradCamError as error:
             problem = error
             continue
         any_read = True
-        yield classifier.like_weights(one).to(classifier.device()), (photograph.shape[0], photograph.shape[1])
+        yield one, (photograph.shape[0], photograph.shape[1])
     if not any_read:
         raise problem
 

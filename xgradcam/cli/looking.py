@@ -81,10 +81,12 @@ def encoding_photographs(classifier: "Classifier") -> "Classifier":
 def is_classifier(name: str | None) -> bool:
     """True for the name of a model that is known to be a classifier."""
     from xgradcam.models.load import BUNDLED, PAPERS_MODEL
-    from xgradcam.models.user_code import TIMM
+    from xgradcam.models.user_code import HUGGING_FACE, TIMM, is_own
 
     if name in (None, BUNDLED, PAPERS_MODEL) or name.startswith(TIMM):
         return True
+    if is_own(name) or name.startswith(HUGGING_FACE):
+        return False
     from torchvision import models
 
     return name in models.list_models(models)

@@ -12,11 +12,12 @@ from math import inf
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from xgradcam.errors import XGradCamError
 from xgradcam.evaluation.imputation import imputed
+from xgradcam.layouts.sides import upsampled
 
 ScoreFunction: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -189,7 +190,7 @@ def focus(signed: Tensor, region: Tensor) -> float | None:
     are of the class.
     """
     positive = signed.clamp(min=0)[:, None]
-    large = nn.functional.interpolate(positive, size=region.shape, mode="bilinear", align_corners=False)[0, 0]
+    large = upsampled(positive, region.shape)[0, 0]
     _require_region(region, large)
     total = float(large.sum())
     return float(large[region.to(large.device)].sum()) / total if 0 < total < inf else None

@@ -126,7 +126,11 @@ class Classifier:
         For one channel the photograph becomes grey; for other numbers than one and three it must have as many
         bands, (H, W, channels) uint8, or XGradCamError is raised.
         """
-        framing, count = self.framing(crop), len(self.mean)
+        return self.inputs_by(self.framing(crop), photograph)
+
+    def inputs_by(self, framing: Framing, photograph: Photograph) -> Tensor:
+        """The same, for a photograph that is fitted to the network's input by this framing."""
+        count = len(self.mean)
         is_bands = count not in (1, CHANNELS) and np.shape(photograph)[2:] == (count,)
         pixels = framed(framing, photograph) if is_bands else framing.pixels(photograph)
         inputs = normalise(pixels, self.mean, self.std)
