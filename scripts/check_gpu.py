@@ -369,6 +369,7 @@ def _rate(report: Report, name: str, layer: str, size: int) -> dict[str, Any]:
                     with contextlib.redirect_stderr(None):
                         work()
                         times[key].append(milliseconds(work, device, few))
+            # A peer may raise anything where memory is short; what else is wrong ends the part.
             except Exception as error:
                 if key not in peers or not is_out_of_memory(error):
                     raise

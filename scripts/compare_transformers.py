@@ -71,6 +71,7 @@ def trained(digits: Tensor, labels: Tensor, seed: int) -> nn.Module:
         wanted = torch.zeros(BATCH, 10).scatter(1, inside, 1)
         loss = nn.functional.binary_cross_entropy_with_logits(model(images), wanted)
         optimiser.zero_grad()
+        # PyTorch gives it no types.
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()

@@ -66,6 +66,7 @@ def cases() -> Iterator[Case]:
     for name in TIMM:
         yield Case(f"timm/{name}", partial(_timm, name), ClassScore(1), _of_class)
     try:
+        # Only whether it is there: each case imports it when it is built.
         import transformers  # noqa: F401
     except ImportError:
         return

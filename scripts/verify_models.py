@@ -73,6 +73,7 @@ def row_of(case: Case) -> Row:
         placed = places(model, inputs, layer)
     except XGradCamError as error:
         return Row(case.name, "", "", f"refused: {error}", "", is_due(error, case))
+    # A model may raise anything: its row says so, and fails the script.
     except Exception as error:
         return Row(case.name, "", "", f"{type(error).__name__}: {error}", "", False)
     grid = " x ".join(map(str, found.shape[1:]))
