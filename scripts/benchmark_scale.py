@@ -106,24 +106,33 @@ def _memory(process: int) -> int:
 def print_overhead(folder: Path, photographs: int, repeats: int) -> None:
     """Print what a photograph costs with Ray and without, and what Ray costs once."""
     few, many = folder / "few", folder / "many"
-    runs = {"plain": [], "ray": ["--workers", "1"]}
-    costs: dict[tuple[str, Path], list[Cost]] = {(name, place): [] for name in runs for place in (few, many)}
+    runs = {
+        "plain": [],
+        "ray": ["--workers", "1"],
+        "small shards": ["--workers", "1", "--shard-size", str(FEW)],
+    }
+    pairs = [("plain", few), ("plain", many), ("ray", few), ("ray", many), ("small shards", many)]
+    costs: dict[tuple[str, Path], list[Cost]] = {pair: [] for pair in pairs}
     for _ in range(repeats):
-        for name, place in costs:
+        for name, place in pairs:
             costs[name, place].append(cost_of(place, runs[name]))
 
     def of(name: str, place: Path, part: str) -> float:
         return float(median(getattr(cost, part) for cost in costs[name, place]))
 
-    each = {name: (of(name, many, "every") - of(name, few, "every")) / (photographs - FEW) for name in runs}
-    shards = -(-photographs // shard_size(photographs, FEW, 1)) - 1
-    driver = (of("ray", many, "command") - of("ray", few, "command")) / shards
+    each = {
+        name: (of(name, many, "every") - of(name, few, "every")) / (photographs - FEW)
+        for name in ("plain", "ray")
+    }
+    # Of the same photographs: the command's other work, such as Ray's threads, takes the same time in both.
+    more = -(-photographs // FEW) - -(-photographs // shard_size(photographs, FEW, 1))
+    driver = (of("small shards", many, "command") - of("ray", many, "command")) / more
     print(f"processor, a photograph: plain {1e3 * each['plain']:.1f} ms, Ray {1e3 * each['ray']:.1f} ms "
           f"({each['ray'] / each['plain'] - 1:+.1%})")  # fmt: skip
     for label, part, unit in (("processor", "every", 1), ("memory", "memory", 1e9)):
         extra = (of("ray", few, part) - of("plain", few, part)) / unit
         print(f"{label} that Ray costs once: {extra:.2f} {'s' if unit == 1 else 'GB'}")
-    print(f"processor of the command itself, each of {shards} more shards: {1e3 * driver:.1f} ms")
+    print(f"processor of the command itself, each of {more} more shards: {1e3 * driver:.1f} ms")
 
 
 def print_rates(folder: Path, photographs: int, workers: Sequence[int]) -> None:

@@ -119,13 +119,16 @@ def tell_report(console: Console, folder: Path, report: "Report", every: bool) -
 
 
 def _release(run: "Run") -> None:
-    """Free the memory of a GPU, which the workers need."""
+    """Free the memory, also of a GPU, which the workers need."""
     import torch
+
+    from xgradcam.runs.memory import give_freed_memory_back
 
     module = run.classifier.module
     if run.classifier.device().type == CUDA:
         module.to("cpu")
         torch.cuda.empty_cache()
+    give_freed_memory_back()
 
 
 def _plain(

@@ -1,4 +1,4 @@
-"""Memory that the C library keeps for the next batch."""
+"""Memory that the C library keeps for the next batch, or gives back."""
 
 import ctypes
 import sys
@@ -18,3 +18,10 @@ def keep_freed_memory() -> bool:
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     return mallopt is not None and all(mallopt(option, BYTES) for option in (TRIM_THRESHOLD, MMAP_THRESHOLD))
+
+
+def give_freed_memory_back() -> None:
+    """Have the C library give freed memory back to the system, where it is glibc."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    if trim is not None:
+        trim(0)

@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from typing import Any
 
 from xgradcam.errors import XGradCamError, first_line
-from xgradcam.runs.cores import usable_cores
 from xgradcam.runs.parts import DEATHS, Report
 from xgradcam.runs.ray_worker import Doing, Progress
 from xgradcam.runs.run import Run
@@ -24,8 +23,9 @@ STILLBORN = 3
 # Seconds between looks at how far the workers are; for which a stopped worker is waited for; after which one
 # that does not start is worth a line.
 LOOK, GRACE, LATE = 1.0, 15.0, 60.0
-# What Ray reads in the environment alone: no statistics of usage are sent.
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}
+# Settings of the environment, unless users have their own: Ray sends no statistics of usage; and since a
+# worker computes in a thread that is not its first, all threads share memory of which freed parts are kept.
+SETTINGS = {"RAY_USAGE_STATS_ENABLED": "0", "MALLOC_ARENA_MAX": "1"}
 
 
 def require_ray() -> None:
@@ -55,14 +55,14 @@ Task = tuple[int, Sequence[Source]]
 def connected(workers: Workers) -> Iterator[Any]:
     """Ray, connected to the cluster, or started on this machine and ended with the block."""
     require_ray()
-    for name, value in QUIET.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     import ray
 
     here: dict[str, Any] = {"object_store_memory": STORE, "include_dashboard": False}
     if workers.address is None:
-        # A worker takes one of Ray's processors, however many there are.
-        here |= {"address": "local", "num_cpus": max(workers.count, usable_cores())}
+        # A worker takes one of Ray's processors, however many there are. For each one Ray starts a process.
+        here |= {"address": "local", "num_cpus": workers.count}
     else:
         here = {"address": workers.address}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
