@@ -80,7 +80,11 @@ def _paragraphs(text: str) -> Iterator[str]:
 def _entry(action: argparse.Action, prog: str) -> str:
     """An option as an item of a list: its names, its values, what it does."""
     help_text = (action.help or "") % {**vars(action), "prog": prog}
-    return f"- `{' '.join([*action.option_strings[-1:], *_values(action)])}`: {_plain(help_text)}"
+    values = " ".join(_values(action))
+    # The short name of an option that has a long one says nothing more.
+    names = [name for name in action.option_strings if name.startswith("--")] or action.option_strings or [""]
+    shown = ", ".join(f"`{f'{name} {values}'.strip()}`" for name in names)
+    return f"- {shown}: {_plain(help_text)}"
 
 
 def _values(action: argparse.Action) -> list[str]:

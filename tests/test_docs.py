@@ -187,7 +187,8 @@ def test_options_are_those_of_the_commands(capsys):
     offered = set()
     for section, main in zip(sections, (xgrad_cam.main, proof_verify.main, evaluate.main), strict=True):
         options = options_of(main, capsys)
-        assert set(re.findall(r"^- `(--[a-z-]+)", section, re.MULTILINE)) == options
+        entries = re.findall(r"^- (`-.*?`):", section, re.MULTILINE)
+        assert {name for entry in entries for name in OPTION.findall(entry)} == options
         offered |= options
     for page in PAGES:
         # Those of other programs stand behind the program's name.

@@ -26,5 +26,5 @@ def test_a_module_is_its_command(module, command):
     assert run(module, "--version").stdout == f"{command} {xgradcam.__version__}\n"
     refused = run(module)
     assert refused.returncode == 2
-    assert refused.stderr.startswith(f"{command}: error: --image-path is missing")
+    assert refused.stderr.startswith(f"{command}: error: which photograph?")
     assert refused.stdout == ""

@@ -200,7 +200,7 @@ def test_the_module_and_the_script_are_this_command(command):
     assert rows("out/evaluation.csv")["features.1", "grad-cam", "drop"]["photographs"] == "1"
     unknown = in_process_of_its_own(*command, "--what")
     assert unknown.returncode == 2
-    assert unknown.stderr.startswith("python -m xgradcam.evaluation: error: unrecognized arguments: --what")
+    assert unknown.stderr.startswith("python -m xgradcam.evaluation: error: no option --what")
 
 
 def test_mosaics_and_methods_that_are_left_out(capsys):

@@ -88,8 +88,8 @@ def test_a_file_of_arguments_that_cannot_be_read_is_one_line(content, capsys):
 
 def test_an_argument_that_cannot_be_printed_is_quoted_in_one_line(capsys):
     with pytest.raises(SystemExit, match=r"^2$"):
-        main(["\udcff\n.png"])
-    said = "unrecognized arguments: \\udcff\\n.png (xgrad-cam --help shows the options)"
+        main(["--\udcff\n.png"])
+    said = "no option --\\udcff\\n.png (xgrad-cam --help shows the options)"
     assert capsys.readouterr().err == f"xgrad-cam: error: {said}\n"
 
 

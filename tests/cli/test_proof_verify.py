@@ -450,7 +450,7 @@ def test_a_photograph_is_missing(capsys):
     with pytest.raises(SystemExit) as caught:
         main([])
     assert caught.value.code == 2
-    assert capsys.readouterr().err.startswith("proof-verify: error: --image-path is missing")
+    assert capsys.readouterr().err.startswith("proof-verify: error: which photograph?")
 
 
 def test_list_layers_needs_no_photograph(capsys):

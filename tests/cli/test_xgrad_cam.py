@@ -213,7 +213,7 @@ def test_the_script_of_a_clone_runs_from_anywhere_without_the_package_installed(
 def test_help_is_quick_and_shows_an_example():
     run = command("-X", "importtime", "-m", "xgradcam", "--help", env={**pythonpath(), "COLUMNS": "100"})
     assert run.returncode == 0
-    assert "xgrad-cam --image-path examples/cat-and-coffee.jpg --target-index 967" in run.stdout
+    assert "  xgrad-cam photo.jpg --target espresso --panel\n" in run.stdout
     imported = {line.rsplit("|", 1)[-1].strip() for line in run.stderr.splitlines()}
     assert "argparse" in imported
     assert not imported & {"torch", "numpy", "cv2", "torchvision", "timm"}
@@ -227,12 +227,12 @@ def test_version():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--image-path is missing"),
+        ([], "which photograph? as in: xgrad-cam photo.jpg"),
         (
             ["--image-path", "x.jpg", "--batch-size", "many"],
             "invalid int value: 'many' is no number, nor auto",
         ),
-        (["--image-path", "x.jpg", "--colour"], "unrecognized arguments: --colour"),
+        (["--image-path", "x.jpg", "--colour"], "no option --colour; did you mean --colormap?"),
         (["--image-path", "x.jpg", "--use-cuda", "--device", "cpu"], "not allowed with"),
     ],
 )

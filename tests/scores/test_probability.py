@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from tests.support import TinyNet
 from xgradcam import ClassExplanation, XGradCamError, explain, explain_classes
-from xgradcam.cli.options import PROBABILITIES
+from xgradcam.cli.model_options import PROBABILITIES
 from xgradcam.evaluation.measures import Question, measure
 from xgradcam.scores.probability import PROBABILITY_RULES, probability_rule
 

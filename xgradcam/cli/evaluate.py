@@ -11,16 +11,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xgradcam import __version__
-from xgradcam.cli.listings import print_layers
-from xgradcam.cli.options import (
-    ALL,
-    Parser,
+from xgradcam.cli.listings import print_layers, print_methods
+from xgradcam.cli.lookup_options import LISTINGS, add_lookup_arguments
+from xgradcam.cli.model_options import (
     add_device_arguments,
     add_model_arguments,
+    add_own_model_arguments,
     add_probability_argument,
     add_range_argument,
 )
+from xgradcam.cli.options import ALL, Parser
 from xgradcam.cli.record import kept_files, state_of_files
 from xgradcam.cli.setup import (
     choose_device,
@@ -40,7 +40,7 @@ PROG = "python -m xgradcam.evaluation"
 DESCRIPTION = f"""\
 Measure which map to trust: compare methods at layers of a network on photographs, and print a table.
 
-  {PROG} FOLDER --model resnet50 --target-layer layer3 layer4 --output-dir evaluation
+  {PROG} FOLDER --model resnet50 --target-layer layer3 layer4
   {PROG} --installed
 
 A photograph's class is the name of its folder, if that is an index, an id or a whole name of a class;
@@ -74,65 +74,82 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def evaluation_parser(prog: str = PROG) -> Parser:
     """The parser of `python -m xgradcam.evaluation`."""
-    parser = Parser(
-        prog=prog,
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = Parser(prog, "%(prog)s [options] FOLDER ...", DESCRIPTION, (*LISTINGS, "--installed"))
+    photographs = parser.add_argument_group("photographs")
+    photographs.add_argument(
+        "folders", metavar="FOLDER", nargs="*", help="photographs, or folders of photographs"
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    parser.add_argument("folders", metavar="FOLDER", nargs="*", help="photographs, or folders of photographs")
-    parser.add_argument("--installed", action="store_true", help="take photographs of installed packages")
+    photographs.add_argument(
+        "--installed", action="store_true", help="take photographs of installed packages"
+    )
+    photographs.add_argument(
+        "--limit", metavar="N", type=int, help="take only the first photographs, this many"
+    )
     add_model_arguments(
         parser,
         "layers to measure at, or patterns in quotes; default: the model's default layer",
         {"nargs": "+"},
     )
+    _add_measure_arguments(parser)
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output-dir", metavar="DIR", type=Path, default=Path("evaluation"), help="default: evaluation"
+    )
+    output.add_argument("--resume", action="store_true", help="keep what an earlier run has measured")
+    add_own_model_arguments(parser)
+    add_range_argument(parser.add_argument_group("more than 8 bits"))
     add_probability_argument(parser)
     add_device_arguments(parser)
+    add_lookup_arguments(parser, None, methods=True)
     parser.set_defaults(model="efficientnet-lite0")
-    _add_measure_arguments(parser)
-    parser.add_argument("--limit", type=int, help="take only the first photographs, this many")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the random weights, the mosaics and the bootstrap"
-    )
-    parser.add_argument("--output-dir", type=Path, default=Path("evaluation"), help="default: evaluation")
-    parser.add_argument("--resume", action="store_true", help="keep what an earlier run has measured")
     return parser
 
 
 def _add_measure_arguments(parser: Parser) -> None:
     """Add the options on what is measured, and how."""
-    parser.add_argument("--crop", action="store_true", help="resize and crop as the weights expect it")
-    add_range_argument(parser)
-    parser.add_argument("--method", nargs="+", default=[ALL], help="methods; default: all")
-    parser.add_argument(
+    measures = parser.add_argument_group("what is measured")
+    measures.add_argument("--method", metavar="NAME", nargs="+", default=[ALL], help="methods; default: all")
+    measures.add_argument(
         "--without", metavar="METHOD", nargs="+", default=[], help="methods to leave out, such as score-cam"
     )
-    parser.add_argument(
+    measures.add_argument("--crop", action="store_true", help="resize and crop as the weights expect it")
+    measures.add_argument(
         "--boxes",
+        metavar="PATH",
         type=Path,
         help="where the objects are: COCO .json, VOC .xml, or a folder of VOC files; "
         "matched by path, then by the name without its ending",
     )
-    parser.add_argument("--steps", type=int, default=28, help="steps of the curves (default: 28)")
-    parser.add_argument(
-        "--removed", type=float, nargs="+", default=[0.2, 0.4, 0.6, 0.8],
-        help="shares of pixels that ROAD removes (default: 0.2 0.4 0.6 0.8)",
-    )  # fmt: skip
-    parser.add_argument(
-        "--randomise", metavar="N", type=int, default=4,
-        help="photographs to compare with random weights on (default: 4; 0: none)",
-    )  # fmt: skip
-    parser.add_argument(
+    measures.add_argument(
         "--mosaics", metavar="N", type=int, default=0,
         help="mosaics of four photographs of known classes to look for one of them in (default: 0)",
     )  # fmt: skip
+    measures.add_argument(
+        "--randomise", metavar="N", type=int, default=4,
+        help="photographs to compare with random weights on (default: 4; 0: none)",
+    )  # fmt: skip
+    measures.add_argument(
+        "--removed", metavar="SHARE", type=float, nargs="+", default=[0.2, 0.4, 0.6, 0.8],
+        help="shares of pixels that ROAD removes (default: 0.2 0.4 0.6 0.8)",
+    )  # fmt: skip
+    measures.add_argument(
+        "--steps", metavar="N", type=int, default=28, help="steps of the curves (default: 28)"
+    )
+    measures.add_argument(
+        "--seed",
+        metavar="N",
+        type=int,
+        default=0,
+        help="of the random weights, the mosaics and the bootstrap",
+    )
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.list_layers:
         print_layers(PROG, arguments, sys.stdout)
+        return DONE
+    if arguments.list_methods:
+        print_methods(sys.stdout)
         return DONE
     if find_spec("scipy") is None:
         raise XGradCamError("the evaluation needs scipy: pip install 'xgradcam[evaluation]'")

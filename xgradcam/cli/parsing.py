@@ -1,22 +1,30 @@
-"""The parser of all commands: errors in one line, and @FILEs of arguments."""
+"""The parser of all commands: photographs anywhere, errors in one line, and @FILEs of arguments."""
 
 import argparse
 import os
 import re
 import sys
 from collections.abc import Container, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from xgradcam.cli.argument_files import expanded
+from xgradcam.cli.arranging import arranged, misplaced
+from xgradcam.cli.help_pages import Formatter
 from xgradcam.cli.terminal import COULD_NOT_RUN, shown
-from xgradcam.errors import XGradCamError
-
-# Options that take as many numbers as the input has channels.
-COLOURS = ("--mean", "--std")
+from xgradcam.errors import XGradCamError, did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that reports errors in one line and reads @FILEs as a shell reads a line."""
+    """An ArgumentParser that reports errors in one line and reads @FILEs as a shell reads a line.
+
+    prog, usage, description: see ArgumentParser. instead: options with which no photograph is needed.
+    """
+
+    def __init__(self, prog: str, usage: str, description: str, instead: Sequence[str]) -> None:
+        super().__init__(
+            prog, usage, description, formatter_class=Formatter, add_help=False, allow_abbrev=False
+        )
+        self.instead = tuple(instead)
 
     def parse_known_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
@@ -25,14 +33,22 @@ class Parser(argparse.ArgumentParser):
         given = sys.argv[1:] if args is None else list(args)
         try:
             arguments, files = expanded(given)
+            self._given = arguments
+            if any("\0" in argument for argument in arguments):
+                self.error("an argument holds a NUL character, which no name can")
+            arguments = arranged(arguments, self._option_string_actions, self.instead)
         except XGradCamError as error:
             self.error(str(error))
-        if any("\0" in argument for argument in arguments):
-            self.error("an argument holds a NUL character, which no name can")
-        self._given = arguments
         namespace = argparse.Namespace() if namespace is None else namespace
         namespace.argument_files = files
-        return super().parse_known_args(_colours_last(arguments), namespace)
+        return super().parse_known_args(arguments, namespace)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            hint = did_you_mean(str(value), choices)
+            said = f"invalid choice: {value!r}{hint} (choose from {', '.join(choices)})"
+            raise argparse.ArgumentError(action, said)
 
     def error(self, message: str) -> NoReturn:
         """Report a wrong command line and end with the exit code for 'could not run'."""
@@ -42,6 +58,13 @@ class Parser(argparse.ArgumentParser):
         )
 
 
+def misplaced_photographs(parser: Parser, arguments: argparse.Namespace) -> str:
+    """A hint at photographs that options of several values have taken; '' if there are none."""
+    actions = [action for action in parser._actions if action.option_strings]
+    values = {action.option_strings[0]: getattr(arguments, action.dest, None) for action in actions}
+    return misplaced({option: value for option, value in values.items() if isinstance(value, list)})
+
+
 def _dash_advice(arguments: Sequence[str], options: Container[str]) -> str:
     """Advice on the name of a file that begins with a dash, if an argument looks like one."""
     for argument in arguments:
@@ -49,25 +72,3 @@ def _dash_advice(arguments: Sequence[str], options: Container[str]) -> str:
         if argument.startswith("-") and is_name and argument not in options:
             return f"; for the file {argument} write ./{argument}"
     return ""
-
-
-def _colours_last(arguments: Sequence[str]) -> list[str]:
-    """The arguments with --mean, --std and their numbers at the end: what follows them may be a folder."""
-    rest: list[str] = []
-    last: list[str] = []
-    group = rest
-    for argument in arguments:
-        if argument in COLOURS:
-            group = last
-        elif group is last and not _is_number(argument):
-            group = rest
-        group.append(argument)
-    return [*rest, *last] if "--" not in rest else list(arguments)
-
-
-def _is_number(argument: str) -> bool:
-    try:
-        float(argument)
-    except ValueError:
-        return False
-    return True

@@ -44,7 +44,7 @@ XGRAD_CAM = "xgrad-cam"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit code: 0 Eq. 5 holds, 1 it does not, 2 could not run."""
-    return run(PROG, partial(parse, proof_verify_parser(PROG)), _main, argv)
+    return run(PROG, partial(parse, proof_verify_parser(PROG), several=False), _main, argv)
 
 
 def _main(arguments: argparse.Namespace, out: TextIO) -> int:

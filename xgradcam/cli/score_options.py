@@ -1,5 +1,6 @@
 """The option of the score that is explained; nothing here imports torch."""
 
+import argparse
 from dataclasses import dataclass
 
 from xgradcam.cli.parsing import Parser
@@ -37,9 +38,11 @@ class Asked:
         return f"{self.kind}:{self.value}" if self.value else self.kind
 
 
-def add_score_argument(parser: Parser, help_text: str = SCORE_HELP) -> None:
-    """Add the option of the score."""
-    parser.add_argument_group("score").add_argument("--score", metavar="KIND:VALUE", help=help_text)
+def add_score_argument(parser: Parser, help_text: str = SCORE_HELP) -> argparse._ArgumentGroup:
+    """Add the option of the score; its group."""
+    group = parser.add_argument_group("another score")
+    group.add_argument("--score", metavar="KIND:VALUE", help=help_text)
+    return group
 
 
 def asked_of(text: str) -> Asked:

@@ -1,0 +1,208 @@
+"""Photographs anywhere on the command line, and options that are not there."""
+
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+from xgradcam.cli.evaluate import evaluation_parser
+from xgradcam.cli.options import parse, proof_verify_parser, xgrad_cam_parser
+
+FILES = ("photo.jpg", "other.png", "cat")
+FOLDERS = ("photos", "dog")
+
+
+@pytest.fixture(autouse=True)
+def there(own_folder):
+    for name in FILES:
+        Path(name).touch()
+    for name in FOLDERS:
+        Path(name).mkdir()
+    Path("photos/a.jpg").touch()
+
+
+def parsed(line):
+    return parse(xgrad_cam_parser(), line.split())
+
+
+def said_of(parser, line, capsys, several=True):
+    with pytest.raises(SystemExit, match=r"^2$"):
+        parse(parser, line.split(), several=several)
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize(
+    ("line", "photographs", "options"),
+    [
+        ("photo.jpg", ["photo.jpg"], {"target_index": ["-1"]}),
+        ("photo.jpg other.png photos", ["photo.jpg", "other.png", "photos"], {}),
+        ("photo.jpg --image-path other.png", ["photo.jpg", "other.png"], {}),
+        ("--image-path photo.jpg other.png", ["photo.jpg", "other.png"], {}),
+        ("--image-path=photo.jpg other.png", ["other.png", "photo.jpg"], {}),
+        ("--target-index 3 photo.jpg", ["photo.jpg"], {"target_index": ["3"]}),
+        ("--target espresso photo.jpg", ["photo.jpg"], {"target_index": ["espresso"]}),
+        ("--target=espresso photo.jpg", ["photo.jpg"], {"target_index": ["espresso"]}),
+        ("--target -1 -1 photo.jpg", ["photo.jpg"], {"target_index": ["-1", "-1"]}),
+        ("--method grad-cam photo.jpg other.png", ["photo.jpg", "other.png"], {"method": ["grad-cam"]}),
+        ("--target-layer a.b c.* photo.jpg", ["photo.jpg"], {"target_layer": ["a.b", "c.*"]}),
+        ("--input-size 8 9 photos", ["photos"], {"input_size": [8, 9]}),
+        ("--input-size 8 photos --image-path cat", ["photos", "cat"], {"input_size": [8]}),
+        ("--mean .1 .2 .3 cat --std 1 dog", ["cat", "dog"], {"mean": [0.1, 0.2, 0.3], "std": [1.0]}),
+        ("--range -5 5 photo.jpg", ["photo.jpg"], {"value_range": [-5.0, 5.0]}),
+        ("--bands 1 2 3 photo.jpg", ["photo.jpg"], {"bands": [1, 2, 3]}),
+        ("--json photo.jpg --html other.png", ["photo.jpg", "other.png"], {"json": True, "html": True}),
+        ("--model vgg16 photo.jpg", ["photo.jpg"], {"model": "vgg16"}),
+        ("--target a photo.jpg --method b other.png", ["photo.jpg", "other.png"], {"method": ["b"]}),
+        # Not there, but called as no class is: the error about the file comes when it is read.
+        ("--target espresso missing.jpeg", ["missing.jpeg"], {"target_index": ["espresso"]}),
+        ("--target espresso *.JPG", ["*.JPG"], {"target_index": ["espresso"]}),
+        ("--target espresso photos/", ["photos/"], {"target_index": ["espresso"]}),
+        ("--target espresso ./photos", ["./photos"], {"target_index": ["espresso"]}),
+        ("--target espresso phot*/a*", ["phot*/a*"], {"target_index": ["espresso"]}),
+        ("--target espresso -", ["-"], {"target_index": ["espresso"]}),
+        ("-", ["-"], {}),
+        # A class may be called as a file or a folder is: without another photograph it is the photograph.
+        ("--target espresso dog", ["dog"], {"target_index": ["espresso"]}),
+        ("--target espresso cat", ["cat"], {"target_index": ["espresso"]}),
+        ("photo.jpg --target cat dog", ["photo.jpg"], {"target_index": ["cat", "dog"]}),
+        ("--target cat dog --image-path photo.jpg", ["photo.jpg"], {"target_index": ["cat", "dog"]}),
+        ("photo.jpg --target cat photo.jpg", ["photo.jpg"], {"target_index": ["cat", "photo.jpg"]}),
+        ("--target cat -- dog photos", ["dog", "photos"], {"target_index": ["cat"]}),
+        ("--json -- --html", ["--html"], {"json": True, "html": False}),
+        ("--list-layers --target-layer a photo.jpg", [], {"target_layer": ["a", "photo.jpg"]}),
+    ],
+)
+def test_photographs_stand_anywhere(line, photographs, options):
+    arguments = parsed(line)
+    assert arguments.image_path == photographs
+    assert {name: getattr(arguments, name) for name in options} == options
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("", "which photograph? as in: xgrad-cam photo.jpg ("),
+        ("--target espresso", "which photograph? as in: xgrad-cam photo.jpg ("),
+        ("--target photo.jpg", "photo.jpg behind --target-index is read as its value: give the photographs"),
+        ("--method photo.jpg photos/ x", "photo.jpg, photos/ behind --method is read as its value"),
+        (
+            "--target espresso cat dog",
+            "'cat' may be a value of --target or a path: give the photographs first",
+        ),
+        ("--target espresso dog photo.jpg", "'dog' may be a value of --target or a path"),
+        ("--target a photo.jpg --target-layer b dog", "'dog' may be a value of --target-layer or a path"),
+    ],
+)
+def test_what_may_be_a_photograph_or_not_is_refused_with_the_remedy(line, said, capsys):
+    assert said in said_of(xgrad_cam_parser(), line, capsys)
+
+
+@pytest.mark.parametrize(
+    ("line", "photograph"),
+    [
+        ("photo.jpg", "photo.jpg"),
+        ("--target espresso photo.jpg", "photo.jpg"),
+        ("--contrast 3 4 photo.jpg", "photo.jpg"),
+        ("--contrast 3 dog", "dog"),
+        ("--image-path photo.jpg --plot x.png", "photo.jpg"),
+        ("--list-layers", None),
+    ],
+)
+def test_the_proof_takes_its_photograph_alike(line, photograph):
+    assert parse(proof_verify_parser(), line.split(), several=False).image_path == photograph
+
+
+@pytest.mark.parametrize("line", ["photo.jpg other.png", "photo.jpg --image-path other.png"])
+def test_the_proof_takes_one_photograph(line, capsys):
+    said = said_of(proof_verify_parser(), line, capsys, several=False)
+    assert "2 photographs, photo.jpg, other.png: proof-verify takes one" in said
+
+
+@pytest.mark.parametrize(
+    ("line", "folders", "layers"),
+    [
+        ("photos --target-layer a b", ["photos"], ["a", "b"]),
+        ("--target-layer a b photos", ["photos"], ["a", "b"]),
+        ("--removed 0.2 0.4 photos", ["photos"], None),
+        ("--installed --target-layer photos dog", [], ["photos", "dog"]),
+    ],
+)
+def test_the_evaluation_takes_its_folders_alike(line, folders, layers):
+    arguments = evaluation_parser().parse_args(line.split())
+    assert (arguments.folders, arguments.target_layer) == (folders, layers)
+
+
+def test_the_order_of_options_and_photographs_does_not_matter():
+    options = [
+        ["--target", "cat", "3"],
+        ["--json"],
+        ["--mean", ".5"],
+        ["--model", "vgg16"],
+        ["--range", "0", "9"],
+    ]
+    chance = random.Random(0)
+    expected = None
+    for _ in range(50):
+        chance.shuffle(options)
+        # Between options that cannot take it, or behind the numbers of one.
+        words = [word for option in [["photo.jpg"], *options] for word in option]
+        place = words.index("--json") + chance.choice([0, 1])
+        if words[place - 1 : place] != ["3"]:
+            words.insert(place, "other.png")
+            found = vars(parsed(" ".join(words)))
+            assert found.pop("image_path") == ["photo.jpg", "other.png"]
+            expected = expected or found
+            assert found == expected
+    assert expected["target_index"] == ["cat", "3"]
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("--colour", "--colormap"),
+        ("--image_path", "--image-path"),
+        ("-image-path", "--image-path"),
+        ("--Method", "--method"),
+        ("--img", "--image-path"),
+        ("--layer", "--target-layer"),
+        ("--cuda", "--use-cuda"),
+        ("--out=here", "--output-dir"),
+        ("--resolution", "--full-resolution"),
+        ("--target-lay", "--target-layer"),
+        ("--methods=all", "--method"),
+        ("--verbos", "--verbose"),
+    ],
+)
+def test_a_wrong_option_gets_the_nearest(option, meant, capsys):
+    name = option.partition("=")[0]
+    assert f"no option {name}; did you mean {meant}? (" in said_of(
+        xgrad_cam_parser(), f"photo.jpg {option}", capsys
+    )
+
+
+def test_an_option_that_is_near_to_none_is_named_alone(capsys):
+    assert "no option --qqqq (" in said_of(xgrad_cam_parser(), "--qqqq", capsys)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            "--precision bf61",
+            "invalid choice: 'bf61'; did you mean 'bf16'? (choose from float32, tf32, bf16)",
+        ),
+        ("--probability soft-max", "did you mean 'softmax'?"),
+    ],
+)
+def test_a_wrong_choice_gets_the_nearest(line, said, capsys):
+    assert said in said_of(xgrad_cam_parser(), f"photo.jpg {line}", capsys)
+
+
+def test_a_value_with_a_space_belongs_to_its_option():
+    arguments = parse(xgrad_cam_parser(), ["photo.jpg", "--weights=my file.pth", "--target", "Egyptian cat"])
+    assert (arguments.weights, arguments.target_index) == ("my file.pth", ["Egyptian cat"])
+    arguments = parse(xgrad_cam_parser(), ["--target", "-a b", os.path.abspath("photo.jpg")])
+    assert arguments.target_index == ["-a b"]

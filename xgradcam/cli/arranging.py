@@ -1,0 +1,175 @@
+"""Command lines in which the photographs stand anywhere, put in the order that argparse needs."""
+
+import argparse
+import difflib
+import glob
+import os
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from xgradcam.errors import XGradCamError, listed, shown
+from xgradcam.pictures.formats import SUFFIXES
+
+STDIN = "-"
+# The endings of photographs, and those of arrays of bands.
+ENDINGS = (*SUFFIXES, ".npy")
+IMAGE_PATH = "--image-path"
+NUMBERS = (int, float)
+# Names of options in other programs.
+ELSEWHERE = {
+    "--img": "--image-path",
+    "--input": "--image-path",
+    "--class": "--target-index",
+    "--label": "--target-index",
+    "--checkpoint": "--weights",
+    "--ckpt": "--weights",
+    "--arch": "--model",
+    "--cmap": "--colormap",
+    "--out": "--output-dir",
+    "--gpu": "--use-cuda",
+    "--cuda": "--use-cuda",
+    "--layer": "--target-layer",
+    "--layers": "--target-layer",
+}
+# What begins with a dash and is a value, as argparse has it: a negative number, or what has a space.
+DASHED_VALUE = re.compile(r"-(?:\d+|\d*\.\d+)?|.* .*", re.DOTALL)
+
+
+@dataclass
+class Given:
+    """An option as it was given: the words of it, of which the first may hold a value behind `=`."""
+
+    option: str
+    words: list[str]
+    action: argparse.Action
+
+    @property
+    def takes_several(self) -> bool:
+        """True for an option of several values that are no numbers, given without `=`."""
+        return self.action.nargs == "+" and self.action.type not in NUMBERS and self.words[0] == self.option
+
+
+def arranged(
+    arguments: Sequence[str], options: Mapping[str, argparse.Action], instead: Collection[str]
+) -> list[str]:
+    """The arguments with the photographs, wherever they stood, behind `--` at the end.
+
+    Each option takes as many values as it has. One that takes several takes all up to the next option; one
+    that takes several numbers, all that are numbers. If no photograph is left, the last values that are
+    paths are the photographs: no other reading makes a whole command.
+
+    options: by their names. instead: names of options with which no photograph is needed.
+    Raises XGradCamError for an unknown option, and for values that may be photographs or not.
+    """
+    given, photographs = _parsed(arguments, options)
+    if not photographs and not any(one.option in (IMAGE_PATH, *instead) for one in given):
+        photographs = _taken_back([one for one in given if one.takes_several])
+    words = [word for one in given for word in one.words]
+    return [*words, "--", *photographs] if photographs else words
+
+
+def _parsed(
+    arguments: Sequence[str], options: Mapping[str, argparse.Action]
+) -> tuple[list[Given], list[str]]:
+    """The options with their values, and all else."""
+    given: list[Given] = []
+    rest: list[str] = []
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            return given, rest + words
+        if not _is_option(word, options):
+            rest.append(word)
+            continue
+        name, equals, _ = word.partition("=")
+        if name not in options:
+            raise XGradCamError(f"no option {name}{_nearest(name, options)}")
+        one = Given(name, [word], options[name])
+        given.append(one)
+        if not equals:
+            until = next((at for at, word in enumerate(words) if _is_option(word, options)), len(words))
+            one.words += _values(one.action, words, until)
+    return given, rest
+
+
+def _is_option(word: str, options: Collection[str]) -> bool:
+    """True for options, known or not, and for `--`."""
+    known = word.partition("=")[0] in options
+    return known or (word.startswith("-") and not DASHED_VALUE.fullmatch(word))
+
+
+def _values(action: argparse.Action, words: list[str], until: int) -> list[str]:
+    """The values of an option, taken from the words that follow it; until: the place of the next option."""
+    if isinstance(action.nargs, int):
+        until = min(until, action.nargs)
+    elif action.nargs in (None, "?"):
+        until = min(until, 1)
+    elif action.type in NUMBERS:
+        until = next((place for place in range(1, until) if not _is_number(words[place])), until)
+    values = words[:until]
+    del words[:until]
+    return values
+
+
+def _taken_back(given: Sequence[Given]) -> list[str]:
+    """The last values of the options that are paths, taken from them; at least one value stays with each."""
+    found = []
+    for one in given:
+        place = len(one.words)
+        while place > 2 and _is_path(one.words[place - 1]):
+            place -= 1
+        found.append((one, one.words[place:]))
+    paths = [path for _, values in found for path in values]
+    unsure = [path for path in paths if not _is_surely_path(path)]
+    if unsure and len(paths) > 1:
+        option = next(one.option for one, values in found if unsure[0] in values)
+        raise XGradCamError(
+            f"{shown(unsure[0])} may be a value of {option} or a path: give the photographs first"
+        )
+    for one, values in found:
+        del one.words[len(one.words) - len(values) :]
+    return paths
+
+
+def misplaced(options: Mapping[str, Sequence[str]]) -> str:
+    """A hint at values of options that look like photographs; '' if none does."""
+    for option, values in options.items():
+        paths = [value for value in values if _is_path(value)]
+        if paths:
+            return f"; {listed(paths, 3)} behind {option} is read as its value: give the photographs first"
+    return ""
+
+
+def _is_path(value: str) -> bool:
+    return _is_surely_path(value) or (bool(value) and "\0" not in value and os.path.exists(value))
+
+
+def _is_surely_path(value: str) -> bool:
+    """True for what no class, layer or method is called: a photograph's ending, or a folder in the path."""
+    if value == STDIN or os.path.splitext(value)[1].lower() in ENDINGS:
+        return True
+    separators = [sign for sign in (os.sep, os.altsep) if sign]
+    is_folder = any(sign in value for sign in separators) and "\0" not in value
+    return is_folder and (os.path.exists(value) or value[-1] in separators or bool(glob.glob(value)))
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True
+
+
+def _nearest(name: str, options: Collection[str]) -> str:
+    """The options that may be meant: those that begin so, those that are very near, or have such a word."""
+    plain = "--" + name.lstrip("-").replace("_", "-").lower()
+    known = [option for option in options if option.startswith("--")]
+    meant = [option for option in [ELSEWHERE.get(plain, "")] if option in known]
+    meant = meant or [option for option in known if option.startswith(plain) and len(plain) > len("--x")]
+    meant = meant or difflib.get_close_matches(plain, known, n=1, cutoff=0.85)
+    meant = meant or [option for option in known if plain[2:] in option[2:].split("-")]
+    meant = meant or difflib.get_close_matches(plain, known, n=1)
+    return f"; did you mean {' or '.join(meant[:3])}?" if meant else ""
