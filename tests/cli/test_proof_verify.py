@@ -466,7 +466,7 @@ def test_help_is_quick_and_shows_an_example():
         [sys.executable, "-X", "importtime", script, "--help"], capture_output=True, text=True, check=True,
         env={**os.environ, "COLUMNS": "100"},
     )  # fmt: skip
-    assert "proof-verify --image-path examples/cat.jpg --target-index 285" in run.stdout
+    assert "  proof-verify photo.jpg --plot split.png --maps maps\n" in run.stdout
     assert "'features.*'" in run.stdout
     imported = {line.rsplit("|", 1)[-1].strip() for line in run.stderr.splitlines()}
     assert "argparse" in imported
