@@ -19,6 +19,7 @@ from xgradcam.cli.parsing import Parser as Parser
 from xgradcam.cli.parsing import misplaced_photographs
 from xgradcam.cli.scale_options import add_scale_arguments
 from xgradcam.cli.score_options import add_score_argument
+from xgradcam.cli.truth_options import add_truth_argument
 
 # A value of --target-layer and of --method.
 ALL = "all"
@@ -142,6 +143,7 @@ def xgrad_cam_parser(prog: str = "xgrad-cam") -> Parser:
     add_own_model_arguments(parser)
     _add_pixel_arguments(parser)
     add_score_argument(parser)
+    add_truth_argument(parser)
     add_probability_argument(parser)
     add_device_arguments(parser)
     add_lookup_arguments(parser, _short(prog, SHORT, SHORT_OPTIONS, MORE), methods=True)

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from xgradcam.cli.depth import depth_lines
 from xgradcam.cli.options import BOTH
 from xgradcam.cli.terminal import note, shown
+from xgradcam.cli.truth_options import accuracy_lines, right_or_wrong
 from xgradcam.errors import escaped
 
 # Words in the kinds of files that have a plural.
@@ -34,8 +35,8 @@ class Console:
     """Prints a run: text, or JSON with the text on stderr; and counts for the last line.
 
     total: photographs of the run. out: for the JSON, and the text if there is none; stdout by default.
-    skipped: kinds of what is passed over in folders. write: prints a line above a progress bar, where there
-    is one.
+    verdicts: on the predictions. skipped: kinds of what is passed over in folders. write: prints a line above
+    a progress bar, where there is one.
     """
 
     prog: str
@@ -49,6 +50,7 @@ class Console:
     failed: int = 0
     told: int = 0
     notes: Counter[str] = field(default_factory=Counter)
+    verdicts: Counter[Any] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     write: Any = None
     bar: Any = None
@@ -69,6 +71,7 @@ class Console:
         """Count a photograph that an earlier run completed."""
         if records is not None:
             self.earlier += 1
+            self._judge(records)
             self._objects(records)
 
     def tell(self, records: Sequence[Mapping[str, Any]], problem: str) -> None:
@@ -79,6 +82,7 @@ class Console:
             return
         self.explained += 1
         self.told += len(records)
+        self._judge(records)
         self._objects(records)
         for record in records:
             for line in _long(record) if self.total == 1 else _short(record):
@@ -124,6 +128,8 @@ class Console:
         if self.total > 1 and not self.verbose and not self.quiet:
             for line, count in self.notes.most_common():
                 note(self.prog, f"note: {count} of {self.told} explanations: {line}")
+        for line in accuracy_lines(self.verdicts) if self.total > 1 and not self.quiet else ():
+            note(self.prog, line)
         if self.total > 1 and (how or not self.quiet or self.failed):
             photographs = "photograph" if self.explained == 1 else "photographs"
             counts = [f"{self.explained} {photographs} explained", f"{self.failed} failed"]
@@ -137,6 +143,11 @@ class Console:
         elif not self.quiet:
             for line in self._skipped():
                 note(self.prog, line)
+
+    def _judge(self, records: Sequence[Mapping[str, Any]]) -> None:
+        from xgradcam.runs.verdicts import verdicts_on
+
+        self.verdicts.update(verdicts_on([records]))
 
     def _skipped(self) -> list[str]:
         """The kinds of what was passed over, and how many of each; nothing where there is none."""
@@ -168,7 +179,8 @@ def _short(record: Mapping[str, Any]) -> list[str]:
             f"{record['class_name']} (class {record['class_index']}), "
             f"score {record['score']:.4f}, probability {record['probability']:.1%}"
         )
-    return [f"{record['image']}: {words}", *_axioms(record)]
+    verdict = right_or_wrong(record)
+    return [f"{record['image']}: {words}{verdict and f'; {verdict}'}", *_axioms(record)]
 
 
 def _axioms(record: Mapping[str, Any]) -> list[str]:
@@ -235,6 +247,7 @@ def _long(record: Mapping[str, Any]) -> list[str]:
             f"class {record['class_index']}: score {record['score']:.4f}, "
             f"probability {record['probability']:.1%}, rank {record['rank']} of {record['classes']}",
         ]
+    lines += [verdict] if (verdict := right_or_wrong(record)) else []
     return [
         *lines,
         f"model {record['model']}, layer {record['layer']}",

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from xgradcam.cli.scoring import score_files
+from xgradcam.cli.truth_options import truth_files, truth_settings
 from xgradcam.files import KeptFiles
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ KEPT = (
 
 def kept_files(arguments: argparse.Namespace, photographs: Sequence[str]) -> KeptFiles:
     """The files that a command reads, and must not write over."""
-    read = [*photographs, *score_files(arguments), *_files_of_model(arguments)]
+    read = [*photographs, *score_files(arguments), *truth_files(arguments), *_files_of_model(arguments)]
     return KeptFiles([*read, *arguments.argument_files])
 
 
@@ -69,6 +70,7 @@ def settings_of(
         **({} if arguments.layout is None else {"layout": arguments.layout}),
         **({} if scoring is None else {"score": scoring.name}),
         **({} if arguments.bands is None else {"bands": arguments.bands}),
+        **truth_settings(arguments),
     }
 
 

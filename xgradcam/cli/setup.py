@@ -17,6 +17,7 @@ from xgradcam.cli.options import ALL, AUTO
 from xgradcam.cli.record import kept_files, settings_of
 from xgradcam.cli.scoring import scoring_of
 from xgradcam.cli.terminal import note
+from xgradcam.cli.truth_options import explains_mistakes, with_truth
 from xgradcam.errors import XGradCamError, did_you_mean, shown, users_code
 
 if TYPE_CHECKING:
@@ -252,6 +253,7 @@ def run_of(
     framing, value_range = classifier.framing(arguments.crop), range_of(arguments)
     sources = with_bands(sources, bands_of(arguments, classifier, say), value_range)
     scoring = scoring_of(arguments, classifier, say)
+    sources = with_truth(arguments, sources, classifier, None if scoring is None else scoring.name, say)
     classes = [None] if scoring else classes_of(arguments.target_index, classifier.labels, say)
 
     def choose() -> str:
@@ -275,8 +277,9 @@ def run_of(
     )
     settings = settings_of(arguments, classifier, layers, explaining.methods, scoring)
     return Run(
-        sources, classifier, framing, layers, classes, explaining, writing, settings, value_range, scoring
-    )
+        sources, classifier, framing, layers, classes, explaining, writing, settings, value_range, scoring,
+        explains_mistakes(arguments),
+    )  # fmt: skip
 
 
 def _applicable(
@@ -306,6 +309,7 @@ def _has_original_names(
     """True if one photograph, one class and one layer were asked for, and no page of the run."""
     one_class = len(arguments.target_index) == 1 and not TOP.fullmatch(arguments.target_index[0])
     one_file = len(sources) == 1 and sources[0].path == arguments.image_path[0]
+    one_class = one_class and not explains_mistakes(arguments)
     return one_file and one_class and len(layers) == 1 and not arguments.html
 
 

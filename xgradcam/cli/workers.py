@@ -114,6 +114,7 @@ def tell_report(console: Console, folder: Path, report: "Report", every: bool) -
     console.explained += report.explained
     console.told += report.told
     console.notes.update(report.notes)
+    console.verdicts.update(report.verdicts)
     for problem in report.problems:
         console.tell((), problem)
 

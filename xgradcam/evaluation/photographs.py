@@ -7,14 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from xgradcam.errors import XGradCamError, listed
-from xgradcam.models.labels import classes_called, classes_listed, label_of
+from xgradcam.errors import XGradCamError
+from xgradcam.models.labels import label_of
+from xgradcam.models.stated import classes_of_folders
 from xgradcam.pictures.levels import ValueRange
 from xgradcam.pictures.photograph import read_image
 from xgradcam.runs.sources import find_photographs
-
-# Digits of a class index, at most.
-LONGEST_INDEX = 9
 
 
 @dataclass(frozen=True)
@@ -35,46 +33,8 @@ def photographs_at(
     """
     sources = find_photographs(places, output_dir) if places else []
     folders = {Path(source.path).parent for source in sources}
-    targets = _classes_of(sorted(folders), labels, count)
+    targets = classes_of_folders(sorted(folders), labels, count)
     return [LabelledPhotograph(source.path, targets[Path(source.path).parent]) for source in sources]
-
-
-def _classes_of(
-    folders: Sequence[Path], labels: Sequence[str] | None, count: int | None
-) -> dict[Path, int | None]:
-    """The class of each folder; XGradCamError with all folders that may be of several classes."""
-    targets: dict[Path, int | None] = {}
-    problems: dict[str, str] = {}
-    for folder in folders:
-        try:
-            targets[folder] = class_of_folder(folder.name, labels, count)
-        except XGradCamError as error:
-            problems.setdefault(folder.name, str(error))
-    if problems:
-        first, *others = problems
-        more = f"; so too {listed(map(repr, others), 12)}" if others else ""
-        raise XGradCamError(problems[first] + more)
-    return targets
-
-
-def class_of_folder(name: str, labels: Sequence[str] | None, count: int | None = None) -> int | None:
-    """The class that a folder is named after: its index, its id, or a whole name of it; None for no class.
-
-    Raises XGradCamError for a name of several classes, and for an index that is the name of another class.
-    """
-    count = len(labels) if count is None and labels else count
-    called = classes_called(labels, name)
-    is_index = name.isascii() and name.isdecimal() and len(name) <= LONGEST_INDEX
-    if is_index and (count is None or int(name) < count):
-        if labels is not None and called not in ([], [int(name)]):
-            named = classes_listed(labels, called)
-            choices = f"call it 0{called[0]} for the name, 0{name} for the index"
-            raise XGradCamError(f"the folder {name!r} is an index, and the name of class {named}: {choices}")
-        return int(name)
-    if labels is not None and len(called) > 1:
-        named = classes_listed(labels, called)
-        raise XGradCamError(f"the folder {name!r} may be class {named}: call it by the index")
-    return called[0] if called else None
 
 
 class FolderClass(NamedTuple):

@@ -45,7 +45,8 @@ OTHER_CONTENT = {
 
 def read_names(path: Path) -> Names:
     """Names from a file. Raises XGradCamError if it cannot be read, or is anything else than class names."""
-    source, text, suffix = f"labels {path}", _text(path), path.suffix.lower()
+    source, suffix = f"labels {path}", path.suffix.lower()
+    text = text_of(path, source)
     for beginning, what in OTHER_CONTENT.items():
         if re.match(beginning, text.lstrip(), re.IGNORECASE):
             refuse(source, what)
@@ -101,28 +102,32 @@ def _of_columns(source: str, text: str, suffix: str) -> list[tuple[int, str]]:
     return [(number, " ".join(row.splitlines())) for number, row in rows if row.strip(mark + " ")]
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path, what: str, largest: int = LARGEST_FILE) -> str:
+    """The text in a file of at most so many bytes, in UTF-8, or in UTF-16 if it begins with its mark.
+
+    what: is read, for messages. Raises XGradCamError if it cannot be read, or is no text.
+    """
     try:
         with open_regular(path) as file:
-            content = file.read(LARGEST_FILE + 1)
+            content = file.read(largest + 1)
     except XGradCamError as error:
-        raise XGradCamError(f"cannot read labels {path}: {error}") from None
+        raise XGradCamError(f"cannot read {what}: {error}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise XGradCamError(f"cannot read labels {path}: {reason}") from None
-    if len(content) > LARGEST_FILE:
-        refuse(f"labels {path}", f"over {LARGEST_FILE >> 20} MiB: class names take less; {WANTED}")
+        raise XGradCamError(f"cannot read {what}: {reason}") from None
+    if len(content) > largest:
+        refuse(what, f"over {largest >> 20} MiB: class names take less; {WANTED}")
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = content.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise XGradCamError(
-            f"cannot read labels {path}: line {line} is not text in UTF-8: save it as UTF-8 text"
+            f"cannot read {what}: line {line} is not text in UTF-8: save it as UTF-8 text"
         ) from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise XGradCamError(f"cannot read labels {path}: line {line} is not text: {WANTED}")
+        raise XGradCamError(f"cannot read {what}: line {line} is not text: {WANTED}")
     return text
 
 

@@ -26,6 +26,8 @@ from xgradcam.runs.run import Run
 ORIGINAL_NAMES = ("cam.jpg", "X_cam.jpg")
 # A class in a file's name.
 CLASS = re.compile(r"_(\d+)_")
+# The same, or the contrast of two classes.
+MISTAKE = re.compile(r"_(\d+(?:-less-\d+)?)_")
 GENERATOR = b'name="generator" content="xgradcam"'
 # What is in our archives of maps: always the scores, perhaps other numbers, and maps by their methods.
 SCORES = "scores.npy"
@@ -67,8 +69,9 @@ class Outputs:
     @cached_property
     def _part(self) -> re.Pattern[str]:
         """The class, or the score, in a file's name."""
-        scoring = self.run.scoring
-        return CLASS if scoring is None else re.compile(f"_({re.escape(scoring.file_part)})_")
+        if self.run.scoring is not None:
+            return re.compile(f"_({re.escape(self.run.scoring.file_part)})_")
+        return MISTAKE if self.run.mistakes else CLASS
 
     @cached_property
     def stems(self) -> dict[str, str]:

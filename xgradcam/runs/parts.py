@@ -19,6 +19,7 @@ from xgradcam.runs.pipeline import Explainer, Outcome, Record, explain_photograp
 from xgradcam.runs.run import USUAL_BATCH, Run
 from xgradcam.runs.shards import PROBLEM, Files, lines_in
 from xgradcam.runs.sources import Source, state_of
+from xgradcam.runs.verdicts import Verdicts, verdicts_on
 
 Outcomes: TypeAlias = Generator[Outcome, None, None]
 
@@ -32,7 +33,7 @@ class Report:
     """The counts of a shard that is done.
 
     explained: photographs; earlier: paths of those that were done before; told: explanations; notes: on them;
-    problems: of photographs that failed.
+    problems: of photographs that failed. verdicts: on predictions, where the true classes are known.
     """
 
     index: int
@@ -41,6 +42,7 @@ class Report:
     told: int
     notes: Counter[str] = field(default_factory=Counter)
     problems: Sequence[str] = ()
+    verdicts: Verdicts = field(default_factory=Counter)
 
 
 @dataclass(frozen=True)
@@ -161,7 +163,8 @@ def report_of(files: Files, earlier: frozenset[str] = frozenset()) -> Report:
     problems = [problem for _, problem in results if problem]
     notes = Counter(note for record in records for note in record["notes"])
     explained = len(results) - len(problems) - len(earlier)
-    return Report(files.index, explained, earlier, len(records), notes, problems)
+    verdicts = verdicts_on([of_image for of_image, _ in results])
+    return Report(files.index, explained, earlier, len(records), notes, problems, verdicts)
 
 
 def reopen_if_changed(run: Run, files: Files, sources: Sequence[Source]) -> bool:

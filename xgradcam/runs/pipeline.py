@@ -28,13 +28,13 @@ from xgradcam.errors import (
 from xgradcam.pictures.photograph import Photograph
 from xgradcam.runs.cores import usable_cores
 from xgradcam.runs.results import Announce, write_results
-from xgradcam.runs.run import USUAL_BATCH, Explained, Run
+from xgradcam.runs.run import USUAL_BATCH, Explained, Run, Truths
 from xgradcam.runs.scoring import Shape
 from xgradcam.runs.sources import STDIN, Source, state_of
 
 T = TypeVar("T")
 Record = Mapping[str, Any]
-Explainer: TypeAlias = Callable[[Tensor, Sequence[Shape]], Explained]
+Explainer: TypeAlias = Callable[[Tensor, Sequence[Shape], Truths], Explained]
 
 # Threads that read, and as many that write. Two on one core: a disk is waited for. More than eight wait for
 # the interpreter's lock.
@@ -278,8 +278,8 @@ def _explain_at_once(
 ) -> list[tuple[Explained, int, str]]:
     classifier = run.classifier
     batch = classifier.like_weights(torch.cat([one.inputs for one in read if one.inputs is not None]))
-    shapes = [one.shape for one in read]
-    explained = _on_cpu(explain(_on_device(batch, classifier.device()), shapes))
+    shapes, truths = [one.shape for one in read], [one.source.truth for one in read]
+    explained = _on_cpu(explain(_on_device(batch, classifier.device()), shapes, truths))
     return [(explained, index, "") for index in range(len(read))]
 
 

@@ -4,7 +4,7 @@ import io
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -22,9 +22,18 @@ from xgradcam.pictures.outlines import outlined
 from xgradcam.pictures.paint import HeatmapOf, draw, fused
 from xgradcam.pictures.panel import draw_panel, score_line
 from xgradcam.pictures.photograph import Photograph, encode_jpeg
+from xgradcam.runs.mistakes import (
+    CONTRAST,
+    PREDICTED,
+    TRUE,
+    contrast_scoring,
+    telling_method,
+    truth_record,
+)
 from xgradcam.runs.run import Explained, Run
-from xgradcam.runs.scoring import Shape, outline_of
+from xgradcam.runs.scoring import Scoring, Shape, outline_of
 from xgradcam.runs.sources import STDIN, Source
+from xgradcam.scores.score import Contrast
 
 # File names of the methods' pictures, as in the original scripts; CAM itself must not take Grad-CAM's.
 STEMS: Mapping[str, str] = {"grad-cam": "cam", "xgrad-cam": "X_cam", "cam": "linear-cam"}
@@ -41,12 +50,16 @@ Announce: TypeAlias = Callable[[Sequence[str]], None]
 class _View:
     """The maps of one photograph and class, or score, at a layer, or those of several layers, to be fused.
 
-    shape: the photograph's.
+    shape: the photograph's. scoring: of what is explained, if it is no class. about: a part of its record.
+    beside: caption -> heatmap, for the panel of a contrast, which shows its classes beside it.
     """
 
     layer: str
     samples: tuple[Explanation, ...]
     shape: Shape
+    scoring: Scoring | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+    beside: Mapping[str, HeatmapOf] = field(default_factory=dict)
 
     @property
     def first(self) -> Explanation:
@@ -98,7 +111,7 @@ def write_results(
     folder = run.writing.folder
     contents: dict[Path, bytes] = {}
     records = []
-    for view in _views(run, explained, index, shape or (canvas.shape[0], canvas.shape[1])):
+    for view in _views(run, source, explained, index, shape or (canvas.shape[0], canvas.shape[1])):
         made = _contents(run, canvas, view)
         names = {key: _name(run, source, view, suffix) for key, (suffix, _) in made.items()}
         contents |= {folder / names[key]: content for key, (_, content) in made.items()}
@@ -119,19 +132,51 @@ def write_results(
     return records
 
 
-def _views(run: Run, explained: Explained, index: int, shape: Shape) -> list[_View]:
+def _views(run: Run, source: Source, explained: Explained, index: int, shape: Shape) -> list[_View]:
     """Each class's maps at each layer, and those of several layers fused."""
-    by_class: dict[int, list[Explanation]] = {}
+    by_class: dict[int | None, list[Explanation]] = {}
     for of_class in zip(*explained, strict=True):
-        samples = [explanation.sample(index) for explanation in of_class]
-        first = samples[0]
-        by_class[int(first.targets[0]) if isinstance(first, ClassExplanation) else 0] = samples
+        samples = [sample for one in of_class if (sample := one.sample(index)) is not None]
+        if samples:
+            by_class[_target_of(samples[0])] = samples
     views = []
     for samples in by_class.values():
         views += [_View(layer, (sample,), shape) for layer, sample in zip(run.layers, samples, strict=True)]
         if len(samples) > 1:
             views.append(_View(" + ".join(run.layers), tuple(samples), shape))
-    return views
+    if run.scoring is not None:
+        return [replace(view, scoring=run.scoring) for view in views]
+    return views if source.truth is None else _with_truth(run, source.truth, views)
+
+
+def _with_truth(run: Run, truth: int, views: Sequence[_View]) -> list[_View]:
+    """The views with what is known of the true class, and the role that each has in a mistake."""
+    labels = run.classifier.labels
+    about = truth_record(truth, views[0].of_class, labels)
+    if not run.mistakes:
+        return [replace(view, about=about) for view in views]
+    each = []
+    for view in views:
+        if isinstance(view.first.score_of, Contrast):
+            scoring = contrast_scoring(view.first.score_of, labels)
+            beside = _beside([one for one in views if one.layer == view.layer], labels)
+            view, role = replace(view, scoring=scoring, beside=beside), CONTRAST
+        else:
+            role = PREDICTED if view.target == about["prediction"]["index"] else TRUE
+        each.append(replace(view, about={**about, "role": role}))
+    return each
+
+
+def _beside(views: Sequence[_View], labels: Sequence[str] | None) -> dict[str, HeatmapOf]:
+    """Captions and heatmaps, by one method, of the predicted and the true class, and of their contrast."""
+    predicted, true, contrast = (view.heatmaps()[telling_method(list(view.first.maps))] for view in views)
+    names = [name_only(label_of(labels, view.target)) for view in views[:2]]
+    return {f"predicted: {names[0]}": predicted, f"true: {names[1]}": true, "predicted less true": contrast}
+
+
+def _target_of(explanation: Explanation) -> int | None:
+    """The class that is explained in one sample; None for another score."""
+    return int(explanation.targets[0]) if isinstance(explanation, ClassExplanation) else None
 
 
 def _name(run: Run, source: Source, view: _View, suffix: str) -> str:
@@ -139,7 +184,7 @@ def _name(run: Run, source: Source, view: _View, suffix: str) -> str:
     if run.writing.original_names:
         return suffix
     layer = f"{view.file_part}_" if len(run.layers) > 1 else ""
-    part = view.target if run.scoring is None else run.scoring.file_part
+    part = view.target if view.scoring is None else view.scoring.file_part
     return source.stem.with_name(f"{source.stem.name}_{part}_{layer}{suffix}").as_posix()
 
 
@@ -156,7 +201,7 @@ def _contents(run: Run, canvas: Photograph, view: _View) -> dict[str, tuple[str,
     if run.writing.panel:
         title, detail = _header(run, view)
         detail = f"{view.file_part}, {detail}" if len(run.layers) > 1 else detail
-        captioned = {title_of(method): heatmap for method, heatmap in heatmaps.items()}
+        captioned = view.beside or {title_of(method): heatmap for method, heatmap in heatmaps.items()}
         picture = draw_panel(canvas, captioned, run.framing, title, detail, style, outline)
         made["panel"] = (PANEL, encode_jpeg(picture))
     if run.writing.save_maps and not view.is_fused:
@@ -167,8 +212,11 @@ def _contents(run: Run, canvas: Photograph, view: _View) -> dict[str, tuple[str,
 def _header(run: Run, view: _View) -> tuple[str, str]:
     """The title and the detail of a panel."""
     score = float(view.first.score)
-    if run.scoring is not None:
-        return run.scoring.words(view.first.score_of, run.framing, view.shape), score_line(score)
+    if view.scoring is not None:
+        scoring = view.scoring
+        if view.beside and scoring.labels is not None:
+            scoring = replace(scoring, labels=[*map(name_only, scoring.labels)])
+        return scoring.words(view.first.score_of, run.framing, view.shape), score_line(score)
     title = name_only(label_of(run.classifier.labels, view.target))
     return title, score_line(score, float(view.of_class.probability))
 
@@ -176,8 +224,8 @@ def _header(run: Run, view: _View) -> tuple[str, str]:
 def _of_interest(run: Run, view: _View) -> dict[str, Any]:
     """The part of a record on the class or the score that is explained."""
     score = view.first.score
-    if run.scoring is not None:
-        return {**run.scoring.record(view.first.score_of, run.framing, view.shape), "score": float(score)}
+    if view.scoring is not None:
+        return {**view.scoring.record(view.first.score_of, run.framing, view.shape), "score": float(score)}
     logits = view.of_class.logits
     return {
         "class_index": view.target,
@@ -199,6 +247,7 @@ def _record(
     return {
         "image": source.path,
         **_of_interest(run, view),
+        **view.about,
         "model": run.classifier.name,
         "layer": view.layer,
         "files": {key: name for key, name in names.items() if key in explanation.maps},

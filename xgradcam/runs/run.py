@@ -23,6 +23,7 @@ from xgradcam.pictures.levels import ValueRange
 from xgradcam.pictures.paint import DEFAULT_STYLE, Style
 from xgradcam.pictures.photograph import Photograph, normalise
 from xgradcam.runs.explainer import Explainer, explain_layers, unheard
+from xgradcam.runs.mistakes import OfSome, explain_mistakes
 from xgradcam.runs.scoring import Scoring, Shape
 from xgradcam.runs.sources import Source
 from xgradcam.scores.targets import Targets
@@ -32,7 +33,9 @@ ABLATION_CAM = "ablation-cam"
 USUAL_BATCH = 8
 
 # For each layer one explanation for each class, or that of a score.
-Explained: TypeAlias = Sequence[Sequence[Explanation]]
+Explained: TypeAlias = Sequence[Sequence[Explanation | OfSome]]
+# True class of each photograph of a batch; None where it is not known.
+Truths: TypeAlias = Sequence[int | None]
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,8 @@ class Run:
     sources: the photographs. framing: how they are fitted to the network's input. layers: those explained;
     the maps of several are fused, too. classes: explained for each photograph. scoring: explained instead.
     settings: what must be the same for an interrupted run to go on, as JSON. value_range: the values of black
-    and white, of photographs of more than 8 bits.
+    and white, of photographs of more than 8 bits. mistakes: explain the class of the highest score, and of
+    photographs of another true class that class and the contrast of the two.
     """
 
     sources: Sequence[Source]
@@ -134,6 +138,7 @@ class Run:
     settings: Mapping[str, Any] = field(default_factory=dict)
     value_range: ValueRange | None = None
     scoring: Scoring | None = None
+    mistakes: bool = False
 
     def inputs(self, photograph: Photograph) -> Tensor:
         """The network's input for a photograph (H, W, 3): (1, 3, h, w) float32, on the CPU."""
@@ -162,10 +167,15 @@ class Run:
 
     def explain(self, inputs: Tensor, progress: Progress = unheard) -> Explained:
         """For each layer one explanation for each class of inputs (N, 3, h, w) on the model's device."""
-        return self.explainer(progress)(inputs, ())
+        return self.explainer(progress)(inputs, (), ())
 
-    def explainer(self, progress: Progress = unheard) -> Callable[[Tensor, Sequence[Shape]], Explained]:
-        """The same for many batches, with the photographs' shapes; it keeps what can be kept between them."""
+    def explainer(
+        self, progress: Progress = unheard
+    ) -> Callable[[Tensor, Sequence[Shape], Truths], Explained]:
+        """The same for many batches, with the photographs' shapes and true classes.
+
+        It keeps what can be kept between them.
+        """
         how, classifier = self.explaining, self.classifier
         if self.scoring is not None:
             return partial(self._explain_score, self.scoring, progress)
@@ -178,14 +188,22 @@ class Run:
             for layer in self.layers
         ]  # fmt: skip
 
-        def explain(inputs: Tensor, _shapes: Sequence[Shape] = ()) -> Explained:
+        def explain(inputs: Tensor, _shapes: Sequence[Shape] = (), truths: Truths = ()) -> Explained:
             with computing_in(how.precision, inputs.device.type):
+                if self.mistakes:
+                    known = truths or [None] * len(inputs)
+                    return explain_mistakes(explainers, inputs, known, how.guided)
                 return explain_layers(explainers, inputs, self._targets, how.guided)
 
         return explain
 
     def _explain_score(
-        self, scoring: Scoring, progress: Progress, inputs: Tensor, shapes: Sequence[Shape] = ()
+        self,
+        scoring: Scoring,
+        progress: Progress,
+        inputs: Tensor,
+        shapes: Sequence[Shape] = (),
+        _truths: Truths = (),
     ) -> Explained:
         how = self.explaining
         score = scoring.make(self.framing, shapes or [self.framing.size] * len(inputs))

@@ -26,7 +26,7 @@ class Scoring:
 
     name: as the command line has it, `box:0`. what: the kind of thing, `detection`. make: from the shapes of
     a batch's photographs, as a framing fits them to the input, to the score. labels: names of the classes.
-    said: words for what the explanation does not tell, such as a text.
+    said: words for what the explanation does not tell, such as a text. part: of a file's name, if not `name`.
     """
 
     name: str
@@ -34,11 +34,12 @@ class Scoring:
     make: Callable[[Framing, Sequence[Shape]], Score]
     labels: Sequence[str] | None = None
     said: str = ""
+    part: str = ""
 
     @property
     def file_part(self) -> str:
         """The score as a part of a file's name."""
-        return re.sub(r"[^\w.,-]+", "-", self.name).strip("-.")[:LONGEST]
+        return self.part or re.sub(r"[^\w.,-]+", "-", self.name).strip("-.")[:LONGEST]
 
     def words(self, score_of: Score | None, framing: Framing, shape: Shape) -> str:
         """The line on what is explained in one photograph of this shape; score_of: with what it found."""

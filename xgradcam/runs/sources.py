@@ -27,13 +27,14 @@ class Source:
 
     path: of the file, or '-' for stdin. stem: how the names of its results begin, a relative path that no
     other photograph of the run has. reading: its pixels and notes, where they were read before the run.
-    bands: those of a network of other than one or three channels.
+    bands: those of a network of other than one or three channels. truth: its true class, if that is known.
     """
 
     path: str
     stem: Path
     reading: Reading | None = field(default=None, compare=False, repr=False)
     bands: Bands | None = None
+    truth: int | None = None
 
     def read(
         self, value_range: ValueRange | None = None, before: Callable[[int], None] = lambda _pixels: None

@@ -1,0 +1,117 @@
+"""The option of the true classes, and the lines on right and wrong; nothing here imports torch."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xgradcam.cli.parsing import Parser
+from xgradcam.errors import XGradCamError, short
+
+if TYPE_CHECKING:
+    from xgradcam.models.classifier import Classifier
+    from xgradcam.runs.sources import Source
+    from xgradcam.runs.truth import Table
+    from xgradcam.runs.verdicts import Verdicts
+
+FOLDER = "folder"
+# Mistakes of a kind that the last lines of a run name, at most.
+MOST_CONFUSIONS = 3
+
+
+def add_truth_argument(parser: Parser) -> None:
+    """Add the option of the true classes."""
+    parser.add_argument_group("right or wrong").add_argument(
+        "--truth", metavar=f"{FOLDER}|FILE.csv",
+        help=f"the photographs' true classes: {FOLDER}, where each one's folder has the index, the id "
+        "(n02123045) or a whole name of its class; or a table with a line for each, file and class. It has "
+        "the predicted class explained and, of mistakes, the true one and the contrast of the two: why this "
+        "and not that. --target-index explains other classes. At the end it is said how many are right",
+    )  # fmt: skip
+
+
+def truth_files(arguments: argparse.Namespace) -> list[str]:
+    """The file that --truth names."""
+    given = getattr(arguments, "truth", None)
+    return [] if given in (None, FOLDER) else [given]
+
+
+def truth_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The part of a run's settings on the true classes; not there unless they are given."""
+    if arguments.truth is None:
+        return {}
+    path = _path(arguments)
+    return {"truth": arguments.truth if path is None else {"file": str(path), "sha256": _table(path).digest}}
+
+
+def explains_mistakes(arguments: argparse.Namespace) -> bool:
+    """True if the predicted and the true class are explained, and no classes that are asked for."""
+    return arguments.truth is not None and arguments.target_index == ["-1"]
+
+
+def with_truth(
+    arguments: argparse.Namespace,
+    sources: "Sequence[Source]",
+    classifier: "Classifier",
+    score: str | None,
+    say: Callable[[str], None],
+) -> "Sequence[Source]":
+    """The photographs with their true classes, if --truth gives them; `say` is told what is left over.
+
+    score: explained instead of a class. Raises XGradCamError as `by_folder` and `by_table`.
+    """
+    if arguments.truth is None:
+        return sources
+    if score is not None:
+        raise XGradCamError(f"--truth is about classes, and this explains {score}: leave it out")
+    # Workers get photographs that have theirs.
+    if not sources:
+        return sources
+    from xgradcam.runs.truth import by_folder, by_table
+
+    count, labels = classifier.class_count(), classifier.labels
+    if count == 1:
+        raise XGradCamError(
+            f"--truth needs a model of several classes: {classifier.name} has one output, which alone is "
+            "never wrong"
+        )
+    if (path := _path(arguments)) is None:
+        return by_folder(sources, labels, count)
+    return by_table(_table(path), sources, arguments.image_path, labels, count, say)
+
+
+def _path(arguments: argparse.Namespace) -> Path | None:
+    return None if arguments.truth == FOLDER else Path(arguments.truth)
+
+
+def _table(path: Path) -> "Table":
+    from xgradcam.runs.truth import read_table
+
+    return read_table(path)
+
+
+def right_or_wrong(record: Mapping[str, Any]) -> str:
+    """The words on a photograph's prediction, or on the class explained; empty where there are none."""
+    if "truth" not in record or record.get("role") == "contrast":
+        return ""
+    truth = record["truth"]
+    if record.get("role") == "true":
+        return "the true class"
+    if truth["index"] == record["prediction"]["index"]:
+        return "right"
+    return f"wrong: true is {truth['name']} (class {truth['index']})"
+
+
+def accuracy_lines(verdicts: "Verdicts") -> list[str]:
+    """The share of right predictions of a run, and its most frequent mistakes; nothing without a verdict."""
+    from xgradcam.runs.verdicts import confusions, right_of
+
+    if not verdicts:
+        return []
+    right, count = right_of(verdicts)
+    lines = [f"correct: {right:,} of {count:,} ({right / count:.1%})"]
+    mistakes = [
+        f"{short(verdict.true[1], 40)} taken for {short(verdict.predicted[1], 40)} ({times})"
+        for verdict, times in confusions(verdicts, MOST_CONFUSIONS)
+    ]
+    return lines + [f"most frequent mistakes: {'; '.join(mistakes)}"] * bool(mistakes)
