@@ -99,7 +99,8 @@ def right_or_wrong(record: Mapping[str, Any]) -> str:
         return "the true class"
     if truth["index"] == record["prediction"]["index"]:
         return "right"
-    return f"wrong: true is {truth['name']} (class {truth['index']})"
+    number = f"class {truth['index']}"
+    return f"wrong: true is {truth['name']}" + (f" ({number})" if truth["name"] != number else "")
 
 
 def accuracy_lines(verdicts: "Verdicts") -> list[str]:

@@ -102,10 +102,10 @@ def _of_columns(source: str, text: str, suffix: str) -> list[tuple[int, str]]:
     return [(number, " ".join(row.splitlines())) for number, row in rows if row.strip(mark + " ")]
 
 
-def text_of(path: Path, what: str, largest: int = LARGEST_FILE) -> str:
+def text_of(path: Path, what: str, largest: int = LARGEST_FILE, wanted: str = WANTED) -> str:
     """The text in a file of at most so many bytes, in UTF-8, or in UTF-16 if it begins with its mark.
 
-    what: is read, for messages. Raises XGradCamError if it cannot be read, or is no text.
+    what: is read, and is wanted, for messages. Raises XGradCamError if it cannot be read, or is no text.
     """
     try:
         with open_regular(path) as file:
@@ -116,7 +116,7 @@ def text_of(path: Path, what: str, largest: int = LARGEST_FILE) -> str:
         reason = getattr(error, "strerror", None) or error
         raise XGradCamError(f"cannot read {what}: {reason}") from None
     if len(content) > largest:
-        refuse(what, f"over {largest >> 20} MiB: class names take less; {WANTED}")
+        refuse(what, f"over {largest >> 20} MiB: class names take less; {wanted}")
     wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         text = content.decode("utf-16" if wide else "utf-8-sig")
@@ -127,7 +127,7 @@ def text_of(path: Path, what: str, largest: int = LARGEST_FILE) -> str:
         ) from None
     if "\0" in text:
         line = text[: text.index("\0")].count("\n") + 1
-        raise XGradCamError(f"cannot read {what}: line {line} is not text: {WANTED}")
+        raise XGradCamError(f"cannot read {what}: line {line} is not text: {wanted}")
     return text
 
 

@@ -13,6 +13,7 @@ from xgradcam.errors import CannotWriteError, XGradCamError
 from xgradcam.files import KeptFiles, open_regular, write_files
 from xgradcam.runs.results import files_of
 from xgradcam.runs.sources import LONGEST, STDIN, Source, state_of
+from xgradcam.runs.verdicts import verdict_on
 
 NAME = "xgrad-cam.jsonl"
 ANEW = "move it away, and start anew without --resume"
@@ -187,6 +188,7 @@ class Journal:
     def _is_record(self, record: Mapping[str, Any]) -> bool:
         """True if a record has what will be read of it; raises one of READ_ERRORS for what is no record."""
         json.dumps(record, allow_nan=False)
+        verdict_on([record])
         typed = all(isinstance(record[key], kind) for key, kind in RECORD.items() if key in record)
         return typed and ("photograph" in record or not self._needs_photograph)
 
@@ -275,6 +277,8 @@ def names_in_line(line: Mapping[str, Any]) -> set[str]:
 def require_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     """Raise XGradCamError, naming the options, for a run with other settings than that of the record."""
     differing = [key for key in now if before.get(key) != now[key]]
+    # Without them a run would explain other classes, and count no mistakes.
+    differing += ["truth"] if "truth" in before and "truth" not in now else []
     # More photographs are welcome: a shell's pattern finds new ones by itself.
     photographs = before.get("photographs")
     if "photographs" in differing and isinstance(photographs, list):

@@ -1,6 +1,6 @@
 """Photographs that a classifier gets wrong: their true class explained too, and why it prefers another."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias
 
@@ -19,10 +19,13 @@ from xgradcam.runs.scoring import Scoring
 from xgradcam.scores.outputs import logits_of
 from xgradcam.scores.probability import probability_rule
 from xgradcam.scores.score import ClassScore, Contrast
+from xgradcam.scores.targets import choose_targets
 from xgradcam.scores.versus import Versus
 
 # Parts that a class, or a contrast of two, plays for a photograph.
 PREDICTED, TRUE, CONTRAST = "predicted", "true", "contrast"
+# Methods that compare classes by themselves: for no contrast.
+OF_CLASSES = frozenset({"finer-cam"})
 
 
 @dataclass(frozen=True)
@@ -73,42 +76,62 @@ def explain_mistakes(
         one = explainers[0]
         gradient = guided_backpropagation(one.model, chosen, true, one.output, one.image)
     for explainer, of_layer in zip(explainers, explained, strict=True):
-        of_class, contrast = _true_and_contrast(explainer, chosen, true, preferred)
-        of_layer += [OfSome(replace(of_class, guided=gradient), rows), OfSome(contrast, rows)]
+        for found in _true_and_contrast(explainer, chosen, true, preferred):
+            if isinstance(found, ClassExplanation):
+                found = replace(found, guided=gradient)
+            of_layer.append(OfSome(found, rows))
     return explained
 
 
 def _true_and_contrast(
     explainer: Explainer, inputs: Tensor, true: Tensor, preferred: Tensor
-) -> tuple[ClassExplanation, Explanation]:
-    """The class of each sample, and another one less it, in one forward."""
+) -> Iterator[Explanation]:
+    """The class of each sample, and another one less it; in one forward, if the methods are for both."""
     model, inputs = lent(explainer.model, inputs, explainer.image)
-    scorer = ScoreExplainer(
-        model, explainer.layer, explainer.methods, explainer.progress, explainer.axioms, explainer.layout
-    )
+    output, methods = explainer.output, explainer.methods
+    scores: list[ClassScore | Versus] = [ClassScore(true, output), Versus(preferred, true, output)]
 
-    def scores_of(returned: Any) -> list[ClassScore | Versus]:
-        ClassScore(true.cpu(), explainer.output).settled(returned)  # a class out of range is told
-        return [ClassScore(true, explainer.output), Versus(preferred, true, explainer.output)]
+    def explained(methods: Sequence[str], scores: Sequence[ClassScore | Versus]) -> Iterator[Explanation]:
+        scorer = ScoreExplainer(
+            model, explainer.layer, methods, explainer.progress, explainer.axioms, explainer.layout
+        )
+        returned, found = scorer.run(inputs, lambda returned: _in_range(scores, true, returned, output))
+        found = scorer.averaged(inputs, found) if explainer.augment else found
+        for one in found:
+            yield _finished(one, logits_of(returned, output), true, explainer.probability)
 
-    returned, explained = scorer.run(inputs, scores_of)
-    if explainer.augment:
-        explained = scorer.averaged(inputs, explained)
-    logits = logits_of(returned, explainer.output)
-    rule = (explainer.probability, "") if explainer.probability else probability_rule(logits)
+    of_contrasts = [method for method in methods if method not in OF_CLASSES]
+    if of_contrasts == list(methods):
+        yield from explained(methods, scores)
+        return
+    yield from explained(methods, scores[:1])
+    if of_contrasts:
+        yield from explained(of_contrasts, scores[1:])
+
+
+def _in_range(
+    scores: Sequence[ClassScore | Versus], true: Tensor, returned: Any, output: str | int | None
+) -> Sequence[ClassScore | Versus]:
+    """The scores; XGradCamError for a class that the model does not have."""
+    choose_targets(logits_of(returned, output).detach(), true.cpu())
+    return scores
+
+
+def _finished(one: Any, logits: Tensor, true: Tensor, probability: str | None) -> Explanation:
+    """The explanation of one score: of the class, or of a contrast."""
+    rule = (probability, "") if probability else probability_rule(logits)
     logits = logits.detach().float() if logits.dtype in (torch.bfloat16, torch.float16) else logits.detach()
-    maps = [dict(one.maps) for one in explained]
+    maps = [dict(one.maps)]
     found = ClassMaps(
-        logits, rule, not explainer.probability,
-        numbers_of(logits, [one.facts for one in explained], maps),
-        [one.score for one in explained], [true, preferred], maps,
-        [dict(one.sensitivity) for one in explained], [dict(one.budget) for one in explained],
-        [dict(one.constants) for one in explained], [dict(one.depth) for one in explained],
-        explained[0].channels, explained[0].share,
+        logits, rule, not probability, numbers_of(logits, [one.facts], maps), [one.score], [true], maps,
+        [dict(one.sensitivity)], [dict(one.budget)], [dict(one.constants)], [dict(one.depth)],
+        one.channels, one.share,
     )  # fmt: skip
-    of_class, of_contrast = finished(found, [true, preferred])
-    shared = {field.name: getattr(of_contrast, field.name) for field in fields(Explanation)}
-    return of_class, Explanation(**{**shared, "score_of": explained[1].score_of})
+    (of_class,) = finished(found, [true])
+    if isinstance(one.score_of, ClassScore):
+        return of_class
+    shared = {field.name: getattr(of_class, field.name) for field in fields(Explanation)}
+    return Explanation(**{**shared, "score_of": one.score_of})
 
 
 def contrast_scoring(contrast: Contrast, labels: Sequence[str] | None) -> Scoring:

@@ -169,7 +169,8 @@ def _with_truth(run: Run, truth: int, views: Sequence[_View]) -> list[_View]:
 
 def _beside(views: Sequence[_View], labels: Sequence[str] | None) -> dict[str, HeatmapOf]:
     """Captions and heatmaps, by one method, of the predicted and the true class, and of their contrast."""
-    predicted, true, contrast = (view.heatmaps()[telling_method(list(view.first.maps))] for view in views)
+    method = telling_method(list(views[-1].first.maps))
+    predicted, true, contrast = (view.heatmaps()[method] for view in views)
     names = [name_only(label_of(labels, view.target)) for view in views[:2]]
     return {f"predicted: {names[0]}": predicted, f"true: {names[1]}": true, "predicted less true": contrast}
 

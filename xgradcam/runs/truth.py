@@ -197,7 +197,7 @@ def read_table(path: Path) -> Table:
 
     Raises XGradCamError where it cannot be read, and where it is not clear what a column is.
     """
-    text = text_of(path, f"the classes {path}", LARGEST)
+    text = text_of(path, f"the classes {path}", LARGEST, COLUMNS)
     lines = list(_lines(path, text))
     if not lines:
         raise XGradCamError(f"{path} is empty: {COLUMNS}")
