@@ -19,8 +19,9 @@ from xgradcam.operations.constants import Kind
 from xgradcam.pictures.photograph import JPEG_QUALITY, is_marked
 from xgradcam.runs.gallery import PAGE
 from xgradcam.runs.journal import names_in
-from xgradcam.runs.results import FUSED, GUIDED_FILE, MAPS, PANEL, PHOTOGRAPH, layer_part, stem_of
+from xgradcam.runs.results import GUIDED_FILE, MAPS, PANEL, PHOTOGRAPH, stem_of
 from xgradcam.runs.run import Run
+from xgradcam.runs.views import FUSED, layer_part
 
 # Each run for one photograph writes them anew, as the original scripts do.
 ORIGINAL_NAMES = ("cam.jpg", "X_cam.jpg")

@@ -2,93 +2,38 @@
 
 import io
 import os
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from xgradcam.cam.explanation import ClassExplanation, Explanation, heatmap_of
+from xgradcam.cam.explanation import ClassExplanation, Explanation
 from xgradcam.cam.guided import gradient_picture, guided_map
 from xgradcam.cam.methods import title_of
 from xgradcam.errors import XGradCamError
 from xgradcam.files import make_folder, write_files
 from xgradcam.models.labels import label_of, name_only
 from xgradcam.pictures.outlines import outlined
-from xgradcam.pictures.paint import HeatmapOf, draw, fused
+from xgradcam.pictures.paint import HeatmapOf, draw
 from xgradcam.pictures.panel import draw_panel, score_line
 from xgradcam.pictures.photograph import Photograph, encode_jpeg
-from xgradcam.runs.mistakes import (
-    CONTRAST,
-    PREDICTED,
-    TRUE,
-    contrast_scoring,
-    telling_method,
-    truth_record,
-)
 from xgradcam.runs.run import Explained, Run
-from xgradcam.runs.scoring import Scoring, Shape, outline_of
+from xgradcam.runs.scoring import Shape, outline_of
 from xgradcam.runs.sources import STDIN, Source
-from xgradcam.scores.score import Contrast
+from xgradcam.runs.views import View, views_of
 
 # File names of the methods' pictures, as in the original scripts; CAM itself must not take Grad-CAM's.
 STEMS: Mapping[str, str] = {"grad-cam": "cam", "xgrad-cam": "X_cam", "cam": "linear-cam"}
 PANEL, MAPS, PHOTOGRAPH, GUIDED_FILE = "panel.jpg", "maps.npz", "photograph.jpg", "gb.jpg"
 # Keys of a record that name a file, beside the methods' pictures.
 OTHER_FILES = ("panel", "maps", "photograph")
-FUSED = "fused"
 # Precedes a method's name in the keys of guided pictures.
 GUIDED = "guided "
 Announce: TypeAlias = Callable[[Sequence[str]], None]
-
-
-@dataclass(frozen=True)
-class _View:
-    """The maps of one photograph and class, or score, at a layer, or those of several layers, to be fused.
-
-    shape: the photograph's. scoring: of what is explained, if it is no class. about: a part of its record.
-    beside: caption -> heatmap, for the panel of a contrast, which shows its classes beside it.
-    """
-
-    layer: str
-    samples: tuple[Explanation, ...]
-    shape: Shape
-    scoring: Scoring | None = None
-    about: Mapping[str, Any] = field(default_factory=dict)
-    beside: Mapping[str, HeatmapOf] = field(default_factory=dict)
-
-    @property
-    def first(self) -> Explanation:
-        return self.samples[0]
-
-    @property
-    def of_class(self) -> ClassExplanation:
-        """The first explanation, if it is one of a class."""
-        return cast(ClassExplanation, self.first)
-
-    @property
-    def target(self) -> int:
-        return int(self.of_class.targets[0])
-
-    @property
-    def is_fused(self) -> bool:
-        return len(self.samples) > 1
-
-    @property
-    def file_part(self) -> str:
-        """The layer as a part of a file's name."""
-        return FUSED if self.is_fused else layer_part(self.layer)
-
-    def heatmaps(self) -> dict[str, HeatmapOf]:
-        """Method -> heatmap."""
-        return {
-            method: fused([heatmap_of(sample, method) for sample in self.samples])
-            for method in self.first.maps
-        }
 
 
 def write_results(
@@ -111,7 +56,7 @@ def write_results(
     folder = run.writing.folder
     contents: dict[Path, bytes] = {}
     records = []
-    for view in _views(run, source, explained, index, shape or (canvas.shape[0], canvas.shape[1])):
+    for view in views_of(run, source, explained, index, shape or (canvas.shape[0], canvas.shape[1])):
         made = _contents(run, canvas, view)
         names = {key: _name(run, source, view, suffix) for key, (suffix, _) in made.items()}
         contents |= {folder / names[key]: content for key, (_, content) in made.items()}
@@ -132,55 +77,7 @@ def write_results(
     return records
 
 
-def _views(run: Run, source: Source, explained: Explained, index: int, shape: Shape) -> list[_View]:
-    """Each class's maps at each layer, and those of several layers fused."""
-    by_class: dict[int | None, list[Explanation]] = {}
-    for of_class in zip(*explained, strict=True):
-        samples = [sample for one in of_class if (sample := one.sample(index)) is not None]
-        if samples:
-            by_class[_target_of(samples[0])] = samples
-    views = []
-    for samples in by_class.values():
-        views += [_View(layer, (sample,), shape) for layer, sample in zip(run.layers, samples, strict=True)]
-        if len(samples) > 1:
-            views.append(_View(" + ".join(run.layers), tuple(samples), shape))
-    if run.scoring is not None:
-        return [replace(view, scoring=run.scoring) for view in views]
-    return views if source.truth is None else _with_truth(run, source.truth, views)
-
-
-def _with_truth(run: Run, truth: int, views: Sequence[_View]) -> list[_View]:
-    """The views with what is known of the true class, and the role that each has in a mistake."""
-    labels = run.classifier.labels
-    about = truth_record(truth, views[0].of_class, labels)
-    if not run.mistakes:
-        return [replace(view, about=about) for view in views]
-    each = []
-    for view in views:
-        if isinstance(view.first.score_of, Contrast):
-            scoring = contrast_scoring(view.first.score_of, labels)
-            beside = _beside([one for one in views if one.layer == view.layer], labels)
-            view, role = replace(view, scoring=scoring, beside=beside), CONTRAST
-        else:
-            role = PREDICTED if view.target == about["prediction"]["index"] else TRUE
-        each.append(replace(view, about={**about, "role": role}))
-    return each
-
-
-def _beside(views: Sequence[_View], labels: Sequence[str] | None) -> dict[str, HeatmapOf]:
-    """Captions and heatmaps, by one method, of the predicted and the true class, and of their contrast."""
-    method = telling_method(list(views[-1].first.maps))
-    predicted, true, contrast = (view.heatmaps()[method] for view in views)
-    names = [name_only(label_of(labels, view.target)) for view in views[:2]]
-    return {f"predicted: {names[0]}": predicted, f"true: {names[1]}": true, "predicted less true": contrast}
-
-
-def _target_of(explanation: Explanation) -> int | None:
-    """The class that is explained in one sample; None for another score."""
-    return int(explanation.targets[0]) if isinstance(explanation, ClassExplanation) else None
-
-
-def _name(run: Run, source: Source, view: _View, suffix: str) -> str:
+def _name(run: Run, source: Source, view: View, suffix: str) -> str:
     """A file's name, relative to the folder, with forward slashes."""
     if run.writing.original_names:
         return suffix
@@ -189,7 +86,7 @@ def _name(run: Run, source: Source, view: _View, suffix: str) -> str:
     return source.stem.with_name(f"{source.stem.name}_{part}_{layer}{suffix}").as_posix()
 
 
-def _contents(run: Run, canvas: Photograph, view: _View) -> dict[str, tuple[str, bytes]]:
+def _contents(run: Run, canvas: Photograph, view: View) -> dict[str, tuple[str, bytes]]:
     """Name endings and contents of a view's files: by method, and `panel` and `maps`."""
     heatmaps, style = view.heatmaps(), run.writing.style
     outline, seen = outline_of(view.first.score_of, run.framing), (canvas.shape[0], canvas.shape[1])
@@ -210,7 +107,7 @@ def _contents(run: Run, canvas: Photograph, view: _View) -> dict[str, tuple[str,
     return made
 
 
-def _header(run: Run, view: _View) -> tuple[str, str]:
+def _header(run: Run, view: View) -> tuple[str, str]:
     """The title and the detail of a panel."""
     score = float(view.first.score)
     if view.scoring is not None:
@@ -222,7 +119,7 @@ def _header(run: Run, view: _View) -> tuple[str, str]:
     return title, score_line(score, float(view.of_class.probability))
 
 
-def _of_interest(run: Run, view: _View) -> dict[str, Any]:
+def _of_interest(run: Run, view: View) -> dict[str, Any]:
     """The part of a record on the class or the score that is explained."""
     score = view.first.score
     if view.scoring is not None:
@@ -239,7 +136,7 @@ def _of_interest(run: Run, view: _View) -> dict[str, Any]:
 
 
 def _record(
-    run: Run, source: Source, view: _View, names: Mapping[str, str], notes: Sequence[str]
+    run: Run, source: Source, view: View, names: Mapping[str, str], notes: Sequence[str]
 ) -> dict[str, Any]:
     explanation = view.first
     guided = {key[len(GUIDED) :]: name for key, name in names.items() if key.startswith(GUIDED)}
@@ -271,11 +168,6 @@ def _depth(explanation: Explanation) -> dict[str, dict[str, float | None]]:
         method: {block: _finite(float(share)) for block, share in of.items()}
         for method, of in explanation.depth.items()
     }
-
-
-def layer_part(layer: str) -> str:
-    """A layer's name as a part of a file's name."""
-    return re.sub(r"[^\w.-]", "-", layer)
 
 
 def files_of(record: Mapping[str, Any]) -> list[str]:
