@@ -46,7 +46,9 @@ def refused(arguments, said, capsys, command=main):
     assert tree(".") == before
 
 
-@pytest.mark.parametrize("name", ["0001_1_cam.jpg", "0001_1_maps.npz", "0001_photograph.jpg", "index.html"])
+@pytest.mark.parametrize(
+    "name", ["0001_1_cam.jpg", "0001_1_maps.npz", "0001_photograph.jpg", "0001_maps.js", "index.html"]
+)
 def test_a_file_that_no_run_has_made_is_not_written_over(name, capsys):
     Path("out").mkdir()
     shutil.copy(EXAMPLES / "cat.jpg", Path("out", name))

@@ -69,6 +69,7 @@ def test_a_file_of_another_name_is_not(net, name):
         ("cat_1_X_cam_gb.jpg", {"explaining": {"guided": True}}),
         ("cat_1_layer-cam.jpg", {"explaining": {"methods": ["layer-cam"]}}),
         ("cat_photograph.jpg", {"page": True}),
+        ("cat_maps.js", {"page": True}),
         ("index.html", {"page": True}),
         ("cat_1_fused_cam.jpg", {"layers": LAYERS}),
         ("cat_1_features.4_maps.npz", {"layers": LAYERS, "save_maps": True}),
@@ -129,8 +130,9 @@ def test_pictures_and_maps_of_others_are_not_own():
     np.savez("d.npz", scores=np.zeros(3), class_index=1)
     Path("b.npz").write_bytes(b"PK\3\4 broken")
     Path("a.html").write_text("<html>")
+    Path("a.js").write_text("alert()")
     os.mkfifo("b.jpg")
-    names = ("a.jpg", "a.npz", "b.npz", "c.npz", "d.npz", "a.html", "b.jpg", "none.jpg")
+    names = ("a.jpg", "a.npz", "b.npz", "c.npz", "d.npz", "a.html", "a.js", "b.jpg", "none.jpg")
     assert not any(map(is_own, map(Path, names)))
 
 
@@ -218,7 +220,7 @@ def test_results_outside_of_the_folder_are_refused(net, stem):
 
 def test_names_that_a_run_can_have_made(net):
     outputs = outputs_of(net, LAYERS, panel=True)
-    for name in ("cat_7_fused_cam.jpg", "cat_1_features.4_panel.jpg", "cat_photograph.jpg"):
+    for name in ("cat_7_fused_cam.jpg", "cat_1_features.4_panel.jpg", "cat_photograph.jpg", "cat_maps.js"):
         assert outputs.is_result(name, "cat")
     for name in (
         "cat.jpg",

@@ -13,6 +13,7 @@ from xgradcam.cam.explanation import fuse
 from xgradcam.errors import XGradCamError
 from xgradcam.pictures.paint import draw
 from xgradcam.pictures.photograph import encode_jpeg
+from xgradcam.runs.page_maps import PagePictures, facts_of_page, maps_script, page_pictures
 from xgradcam.runs.results import files_of, stem_of, write_results
 from xgradcam.runs.sources import Source
 
@@ -68,9 +69,10 @@ def test_several_layers_have_files_each_and_the_maps_fused(written, tmp_path):
     parts = [*LAYERS, "fused"]
     expected = [f"below/cat_1_{part}_{stem}.jpg" for part in parts for stem in ("X_cam", "cam", "panel")]
     expected += [f"below/cat_1_{layer}_maps.npz" for layer in LAYERS] + ["below/cat_photograph.jpg"]
+    expected += ["below/cat_maps.js"]
     assert names_in(tmp_path) == sorted(expected)
     assert sorted({name for record in records for name in files_of(record)}) == sorted(expected)
-    assert (tmp_path / "below/cat_photograph.jpg").read_bytes() == encode_jpeg(run.framing.scene(PHOTOGRAPH))
+    assert (tmp_path / "below/cat_photograph.jpg").read_bytes() == encode_jpeg(PHOTOGRAPH)
     for layer, (explanation,) in zip(LAYERS, explained, strict=True):
         with np.load(tmp_path / f"below/cat_1_{layer}_maps.npz") as maps:
             assert np.array_equal(maps["xgrad-cam"], explanation.maps["xgrad-cam"][1])
@@ -84,6 +86,36 @@ def test_several_layers_have_files_each_and_the_maps_fused(written, tmp_path):
     assert (tmp_path / "below/cat_1_fused_cam.jpg").read_bytes() == encode_jpeg(picture)
     assert "conservation_error" in records[0]
     assert "conservation_error" not in records[2]
+
+
+def test_the_page_needs_two_files_of_a_photograph(written, tmp_path):
+    run, explained, records = written(page=True, pictures=False)
+    assert names_in(tmp_path) == ["below/cat_maps.js", "below/cat_photograph.jpg"]
+    samples = [explanation.sample(1) for (explanation,) in explained]
+    small = page_pictures(run.canvas(PHOTOGRAPH)).small
+    views = [[samples[0]], [samples[1]], samples]
+    script = maps_script(views, None, run.framing, PHOTOGRAPH.shape[:2], small)
+    assert (tmp_path / "below/cat_maps.js").read_bytes() == script
+    for record, view in zip(records, views, strict=True):
+        assert (record["photograph"], record["page_maps"]) == (
+            "below/cat_photograph.jpg",
+            "below/cat_maps.js",
+        )
+        assert files_of(record) == [record["photograph"], record["page_maps"]]
+        assert record["written"] == [str(tmp_path / "below/cat_maps.js")]
+        assert (record["files"], record["methods"]) == ({}, ["grad-cam", "xgrad-cam"])
+        assert record.get("disagreement") == facts_of_page(view).get("disagreement")
+
+
+def test_pictures_of_the_photograph_as_it_was_read_are_taken(written, tmp_path):
+    run, explained, _ = written(layers=LAYERS[1:])
+    run = replace(run, layers=LAYERS[1:], writing=replace(run.writing, page=True))
+    for name in names_in(tmp_path):
+        (tmp_path / name).unlink()
+    pictures = PagePictures(encode_jpeg(PHOTOGRAPH[:5]), b"small")
+    (record,) = write_results(run, CAT, PHOTOGRAPH, explained, 0, page=pictures)
+    assert (tmp_path / record["photograph"]).read_bytes() == pictures.large
+    assert b'"c21hbGw="' in (tmp_path / record["page_maps"]).read_bytes()
 
 
 def test_a_photograph_is_never_written_over(written, tmp_path, net):

@@ -15,6 +15,7 @@ from xgradcam.cli.model_options import (
     add_probability_argument,
     add_range_argument,
 )
+from xgradcam.cli.page_options import add_page_arguments
 from xgradcam.cli.parsing import Parser as Parser
 from xgradcam.cli.parsing import misplaced_photographs
 from xgradcam.cli.scale_options import add_scale_arguments
@@ -276,11 +277,7 @@ def _add_output_arguments(parser: Parser) -> None:
         default=Path(),
         help="where to write; made if missing (default: .)",
     )
-    output.add_argument(
-        "--html",
-        action="store_true",
-        help="write index.html, a page to look through all results, that opens from disk",
-    )
+    add_page_arguments(output)
     output.add_argument(
         "--save-maps", action="store_true", help="write the signed, unscaled maps and the scores too, as .npz"
     )

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from xgradcam.cli.page_options import recorded_page
 from xgradcam.cli.scoring import score_files
 from xgradcam.cli.truth_options import truth_files, truth_settings
 from xgradcam.files import KeptFiles
@@ -66,6 +67,7 @@ def settings_of(
         "mean": list(classifier.mean),
         "std": list(classifier.std),
         **{name: getattr(arguments, name) for name in KEPT},
+        "html": recorded_page(arguments),
         # Not there unless it is said, so that runs recorded before it was an option go on.
         **({} if arguments.layout is None else {"layout": arguments.layout}),
         **({} if scoring is None else {"score": scoring.name}),

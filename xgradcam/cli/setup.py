@@ -272,6 +272,7 @@ def run_of(
         original_names=_has_original_names(arguments, sources, layers),
         panel=arguments.panel,
         page=arguments.html,
+        pictures=not arguments.no_pictures,
         save_maps=arguments.save_maps,
         kept=kept_files(arguments, [source.path for source in sources]),
     )

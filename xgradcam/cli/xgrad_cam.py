@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from xgradcam.cli.listings import print_layers, print_methods
 from xgradcam.cli.options import parse, xgrad_cam_parser
+from xgradcam.cli.page_options import require_page
 from xgradcam.cli.progress import Console
 from xgradcam.cli.setup import (
     device_line,
@@ -48,6 +49,7 @@ def _main(arguments: argparse.Namespace, out: TextIO) -> int:
         return DONE
     sleep_when_idle(arguments.image_path)
     # Errors that need no network come before one is loaded.
+    require_page(arguments)
     explaining, style = explaining_of(arguments), style_of(arguments)
     skipped: Counter[str] = Counter()
     sources = sources_of(arguments, skipped)

@@ -19,6 +19,7 @@ from xgradcam.operations.constants import Kind
 from xgradcam.pictures.photograph import JPEG_QUALITY, is_marked
 from xgradcam.runs.gallery import PAGE
 from xgradcam.runs.journal import names_in
+from xgradcam.runs.page_maps import MARK, PAGE_MAPS
 from xgradcam.runs.results import GUIDED_FILE, MAPS, PANEL, PHOTOGRAPH, stem_of
 from xgradcam.runs.run import Run
 from xgradcam.runs.views import FUSED, layer_part
@@ -34,6 +35,8 @@ GENERATOR = b'name="generator" content="xgradcam"'
 SCORES = "scores.npy"
 NUMBERS = {SCORES, "class_index.npy", *(f"constants_{kind}.npy" for kind in get_args(Kind))}
 MAP_NAMES = {f"{method}.npy" for method in METHODS}
+# Endings of the page's files of a photograph.
+OF_PAGE = (f"_{PHOTOGRAPH}", f"_{PAGE_MAPS}")
 OTHER_FOLDER = "choose an --output-dir"
 
 
@@ -84,7 +87,7 @@ class Outputs:
         rest = name.removeprefix(stem)
         found = self._part.match(rest)
         of_class = found is not None and rest[found.end() :] in self.endings
-        return name.startswith(stem) and (of_class or rest == f"_{PHOTOGRAPH}")
+        return name.startswith(stem) and (of_class or rest in OF_PAGE)
 
     def require_free(self, known: Collection[str]) -> None:
         """Raise XGradCamError for a file in the way: one that is read, or that no earlier run has made.
@@ -131,8 +134,8 @@ class Outputs:
 
     def _can_be(self, name: str) -> bool:
         """True if this can be the name of a result of any photograph and a class that is asked for."""
-        if self.run.writing.page and name.endswith(f"_{PHOTOGRAPH}"):
-            return name[: -len(PHOTOGRAPH) - 1] in self.stems
+        if self.run.writing.page and name.endswith(OF_PAGE):
+            return any(name.removesuffix(ending) in self.stems for ending in OF_PAGE)
         return any(
             name[: found.start()] in self.stems
             and name[found.end() :] in self.endings
@@ -205,13 +208,15 @@ def _ignores_case(folder: Path) -> bool:
 
 
 def is_own(path: Path) -> bool:
-    """True if a file is what this package writes: a marked picture, maps as .npz, or the page of a run."""
+    """True if a file is what this package writes: a marked picture, maps, or the page of a run."""
     try:
         with open_regular(path) as file:
             if path.suffix == ".npz":
                 with zipfile.ZipFile(file) as archive:
                     names = set(archive.namelist())
                 return SCORES in names and not MAP_NAMES.isdisjoint(names) and names - NUMBERS <= MAP_NAMES
+            if path.suffix == ".js":
+                return file.read(len(MARK)) == MARK
             return is_marked(file.read()) if path.suffix == ".jpg" else GENERATOR in file.read(4096)
     except (OSError, ValueError, XGradCamError, zipfile.BadZipFile):
         return False

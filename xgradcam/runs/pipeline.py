@@ -27,6 +27,7 @@ from xgradcam.errors import (
 )
 from xgradcam.pictures.photograph import Photograph
 from xgradcam.runs.cores import usable_cores
+from xgradcam.runs.page_maps import PagePictures
 from xgradcam.runs.results import Announce, write_results
 from xgradcam.runs.run import USUAL_BATCH, Explained, Run, Truths
 from xgradcam.runs.scoring import Shape
@@ -65,7 +66,8 @@ class Prepared:
     """A photograph on its way: the network's input and the pixels to draw on, or the problem.
 
     inputs: (1, C, h, w), on the CPU. canvas: None where there is a problem, or where it is too large to keep.
-    notes: on what was assumed of its values. shape: the photograph's.
+    notes: on what was assumed of its values. shape: the photograph's. page: its pictures for the page of the
+    run, if it has one.
     """
 
     source: Source
@@ -75,6 +77,7 @@ class Prepared:
     state: Mapping[str, int] = field(default_factory=dict)
     notes: Sequence[str] = ()
     shape: Shape = (0, 0)
+    page: PagePictures | None = None
 
 
 class _Turns:
@@ -200,13 +203,14 @@ def _read(run: Run, source: Source, turns: _Turns) -> Prepared:
                 turn.enter_context(turns.alone)
             reading = source.read(run.value_range, before)
             inputs, canvas = run.prepared(reading.photograph, reading.bands)
+            page = run.page_of(reading.photograph) if run.writing.page else None
         except XGradCamError as error:
             return Prepared(source, None, None, str(error), state)
         except Exception as error:
             return Prepared(source, None, None, _too_little_memory(source, error), state)
         keep = source.path == STDIN or canvas.shape[0] * canvas.shape[1] <= LARGE
         shape = reading.photograph.shape[0], reading.photograph.shape[1]
-        return Prepared(source, inputs, canvas if keep else None, "", state, reading.notes, shape)
+        return Prepared(source, inputs, canvas if keep else None, "", state, reading.notes, shape, page)
 
 
 def _too_little_memory(source: Source, error: Exception) -> str:
@@ -229,7 +233,8 @@ def _write(
         return Outcome(source, (), item.problem)
 
     def write(canvas: Photograph) -> Outcome:
-        records = write_results(run, source, canvas, explained, index, announce, item.notes, item.shape)
+        about = item.notes, item.shape, item.page
+        records = write_results(run, source, canvas, explained, index, announce, *about)
         return Outcome(source, records, "", item.state)
 
     try:

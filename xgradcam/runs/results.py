@@ -21,6 +21,7 @@ from xgradcam.pictures.outlines import outlined
 from xgradcam.pictures.paint import HeatmapOf, draw
 from xgradcam.pictures.panel import draw_panel, score_line
 from xgradcam.pictures.photograph import Photograph, encode_jpeg
+from xgradcam.runs.page_maps import PAGE_MAPS, PagePictures, facts_of_page, maps_script
 from xgradcam.runs.run import Explained, Run
 from xgradcam.runs.scoring import Shape, outline_of
 from xgradcam.runs.sources import STDIN, Source
@@ -30,7 +31,7 @@ from xgradcam.runs.views import View, views_of
 STEMS: Mapping[str, str] = {"grad-cam": "cam", "xgrad-cam": "X_cam", "cam": "linear-cam"}
 PANEL, MAPS, PHOTOGRAPH, GUIDED_FILE = "panel.jpg", "maps.npz", "photograph.jpg", "gb.jpg"
 # Keys of a record that name a file, beside the methods' pictures.
-OTHER_FILES = ("panel", "maps", "photograph")
+OTHER_FILES = ("panel", "maps", "photograph", "page_maps")
 # Precedes a method's name in the keys of guided pictures.
 GUIDED = "guided "
 Announce: TypeAlias = Callable[[Sequence[str]], None]
@@ -45,27 +46,33 @@ def write_results(
     announce: Announce = lambda _names: None,
     notes: Sequence[str] = (),
     shape: Shape | None = None,
+    page: PagePictures | None = None,
 ) -> list[dict[str, Any]]:
     """Write the files of one photograph and return a record for each class and layer.
 
     canvas: pixels to draw on, of `Run.canvas`, (H, W, 3). explained: of the photograph's batch; index: its
     place there. announce: is told of the files' names before they are written. notes: on what was assumed of
-    the photograph. shape: the photograph's, if the canvas has another.
+    the photograph. shape: the photograph's, if the canvas has another. page: pictures for the page of the
+    run, if it has one and they are made already.
     Raises XGradCamError where the files cannot be written.
     """
     folder = run.writing.folder
     contents: dict[Path, bytes] = {}
     records = []
-    for view in views_of(run, source, explained, index, shape or (canvas.shape[0], canvas.shape[1])):
+    views = views_of(run, source, explained, index, shape or (canvas.shape[0], canvas.shape[1]))
+    for view in views:
         made = _contents(run, canvas, view)
         names = {key: _name(run, source, view, suffix) for key, (suffix, _) in made.items()}
         contents |= {folder / names[key]: content for key, (_, content) in made.items()}
         records.append(_record(run, source, view, names, notes))
     if run.writing.page:
-        name = source.stem.with_name(f"{source.stem.name}_{PHOTOGRAPH}").as_posix()
-        shown = canvas if run.writing.style.full_resolution else run.framing.scene(canvas)
-        contents[folder / name] = encode_jpeg(shown)
-        records = [{**record, "photograph": name} for record in records]
+        of_page, named = _of_page(run, source, views, page or run.page_of(canvas))
+        contents |= {folder / name: content for name, content in of_page.items()}
+        written = str(folder / named["page_maps"])
+        records = [
+            {**record, "written": record["written"] or [written], **named, **facts_of_page(view.samples)}
+            for record, view in zip(records, views, strict=True)
+        ]
     for path in contents:
         if os.path.exists(path) and source.path != STDIN and path.samefile(source.path):
             raise XGradCamError(f"{path} would be written over the photograph: choose an --output-dir")
@@ -75,6 +82,18 @@ def write_results(
     make_folder(folder / source.stem.parent)
     write_files(contents)
     return records
+
+
+def _of_page(
+    run: Run, source: Source, views: Sequence[View], page: PagePictures
+) -> tuple[dict[str, bytes], dict[str, str]]:
+    """The page's files of a photograph by their names, and their names by the records' keys."""
+    outline, samples = outline_of(views[0].first.score_of, run.framing), [view.samples for view in views]
+    script = maps_script(samples, outline, run.framing, views[0].shape, page.small)
+    contents = {"photograph": (PHOTOGRAPH, page.large), "page_maps": (PAGE_MAPS, script)}
+    stem = source.stem
+    named = {key: stem.with_name(f"{stem.name}_{end}").as_posix() for key, (end, _) in contents.items()}
+    return {named[key]: content for key, (_, content) in contents.items()}, named
 
 
 def _name(run: Run, source: Source, view: View, suffix: str) -> str:
@@ -91,7 +110,7 @@ def _contents(run: Run, canvas: Photograph, view: View) -> dict[str, tuple[str, 
     heatmaps, style = view.heatmaps(), run.writing.style
     outline, seen = outline_of(view.first.score_of, run.framing), (canvas.shape[0], canvas.shape[1])
     made = {}
-    for method, heatmap in heatmaps.items():
+    for method, heatmap in heatmaps.items() if run.writing.pictures else ():
         picture = outlined(draw(canvas, heatmap, run.framing, style), outline, run.framing, seen)
         made[method] = f"{stem_of(method)}.jpg", encode_jpeg(picture)
     if isinstance(view.first, ClassExplanation) and view.first.guided is not None:

@@ -24,6 +24,7 @@ from xgradcam.pictures.paint import DEFAULT_STYLE, Style
 from xgradcam.pictures.photograph import Photograph, normalise
 from xgradcam.runs.explainer import Explainer, explain_layers, unheard
 from xgradcam.runs.mistakes import OfSome, explain_mistakes
+from xgradcam.runs.page_maps import PagePictures, page_pictures
 from xgradcam.runs.scoring import Scoring, Shape
 from xgradcam.runs.sources import Source
 from xgradcam.scores.targets import Targets
@@ -104,8 +105,9 @@ class Writing:
     style: how a heatmap is painted. original_names: `cam.jpg` and `X_cam.jpg`, as the original scripts name
     them, for one photograph, class and layer; otherwise a name begins with the photograph's and the class
     index, and holds the layer's name if there are several.
-    panel: photograph and maps side by side, too. page: a page of the run, which needs the photograph as the
-    maps show it. save_maps: signed maps and scores as .npz. kept: files that the run reads, which must stay.
+    panel: photograph and maps side by side, too. page: a page of the run, which needs the photograph and its
+    maps. pictures: an overlay of each map. save_maps: signed maps and scores as .npz. kept: files that the
+    run reads, which must stay.
     """
 
     folder: Path
@@ -113,6 +115,7 @@ class Writing:
     original_names: bool = False
     panel: bool = False
     page: bool = False
+    pictures: bool = True
     save_maps: bool = False
     kept: KeptFiles = field(default_factory=KeptFiles)
 
@@ -159,6 +162,10 @@ class Run:
         """The channels that are drawn, of gradients (N, C, h, w) by the input."""
         bands = self.sources[0].bands if self.sources else None
         return gradient if bands is None else gradient[:, list(bands.drawn)]
+
+    def page_of(self, photograph: Photograph) -> PagePictures:
+        """The photograph's pictures for the page."""
+        return page_pictures(photograph, self.writing.style.full_resolution)
 
     @property
     def draws_all(self) -> bool:
