@@ -12,13 +12,11 @@ from pathlib import Path
 LARGEST = 3_000_000
 GENERATED = {"PKG-INFO"}
 NEEDED = ("docs/", "examples/", "scripts/", "tests/", "xgradcam/")
+PAGE = "xgradcam/runs/page/"  # the parts of the page of a run
 DATA = {
     "xgradcam/models/imagenet_classes.md",
     "xgradcam/models/imagenet_classes.txt",
     "xgradcam/py.typed",
-    "xgradcam/runs/gallery.css",
-    "xgradcam/runs/gallery.html",
-    "xgradcam/runs/gallery.js",
 }
 
 
@@ -49,6 +47,7 @@ def check_wheel(wheel: Path, tracked: set[str]) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     needed = DATA | {name for name in tracked if name.startswith("xgradcam/") and name.endswith(".py")}
+    needed |= {name for name in tracked if name.startswith(PAGE)}
     extra = [f"{wheel.name} holds {name}" for name in names - needed]
     return extra + [f"{wheel.name} lacks {name}" for name in needed - names]
 

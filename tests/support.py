@@ -39,15 +39,20 @@ sys.exit(code)
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "chrome")
+# Browsers: names of their programs, and a package to install.
+BROWSERS = {
+    "Chromium": (("chromium", "chromium-browser", "google-chrome", "chrome"), "chromium"),
+    "Firefox": (("firefox-esr", "firefox"), "firefox-esr"),
+}
 
 
-def find_chromium() -> str:
-    """Path of the browser; without one the test fails in CI and is skipped elsewhere."""
-    for path in map(shutil.which, CHROMIUM):
+def find_browser(name: str) -> str:
+    """Path of a browser; without one the test fails in CI and is skipped elsewhere."""
+    programs, package = BROWSERS[name]
+    for path in map(shutil.which, programs):
         if path is not None:
             return path
-    reason = f"no Chromium on the PATH ({', '.join(CHROMIUM)}): install one, e.g. apt-get install chromium"
+    reason = f"no {name} on the PATH ({', '.join(programs)}): install one, e.g. apt-get install {package}"
     if os.environ.get("CI", "").lower() in ("", "0", "false"):
         pytest.skip(reason)
     pytest.fail(reason)

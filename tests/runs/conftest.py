@@ -1,34 +1,91 @@
-"""A browser for the page of a run: Playwright with the Chromium of this machine."""
+"""Browsers for the page of a run: Playwright with the Chromium and the Firefox of this machine."""
 
+import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
 
-from tests.support import find_chromium
+from tests.support import find_browser
+
+OLD_FIREFOX = Path(__file__).with_name("old_firefox.cjs")
+# What Firefox takes for the scheme of the desktop.
+SCHEME, SCHEMES = "layout.css.prefers-color-scheme.content-override", {"dark": 0, "light": 1}
+
+
+class Browsers:
+    """One browser, started when it is first needed; Firefox has a process for each colour scheme."""
+
+    def __init__(self, playwright: Playwright, name: str) -> None:
+        self.playwright, self.name = playwright, name
+        self.path = find_browser(name)
+        self._started: dict[str, Browser] = {}
+
+    def of(self, scheme: str) -> Browser:
+        """The browser, which shows pages in a scheme, `light` or `dark`."""
+        key = scheme if self.name == "Firefox" else ""
+        if key not in self._started:
+            start = {"Chromium": self._chromium, "Firefox": partial(self._firefox, scheme)}[self.name]
+            self._started[key] = start()
+        return self._started[key]
+
+    def _chromium(self) -> Browser:
+        arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
+        return self.playwright.chromium.launch(executable_path=self.path, args=arguments)
+
+    def _firefox(self, scheme: str) -> Browser:
+        # The channel for releases of Mozilla: without it Playwright needs its own build.
+        preferences = {SCHEME: SCHEMES[scheme]}
+        return self.playwright.firefox.launch(
+            channel="moz-firefox", executable_path=self.path, firefox_user_prefs=preferences
+        )
+
+    def close(self) -> None:
+        """End what was started."""
+        for browser in self._started.values():
+            browser.close()
 
 
 class Visitor:
     """Opens pages, each in a context of its own, and notes what they ask for and what goes wrong."""
 
-    def __init__(self, browser: Browser) -> None:
-        self.browser = browser
+    def __init__(self, browsers: Browsers) -> None:
+        self.browsers = browsers
         self.contexts: list[BrowserContext] = []
         self.requests: list[str] = []
         self.complaints: list[str] = []
 
-    def __call__(self, folder: Path, width: int = 1440, height: int = 900, **options: Any) -> Page:
-        """Open the folder's page in a window of this size; options: of Playwright's `new_context`."""
-        context = self.browser.new_context(viewport={"width": width, "height": height}, **options)
+    @property
+    def name(self) -> str:
+        return self.browsers.name
+
+    def __call__(
+        self,
+        folder: Path,
+        width: int = 1440,
+        height: int = 900,
+        scheme: str = "light",
+        state: str = "",
+        **options: Any,
+    ) -> Page:
+        """Open the folder's page in a window of this size.
+
+        state: what its address says. options: of Playwright's `new_context`.
+        """
+        if self.name == "Chromium":
+            options["color_scheme"] = scheme
+        size = {"width": width, "height": height}
+        context = self.browsers.of(scheme).new_context(viewport=size, **options)
         self.contexts.append(context)
         page = context.new_page()
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("requestfailed", lambda request: self.complaints.append(f"{request.url}: {request.failure}"))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", lambda said: said.type == "error" and self.complaints.append(said.text))
-        page.goto((folder / "index.html").resolve().as_uri())
+        page.goto((folder / "index.html").resolve().as_uri() + (f"#{state}" if state else ""))
         return page
 
     def close(self) -> None:
@@ -38,18 +95,23 @@ class Visitor:
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    executable = find_chromium()
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=executable, args=["--no-sandbox", "--disable-dev-shm-usage"]
-        )
-        yield browser
-        browser.close()
+def playwright() -> Iterator[Playwright]:
+    with pytest.MonkeyPatch.context() as patch:
+        before = os.environ.get("NODE_OPTIONS", "")
+        patch.setenv("NODE_OPTIONS", f'{before} --require "{OLD_FIREFOX}"'.strip())
+        with sync_playwright() as playwright:
+            yield playwright
+
+
+@pytest.fixture(scope="session", params=["Chromium", "Firefox"])
+def browsers(request: pytest.FixtureRequest, playwright: Playwright) -> Iterator[Browsers]:
+    browsers = Browsers(playwright, request.param)
+    yield browsers
+    browsers.close()
 
 
 @pytest.fixture
-def visit(browser: Browser) -> Iterator[Visitor]:
-    visitor = Visitor(browser)
+def visit(browsers: Browsers) -> Iterator[Visitor]:
+    visitor = Visitor(browsers)
     yield visitor
     visitor.close()

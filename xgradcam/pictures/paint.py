@@ -202,6 +202,11 @@ def _looked_up(levels: NDArray[np.uint8], table: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(cv2.LUT(cv2.cvtColor(np.ascontiguousarray(levels), cv2.COLOR_GRAY2RGB), table))
 
 
+def colours_of(colormap: str) -> bytes:
+    """The RGB bytes of the 256 levels of a colour map, a key of `COLORMAPS`."""
+    return _table(colormap).tobytes()
+
+
 @cache
 def _table(colormap: str) -> Photograph:
     """The colours of all levels, (1, 256, 3). OpenCV would compute them anew for each picture."""

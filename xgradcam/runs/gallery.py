@@ -1,5 +1,9 @@
-"""The page of a run: every heatmap over its photograph, in one HTML file that opens from disk."""
+"""The page of a run: every map over its photograph, in one HTML file that opens from disk.
 
+Its parts lie in `page/`: the style, and the script in one file for each subject, all put into the page.
+"""
+
+import base64
 import html
 import json
 import math
@@ -13,8 +17,18 @@ from urllib.parse import quote
 
 from xgradcam.cam.methods import METHODS
 from xgradcam.files import write_files
+from xgradcam.pictures.paint import colours_of
 
 PAGE = "index.html"
+# The script's files, in an order in which each finds what it needs at once.
+SCRIPTS = (
+    *("records", "maps", "colours", "pictures", "truth", "cards", "filters", "choices", "large", "keys"),
+    *("address", "export", "main"),
+)
+# Colour maps of the page; the first four are even in lightness and safe for colour-blind readers.
+COLORMAPS = ("inferno", "viridis", "cividis", "magma", "turbo", "jet", "bone")
+# Keys of a record that the page does not need.
+LEFT_OUT = ("written",)
 
 
 def write_gallery(folder: Path, records: Iterable[Mapping[str, Any]], title: str) -> Path:
@@ -32,12 +46,19 @@ def write_gallery(folder: Path, records: Iterable[Mapping[str, Any]], title: str
 def render_page(records: Iterable[Mapping[str, Any]], title: str) -> str:
     """The page as HTML text."""
     lines = ",\n".join(_script_json(_with_urls(record)) for record in records)
-    return Template(_part("gallery.html")).substitute(
+    return Template(_part("page.html")).substitute(
         title=html.escape(title),
-        style=_part("gallery.css"),
-        titles=_script_json({name: method.title for name, method in METHODS.items()}),
+        style=_part("page.css"),
+        methods=_script_json(
+            {
+                # Maps by the gradient are parts of the logit; others have scales of their own.
+                name: {"title": method.title, "logit": method.needs_gradient and not method.of_attention}
+                for name, method in METHODS.items()
+            }
+        ),
+        colours=_script_json({name: base64.b64encode(colours_of(name)).decode() for name in COLORMAPS}),
         records=f"[\n{lines}\n]",
-        script=_part("gallery.js"),
+        script="\n".join(_part(f"{name}.js") for name in SCRIPTS),
     )
 
 
@@ -48,7 +69,8 @@ def relative_url(path: str) -> str:
 
 def _with_urls(record: Mapping[str, Any]) -> dict[str, Any]:
     urls = {method: relative_url(path) for method, path in record["files"].items()}
-    return {**record, "photograph": relative_url(record["photograph"]), "files": urls}
+    found = {key: relative_url(record[key]) for key in ("photograph", "page_maps") if key in record}
+    return {**{key: value for key, value in record.items() if key not in LEFT_OUT}, **found, "files": urls}
 
 
 def _script_json(value: object) -> str:
@@ -66,4 +88,4 @@ def _finite(value: Any) -> Any:
 
 
 def _part(name: str) -> str:
-    return (files("xgradcam.runs") / name).read_text(encoding="utf-8")
+    return (files("xgradcam.runs") / "page" / name).read_text(encoding="utf-8")

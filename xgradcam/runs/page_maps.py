@@ -154,12 +154,13 @@ def facts_of_page(view: View) -> dict[str, Any]:
 
 
 def disagreement(explanation: Explanation) -> float | None:
-    """The mean absolute difference of two methods' heatmaps at the layer's size, over all pairs: 0 to 1.
+    """The mean absolute difference of two methods' heatmaps, over all pairs: 0 to 1.
 
-    Blank heatmaps and the random baseline are left out; None where fewer than two are left.
+    They are compared at the size of the maps, the largest if there are several. Blank heatmaps and the random baseline are left out; None where fewer than two are left.
     """
-    maps = {method: signed for method, signed in explanation.maps.items() if method != BASELINE}
-    heatmaps = [explanation.heatmap(method, signed.shape[1:])[0] for method, signed in maps.items()]
+    sizes = [signed.shape[1:] for signed in explanation.maps.values()]
+    size = [max(sides) for sides in zip(*sizes, strict=True)]
+    heatmaps = [explanation.heatmap(name, size)[0] for name in explanation.maps if name != BASELINE]
     seen = [heatmap.double() for heatmap in heatmaps if heatmap.any()]
     differences = [float((one - other).abs().mean()) for one, other in combinations(seen, 2)]
     return sum(differences) / len(differences) if differences else None

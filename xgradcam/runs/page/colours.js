@@ -1,0 +1,58 @@
+// Colours of a map over its photograph, as the reader sets them.
+
+const TABLES = JSON.parse(find("colours").textContent); // name -> 256 colours, base64
+const DEFAULT_LOOK = { colours: Object.keys(TABLES)[0], opacity: 60, threshold: 0, signed: false };
+const look = { ...DEFAULT_LOOK };
+const FOR = [202, 0, 32], AGAINST = [5, 97, 206]; // as in the package's signed pictures
+const COVER = 1.5; // full colours of a signed map over its opacity: they fade towards 0 anyway
+
+const tables = new Map();
+function tableOf(name) {
+  if (!tables.has(name)) tables.set(name, Uint8Array.from(atob(TABLES[name]), (letter) => letter.charCodeAt(0)));
+  return tables.get(name);
+}
+
+/** The pixels of a heatmap, or of a signed one, in the colours that are set. */
+function coloured(heat, rows, columns) {
+  const image = new ImageData(columns, rows), pixels = image.data;
+  const table = tableOf(look.colours), opacity = look.opacity / 100, least = look.threshold / 100;
+  for (let place = 0; place < heat.values.length; place += 1) {
+    const value = heat.values[place], strength = Math.abs(value);
+    if (strength < least) continue;
+    if (look.signed) {
+      pixels.set(value > 0 ? FOR : AGAINST, 4 * place);
+      pixels[4 * place + 3] = 255 * Math.min(1, COVER * opacity) * strength;
+    } else {
+      const level = 3 * Math.floor(255 * value);
+      pixels[4 * place] = table[level];
+      pixels[4 * place + 1] = table[level + 1];
+      pixels[4 * place + 2] = table[level + 2];
+      pixels[4 * place + 3] = 255 * opacity;
+    }
+  }
+  return image;
+}
+
+const STOPS = 16;
+/** The colours from the lowest to the highest value, as a gradient of the style sheet. */
+function ramp() {
+  const rgb = (colour) => `rgb(${colour.join(" ")})`;
+  if (look.signed) return `linear-gradient(90deg, ${rgb(AGAINST)}, #f2f2f2, ${rgb(FOR)})`;
+  const table = tableOf(look.colours);
+  const stops = Array.from({ length: STOPS + 1 }, (_, stop) => {
+    const level = Math.round((255 * stop) / STOPS);
+    return rgb([...table.subarray(3 * level, 3 * level + 3)]);
+  });
+  return `linear-gradient(90deg, ${stops.join(", ")})`;
+}
+
+/** Words for what a colour means: the values at both ends, and their unit. */
+function legendOf(record, method, heat, cells) {
+  if (!heat) return { low: "", high: "", title: "blank map", unit: "" };
+  const title = look.signed ? `evidence against (blue) and for (red) ${wordsOf(record)}` : `evidence for ${wordsOf(record)}`;
+  if (heat.low === undefined) return { low: "least", high: "most", title, unit: "of any layer, each on a scale of its own" };
+  const score = record.interest === undefined ? "logit" : "score";
+  const unit = METHODS[method]?.logit ? `in units of the ${score}` : `on ${titleOf(method)}’s own scale`;
+  const grid = cells ? `, each cell of ${cells[0]} × ${cells[1]}` : "";
+  return { low: digits(heat.low), high: digits(heat.high), title, unit: `${unit}${grid}` };
+}
