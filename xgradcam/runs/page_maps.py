@@ -156,7 +156,8 @@ def facts_of_page(view: View) -> dict[str, Any]:
 def disagreement(explanation: Explanation) -> float | None:
     """The mean absolute difference of two methods' heatmaps, over all pairs: 0 to 1.
 
-    They are compared at the size of the maps, the largest if there are several. Blank heatmaps and the random baseline are left out; None where fewer than two are left.
+    They are compared at the size of the maps, the largest if there are several. Blank heatmaps and the
+    random baseline are left out; None where fewer than two are left.
     """
     sizes = [signed.shape[1:] for signed in explanation.maps.values()]
     size = [max(sides) for sides in zip(*sizes, strict=True)]
