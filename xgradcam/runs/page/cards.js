@@ -25,7 +25,7 @@ function newCard(group) {
   };
   text(".open", wordsOf(record)).setAttribute("aria-label", `${wordsOf(record)}, ${placeOf(record)}: large view`);
   text(".file", placeOf(record)).title = placeOf(record);
-  text(".probability", percent(record.probability)).title = "probability";
+  text(".probability", isNumber(record.probability) || record.interest === undefined ? percent(record.probability) : "").title = "probability";
   text(".score", `score ${decimals(record.score)}${record.interest === undefined ? ` · rank ${record.rank ?? "–"}` : ""}`);
   const card = { group, node, stage: part(node, "stage"), pictures: [], at: null, zoom: UNZOOMED, near: false, ...group };
   fillVerdict(part(node, "verdict"), card);
@@ -65,18 +65,27 @@ function single(stage, lazy) {
   return [newPicture(stage, lazy)];
 }
 
+/** A heading of a grid: a button that shows this method, or layer, alone. */
+function heading(scope, words, alone) {
+  const head = Object.assign(make("th"), { scope }), button = Object.assign(make("button", words), { type: "button" });
+  button.tabIndex = -1; // keys choose method and layer
+  button.title = "show alone";
+  Object.assign(button.dataset, alone);
+  head.append(button);
+  return head;
+}
+
 /** A table of pictures, methods across and layers down; the first has the divider of all. */
 function matrix(stage, card, lazy) {
   const table = make("table", "", "matrix"), head = make("tr"), pictures = [];
   const shown = methods.filter((method) => seenRecords(card).some((record) => methodsOf(record).includes(method)));
   const corner = make("td");
-  head.append(corner, ...shown.map((method) => Object.assign(make("th", titleOf(method)), { scope: "col" })));
+  head.append(corner, ...shown.map((method) => heading("col", titleOf(method), { method })));
   table.append(make("thead"), make("tbody"));
   table.tHead.append(head);
   for (const record of seenRecords(card)) {
-    const row = make("tr"), name = Object.assign(make("th"), { scope: "row", title: record.layer });
-    name.append(make("span", isFused(record) ? "all layers fused" : record.layer));
-    row.append(name);
+    const row = make("tr");
+    row.append(heading("row", isFused(record) ? "all layers fused" : record.layer, { layer: record.layer }));
     for (const method of shown) {
       const cell = make("td"), picture = newPicture(cell, lazy), scale = find("scale").content.firstElementChild.cloneNode(true);
       Object.assign(picture, { record, method, scale });

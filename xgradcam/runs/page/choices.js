@@ -84,6 +84,13 @@ function chooseLayer(layer) {
   refresh();
 }
 
+/** Show the method, or the layer, of a grid's heading alone. */
+function chooseHeading({ method, layer }) {
+  if (method) state.method = method;
+  if (layer) state.layer = layer;
+  chooseView("single");
+}
+
 function chooseView(view) {
   state.view = view;
   refresh();

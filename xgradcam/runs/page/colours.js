@@ -12,6 +12,10 @@ function tableOf(name) {
   return tables.get(name);
 }
 
+/** What is drawn of a map: its heatmap, or its signed values; of several layers there is evidence for alone. */
+const heatOf = (maps, place, ...of) =>
+  (look.signed && !maps.views[place].fused ? signedHeatmap : heatmap)(maps, place, ...of);
+
 /** The pixels of a heatmap, or of a signed one, in the colours that are set. */
 function coloured(heat, rows, columns) {
   const image = new ImageData(columns, rows), pixels = image.data;
@@ -50,9 +54,11 @@ function ramp() {
 function legendOf(record, method, heat, cells) {
   if (!heat) return { low: "", high: "", title: "blank map", unit: "" };
   const title = look.signed ? `evidence against (blue) and for (red) ${wordsOf(record)}` : `evidence for ${wordsOf(record)}`;
+  if (heat.low === undefined && look.signed) return { low: "", high: "", title: `evidence for ${wordsOf(record)}`, unit: "of any layer" };
   if (heat.low === undefined) return { low: "least", high: "most", title, unit: "of any layer, each on a scale of its own" };
   const score = record.interest === undefined ? "logit" : "score";
   const unit = METHODS[method]?.logit ? `in units of the ${score}` : `on ${titleOf(method)}’s own scale`;
   const grid = cells ? `, each cell of ${cells[0]} × ${cells[1]}` : "";
-  return { low: digits(heat.low), high: digits(heat.high), title, unit: `${unit}${grid}` };
+  const low = Math.abs(heat.low) < 1e-3 * heat.high ? 0 : heat.low;
+  return { low: digits(low), high: digits(heat.high), title, unit: `${unit}${grid}` };
 }

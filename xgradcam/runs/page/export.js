@@ -81,19 +81,19 @@ async function tileOf(card, most) {
   const record = anyRecordOf(card), maps = await mapsAt(record.page_maps), photograph = await picture(maps.small);
   const scale = Math.min(most / photograph.width, most / photograph.height);
   const tile = Object.assign(make("canvas"), { width: Math.round(scale * photograph.width), height: Math.round(scale * photograph.height) });
-  const drawing = tile.getContext("2d"), signed = look.signed && !maps.views[record.place].fused;
-  drawing.filter = signed ? "grayscale(1)" : "none";
+  const drawing = tile.getContext("2d");
+  drawing.filter = look.signed ? "grayscale(1)" : "none";
   drawing.drawImage(photograph, 0, 0, tile.width, tile.height);
   drawing.filter = "none";
-  if (signed) {
+  if (look.signed) {
     drawing.fillStyle = "rgb(255 255 255 / 45%)";
     drawing.fillRect(0, 0, tile.width, tile.height);
   }
   if (!methodsOf(record).includes(state.method)) return tile;
   const [top, left, bottom, right] = maps.window, [rows, columns] = maps.size;
-  const heat = (signed ? signedHeatmap : heatmap)(maps, record.place, state.method, rows, columns);
+  const heat = heatOf(maps, record.place, state.method, rows, columns);
   const map = Object.assign(make("canvas"), { width: columns, height: rows });
-  if (heat && signed === look.signed) map.getContext("2d").putImageData(coloured(heat, rows, columns), 0, 0);
+  if (heat) map.getContext("2d").putImageData(coloured(heat, rows, columns), 0, 0);
   outline(map.getContext("2d"), maps.outline, rows, columns);
   drawing.drawImage(map, left * tile.width, top * tile.height, (right - left) * tile.width, (bottom - top) * tile.height);
   return tile;

@@ -72,6 +72,7 @@ function listen() {
   grid.addEventListener("click", (event) => event.target.matches(".open") && open(cardOf(event.target)));
   grid.addEventListener("change", (event) => event.target.matches(".choose") && chooseCard(cardOf(event.target), event.target.checked));
   large.addEventListener("click", (event) => event.target === large && pressed === large && close());
+  document.addEventListener("click", (event) => event.target.matches(".matrix th button") && chooseHeading(event.target.dataset));
   large.addEventListener("close", onClose);
   find("previous").addEventListener("click", () => step(-1));
   find("next").addEventListener("click", () => step(1));

@@ -86,8 +86,7 @@ async function drawLive(picture) {
 function paint(picture, maps) {
   const { record, method, fine, words } = picture.wanted;
   const [rows, columns] = fine ? fineSize(picture, maps) : maps.size;
-  const signed = look.signed && !maps.views[record.place].fused;
-  const heat = (signed ? signedHeatmap : heatmap)(maps, record.place, method, rows, columns);
+  const heat = heatOf(maps, record.place, method, rows, columns);
   const canvas = picture.querySelector("canvas.map") ?? pane(picture, make("canvas", "", "map"));
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", words);
@@ -97,10 +96,10 @@ function paint(picture, maps) {
     canvas.style[name] = `${100 * value}%`;
   }
   const drawing = canvas.getContext("2d");
-  if (heat && signed === look.signed) drawing.putImageData(coloured(heat, rows, columns), 0, 0);
+  if (heat) drawing.putImageData(coloured(heat, rows, columns), 0, 0);
   outline(drawing, maps.outline, rows, columns);
   picture.classList.add("live");
-  picture.classList.toggle("signed", signed);
+  picture.classList.toggle("signed", look.signed);
   badge(picture, blankNote(record, method) || (!heat && `no contrast: the ${method} map is blank`));
   const map = signedMap(maps, record.place, method);
   fillScale(picture, legendOf(record, method, heat, map?.size));

@@ -16,7 +16,7 @@ const methodsOf = (record) => record.methods ?? Object.keys(record.files);
 const methods = [...new Set(records.flatMap(methodsOf))];
 const layers = [...new Set(records.map((record) => record.layer))];
 const titleOf = (method) => METHODS[method]?.title ?? method;
-const withoutId = (name) => name.replace(/^n\d{8} /, "");
+const withoutId = (name) => name.replace(/(^|\s)n\d{8} /g, "$1");
 const wordsOf = (record) => withoutId(record.interest ?? record.class_name);
 const classKey = (record) => record.interest ?? `${record.class_index} ${record.class_name}`;
 const fold = (text) => text.normalize().toLowerCase();

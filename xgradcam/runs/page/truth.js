@@ -21,7 +21,8 @@ function fillVerdict(line, { group }) {
   const words = verdict === "wrong"
     ? `wrong: ${withoutId(record.prediction.name)}, ${percent(record.prediction.probability)}, not ${withoutId(record.truth.name)}`
     : verdict;
-  line.replaceChildren(make("span", ROLES[record.role] ?? record.role ?? "", "role"), make("span", words, "said"));
+  const role = verdict === "right" ? "" : ROLES[record.role] ?? record.role ?? ""; // what is right has one only
+  line.replaceChildren(make("span", role, "role"), make("span", words, "said"));
 }
 
 /** One record for each photograph whose true class is known. */
@@ -41,7 +42,7 @@ function accuracy() {
 let pair = null; // the cell of the confusion matrix that filters: indices of truth and prediction
 const pairOf = (record) => `${record.truth.index}:${record.prediction.index}`;
 
-/** Classes of the matrix: those in the most mistakes, then those that occur most, by name. */
+/** Classes of the matrix, bounded: those in mistakes, the most first, before those that occur most; by name. */
 function classesOf(photographs) {
   const classes = new Map();
   for (const record of photographs) {
@@ -53,7 +54,8 @@ function classesOf(photographs) {
     }
   }
   const most = [...classes.values()].sort((a, b) => b.mistakes - a.mistakes || b.count - a.count || a.index - b.index);
-  return [most.slice(0, MOST_CLASSES).sort((a, b) => collator.compare(a.name, b.name) || a.index - b.index), most.length];
+  const byName = (a, b) => (b.mistakes > 0) - (a.mistakes > 0) || collator.compare(a.name, b.name) || a.index - b.index;
+  return [most.slice(0, MOST_CLASSES).sort(byName), most.length];
 }
 
 function fillConfusion() {
