@@ -18,6 +18,7 @@ from xgradcam.cli.model_options import (
 from xgradcam.cli.page_options import add_page_arguments
 from xgradcam.cli.parsing import Parser as Parser
 from xgradcam.cli.parsing import misplaced_photographs
+from xgradcam.cli.report_options import add_report_arguments
 from xgradcam.cli.scale_options import add_scale_arguments
 from xgradcam.cli.score_options import add_score_argument
 from xgradcam.cli.truth_options import add_truth_argument
@@ -278,6 +279,7 @@ def _add_output_arguments(parser: Parser) -> None:
         help="where to write; made if missing (default: .)",
     )
     add_page_arguments(output)
+    add_report_arguments(output)
     output.add_argument(
         "--save-maps", action="store_true", help="write the signed, unscaled maps and the scores too, as .npz"
     )

@@ -36,6 +36,7 @@ KEPT = (
 def kept_files(arguments: argparse.Namespace, photographs: Sequence[str]) -> KeptFiles:
     """The files that a command reads, and must not write over."""
     read = [*photographs, *score_files(arguments), *truth_files(arguments), *_files_of_model(arguments)]
+    read += [str(arguments.boxes)] if getattr(arguments, "boxes", None) is not None else []
     return KeptFiles([*read, *arguments.argument_files])
 
 

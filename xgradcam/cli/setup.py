@@ -274,6 +274,8 @@ def run_of(
         page=arguments.html,
         pictures=not arguments.no_pictures,
         save_maps=arguments.save_maps,
+        report=arguments.report,
+        boxes=arguments.boxes,
         kept=kept_files(arguments, [source.path for source in sources]),
     )
     settings = settings_of(arguments, classifier, layers, explaining.methods, scoring)
@@ -310,7 +312,7 @@ def _has_original_names(
     """True if one photograph, one class and one layer were asked for, and no page of the run."""
     one_class = len(arguments.target_index) == 1 and not TOP.fullmatch(arguments.target_index[0])
     one_file = len(sources) == 1 and sources[0].path == arguments.image_path[0]
-    one_class = one_class and not explains_mistakes(arguments)
+    one_class = one_class and not explains_mistakes(arguments) and not arguments.report
     return one_file and one_class and len(layers) == 1 and not arguments.html
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from xgradcam.cli.progress import Console
 from xgradcam.cli.ranks import Rank, rank_in
+from xgradcam.cli.report_options import report_on_merged
 from xgradcam.cli.scale_options import ENVIRONMENT
 from xgradcam.cli.setup import choose_device
 from xgradcam.cli.signals import exit_code_of
@@ -88,6 +89,8 @@ def tell_end(launch: "Launch", console: Console, title: str) -> None:
         console.say(f"all shards are done: wrote {folder / NAME}")
         if launch.run.writing.page:
             console.say(f"wrote {folder / PAGE}")
+        if launch.run.writing.report:
+            console.say(f"wrote {report_on_merged(launch.run, title, console.note)}")
     elif left := launch.left(range(count)):
         console.say(f"shards left: {len(left)} of {count}; who does the last of them merges all")
 

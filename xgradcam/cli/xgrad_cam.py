@@ -13,6 +13,7 @@ from xgradcam.cli.listings import print_layers, print_methods
 from xgradcam.cli.options import parse, xgrad_cam_parser
 from xgradcam.cli.page_options import require_page
 from xgradcam.cli.progress import Console
+from xgradcam.cli.report_options import report_on_run, require_report
 from xgradcam.cli.setup import (
     device_line,
     explaining_of,
@@ -50,6 +51,7 @@ def _main(arguments: argparse.Namespace, out: TextIO) -> int:
     sleep_when_idle(arguments.image_path)
     # Errors that need no network come before one is loaded.
     require_page(arguments)
+    require_report(arguments)
     explaining, style = explaining_of(arguments), style_of(arguments)
     skipped: Counter[str] = Counter()
     sources = sources_of(arguments, skipped)
@@ -96,6 +98,9 @@ def _carry_out(work: "Run", console: Console, resume: bool) -> int:
         code = _explain(work, console, record)
         if work.writing.page:
             console.say(f"wrote {_page(work, record)}")
+        if work.writing.report:
+            written = report_on_run(work, record.journal.records(), _title(work), console.note)
+            console.say(f"wrote {written}")
         return code
 
 

@@ -2,11 +2,11 @@
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from xgradcam.errors import listed
-from xgradcam.evaluation.boxes import Annotation, Box
+from xgradcam.evaluation.boxes import Annotation, Box, read_annotations
 from xgradcam.models.labels import classes_called
 
 # Folders that tell no photographs apart: a/annotations/cat.xml is of a/images/cat.jpg.
@@ -47,6 +47,21 @@ def match(annotations: Iterable[Annotation], photographs: Iterable[str]) -> "Mat
             if photograph not in found
         }
     return Matches(found, unclear)
+
+
+def matches_in(boxes: Path | None, photographs: Sequence[str], say: Callable[[str], None]) -> "Matches":
+    """The annotations of the photographs in a file or a folder; `say` is told how many there are."""
+    if boxes is None:
+        return Matches({}, {})
+    annotations = read_annotations(boxes, say)
+    matches = match(annotations, photographs)
+    have = "photograph has" if len(photographs) == 1 else "photographs have"
+    line = f"{len(matches.found)} of {len(photographs)} {have} boxes in {boxes}"
+    if annotations and not matches.found:
+        line += f": it has those of {listed((str(one.name) for one in annotations), 2)}"
+        line += f", and not of {listed(photographs, 2)}"
+    say(line)
+    return matches
 
 
 def _best(known: Mapping[tuple[str, tuple[str, ...]], list[Annotation]], path: Path) -> list[Annotation]:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.cam.methods import known_methods
-from xgradcam.errors import XGradCamError, listed
-from xgradcam.evaluation.boxes import read_annotations, region_of
+from xgradcam.errors import XGradCamError
+from xgradcam.evaluation.boxes import region_of
 from xgradcam.evaluation.cost import Cost, cost_of
 from xgradcam.evaluation.log import Log
-from xgradcam.evaluation.matching import Matches, match
+from xgradcam.evaluation.matching import Matches, matches_in
 from xgradcam.evaluation.measures import Question, likeness_when_randomised, measure, measure_focus
 from xgradcam.evaluation.mosaics import TILES, Mosaic, draw_mosaics, lay
 from xgradcam.evaluation.photographs import LabelledPhotograph, by_folder
@@ -114,7 +114,8 @@ def evaluate(
     """
     layers = list(evaluation.layers) or [classifier.default_layer()]
     mosaics = draw_mosaics(photographs, evaluation.mosaics, evaluation.seed)
-    matches = _matches(evaluation.boxes, photographs, say)
+    paths = [photograph.path for photograph in photographs]
+    matches = matches_in(evaluation.boxes, paths, say)
     make_folder(folder)
     with Log(folder / "evaluation.jsonl", {**settings, **evaluation.settings()}, resume) as log:
         asked = _faster(classifier, layers)
@@ -141,23 +142,6 @@ def _say_before(run: "_Run", resume: bool, say: Callable[[str], None]) -> None:
         say(line)
     if line := cost.line():
         say(f"{line}; less for what the log has" if resume else line)
-
-
-def _matches(
-    boxes: Path | None, photographs: Sequence[LabelledPhotograph], say: Callable[[str], None]
-) -> Matches:
-    """The photographs' annotations; `say` is told how many there are."""
-    if boxes is None:
-        return Matches({}, {})
-    annotations = read_annotations(boxes, say)
-    matches = match(annotations, [photograph.path for photograph in photographs])
-    have = "photograph has" if len(photographs) == 1 else "photographs have"
-    line = f"{len(matches.found)} of {len(photographs)} {have} boxes in {boxes}"
-    if annotations and not matches.found:
-        line += f": it has those of {listed((str(one.name) for one in annotations), 2)}"
-        line += f", and not of {listed((photograph.path for photograph in photographs), 2)}"
-    say(line)
-    return matches
 
 
 def _faster(classifier: Classifier, layers: Sequence[str]) -> nn.Module:

@@ -24,6 +24,8 @@ from xgradcam.runs.results import GUIDED_FILE, MAPS, PANEL, PHOTOGRAPH, stem_of
 from xgradcam.runs.run import Run
 from xgradcam.runs.views import FUSED, layer_part
 
+# The report on a run, in its folder.
+REPORT = "report.html"
 # Each run for one photograph writes them anew, as the original scripts do.
 ORIGINAL_NAMES = ("cam.jpg", "X_cam.jpg")
 # A class in a file's name.
@@ -128,9 +130,10 @@ class Outputs:
             for name in _files_in(folder / parent):
                 if self._can_be(name := PurePath(parent, name).as_posix()):
                     yield name
-        page = folder / PAGE
-        if writing.page and os.path.lexists(page) and (page in writing.kept or not is_own(page)):
-            yield PAGE
+        for name in [PAGE] * writing.page + [REPORT] * writing.report:
+            page = folder / name
+            if os.path.lexists(page) and (page in writing.kept or not is_own(page)):
+                yield name
 
     def _can_be(self, name: str) -> bool:
         """True if this can be the name of a result of any photograph and a class that is asked for."""

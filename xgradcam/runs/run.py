@@ -107,7 +107,8 @@ class Writing:
     index, and holds the layer's name if there are several.
     panel: photograph and maps side by side, too. page: a page of the run, which needs the photograph and its
     maps. pictures: an overlay of each map. save_maps: signed maps and scores as .npz. kept: files that the
-    run reads, which must stay.
+    run reads, which must stay. report: a page on where the evidence for each class lies, which needs the
+    maps; boxes: around the objects, for it.
     """
 
     folder: Path
@@ -118,6 +119,8 @@ class Writing:
     pictures: bool = True
     save_maps: bool = False
     kept: KeptFiles = field(default_factory=KeptFiles)
+    report: bool = False
+    boxes: Path | None = None
 
 
 @dataclass(frozen=True)
