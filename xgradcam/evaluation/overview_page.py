@@ -21,6 +21,7 @@ from xgradcam.evaluation.overview_words import (
     class_words,
     confidence,
     facts,
+    first_name,
     group_words,
     half,
     mean_of,
@@ -32,7 +33,6 @@ from xgradcam.evaluation.overview_words import (
     wrong,
 )
 from xgradcam.files import write_files
-from xgradcam.models.labels import name_only
 from xgradcam.pictures.paint import Style, paint
 from xgradcam.pictures.photograph import Photograph
 from xgradcam.runs.gallery import PAGE
@@ -40,13 +40,14 @@ from xgradcam.runs.outputs import REPORT
 from xgradcam.runs.verdicts import right_of
 
 # Pictures of a group, and pairs of pictures of the whole page: so its size is bounded, at about 10 MB.
-OF_GROUP, MOST_PAIRS = 4, 600
+OF_GROUP, MOST_PAIRS = 3, 600
 # Classes and contrasts with pictures of their own; the table has all classes.
 MOST_CLASSES, MOST_CONTRASTS = 60, 12
-THUMBNAIL, MEAN_MAP, SMALL_MAP = 144, 160, 56
+THUMBNAIL, MEAN_MAP, SMALL_MAP = 128, 160, 56
 # The most that a thumbnail is wider than high.
 WIDEST = 2
 QUALITY = 75
+MOST_CONFIDENT = "Most confident"
 
 
 def write_report(folder: Path, overview: Overview, title: str) -> Path:
@@ -134,10 +135,10 @@ class _Page:
         parts = []
         for one in contrasts:
             sure = np.argsort([-confidence(record) for record in one.records], kind="stable").tolist()
-            truth, taken = (text(name_only(one.records[0][key]["name"])) for key in ("truth", "prediction"))
+            truth, taken = (text(first_name(one.records[0][key]["name"])) for key in ("truth", "prediction"))
             times = f"{len(one.records)} time{'s' * (len(one.records) > 1)}"
             lead = self._figure(one.mean(), "Mean of the contrast")
-            examples = self._examples(one, sure[:OF_GROUP], "Most confident")
+            examples = self._examples(one, sure[:OF_GROUP], MOST_CONFIDENT)
             parts.append(f"<h3>{truth} taken for {taken}, {times}</h3>\n{_row(lead, examples)}")
         left = len(self.overview.contrasts) - len(contrasts)
         more = f"<p>And {left:,} other mistakes, which are less frequent.</p>" if left else ""
@@ -154,6 +155,7 @@ class _Page:
         groups, blank = one.groups, len(one.records) - len(one.shown)
         head = f'<h2 id="class-{place}">{text(class_words(one))}</h2>'
         parts = [f'<section aria-labelledby="class-{place}">\n{head}', f"<p>{'; '.join(facts(one))}.</p>"]
+        parts.append('<p class="quiet"><a href="#all">all classes</a></p>')
         if blank:
             parts.append(f"<p>{blank} without positive evidence: they are in no mean and no group.</p>")
         if one.shown:
@@ -181,7 +183,7 @@ class _Page:
             return ""
         self.pairs -= 1
         image, name = record["image"], text(Path(record["image"]).name)
-        words = f"{kind}: {name}{wrong(record)}"
+        words = f"{kind}: {name}{_sure(record) if kind == MOST_CONFIDENT else wrong(record)}"
         photograph = self._thumbnail(image)
         if photograph is None:
             missing = '<p class="missing">not to be read now</p>'
@@ -224,6 +226,10 @@ class _Page:
             np.asarray(colours, np.uint8),
             f"Mean map: {half(mean)} of the picture holds half of the evidence, {place_words(mean)}",
         )
+
+
+def _sure(record: Record) -> str:
+    return f" ({confidence(record):.0%})"
 
 
 def _about(method: str) -> str:

@@ -25,6 +25,11 @@ def class_words(one: Explained) -> str:
     return name if number in ("", name) else f"{name} ({number})"
 
 
+def first_name(label: str) -> str:
+    """The first of the names in a label; not escaped."""
+    return name_only(label).partition(",")[0]
+
+
 def facts(one: Explained) -> Iterator[str]:
     """Numbers on a class in words."""
     count = len(one.records)
@@ -62,7 +67,7 @@ def wrong(record: Record) -> str:
     """The mistake in words; empty for a right prediction, and where that is not known."""
     if "truth" not in record or record["truth"]["index"] == record["prediction"]["index"]:
         return ""
-    truth, taken = (text(name_only(record[key]["name"])) for key in ("truth", "prediction"))
+    truth, taken = (text(first_name(record[key]["name"])) for key in ("truth", "prediction"))
     return f" <strong>wrong: {truth} taken for {taken} ({record['prediction']['probability']:.0%})</strong>"
 
 
