@@ -115,19 +115,16 @@ def included(block):
 def test_readme_is_short_and_has_the_two_commands():
     assert len(README.read_bytes()) <= 8192
     first, second = blocks(README, "sh")
-    assert first.startswith("pip install . && xgrad-cam --image-path examples/")
-    # The same pictures on any machine, with or without a network: the bundled model, and a layer at which
-    # the two maps differ.
+    assert first.startswith("pip install . && xgrad-cam examples/")
+    # The same pictures on any machine, with or without a network.
     assert "--model efficientnet-lite0" in first
-    assert "--target-layer" in first
     assert second == "pip install '.[test]' && pytest\n"
 
 
 def test_the_pictures_of_the_first_command_differ(tmp_path):
     command = blocks(README, "sh")[0].replace("\\\n", " ").partition("xgrad-cam ")[2].split()
-    command[command.index("--image-path") + 1] = str(ROOT / command[command.index("--image-path") + 1])
-    assert xgrad_cam.main([*command, "--output-dir", str(tmp_path)]) == 0
-    one, other = (xgradcam.read_image(tmp_path / name) for name in ("cam.jpg", "X_cam.jpg"))
+    assert xgrad_cam.main([str(ROOT / command[0]), *command[1:], "--output-dir", str(tmp_path)]) == 0
+    one, other = (xgradcam.read_image(tmp_path / name) for name in ("X_cam.jpg", "complete-cam.jpg"))
     distance = abs(one.astype(float) - other.astype(float)).mean()
     # Of 255; two JPEGs of nearly the same map would differ by less than 1.
     assert distance > 10

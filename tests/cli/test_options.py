@@ -112,7 +112,8 @@ def test_full_resolution_crop_panel_and_colours(both, capsys):
     arguments = ["--image-path", str(both), "--target-index", "967", *BUNDLED]
     assert main([*arguments, "--output-dir", "plain"]) == 0
     assert main([*arguments, "--full-resolution", "--panel", "--output-dir", "full"]) == 0
-    assert capsys.readouterr().out.endswith("wrote full/cam.jpg, full/X_cam.jpg and full/panel.jpg\n")
+    wrote = "wrote full/cam.jpg, full/X_cam.jpg, full/complete-cam.jpg and full/panel.jpg\n"
+    assert capsys.readouterr().out.endswith(wrote)
     assert main([*arguments, "--colormap", "viridis", "--alpha", "0.4", "--output-dir", "colours"]) == 0
     assert main([*arguments, "--crop", "--full-resolution", "--output-dir", "crop"]) == 0
     plain, full, colours, crop = (

@@ -1,5 +1,6 @@
 """What is printed of each photograph."""
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ LINES = [
     "class 3: score 2.5000, probability 25.0%, rank 2 of 4",
     "model tiny, layer 1",
     "conservation error (0: the map adds up to the score): grad-cam 3.081, xgrad-cam 2.113",
-    "wrote cam.jpg and X_cam.jpg",
+    "wrote cam.jpg and X_cam.jpg, in the current folder",
 ]
 
 
@@ -39,8 +40,15 @@ def console(total=1, **options):
     )
 
 
+def tell(record, **options):
+    """Print an only photograph, as the command does."""
+    one = console(**options)
+    one.tell([record], "")
+    one.sum_up(Path())
+
+
 def test_an_only_photograph_has_all_lines_and_its_notes(capsys):
-    console().tell([RECORD], "")
+    tell(RECORD)
     printed = capsys.readouterr()
     assert printed.out.splitlines() == LINES
     assert printed.err == "xgrad-cam: note: signed activations\n"
@@ -56,7 +64,7 @@ def test_an_only_photograph_has_all_lines_and_its_notes(capsys):
     ],
 )
 def test_conservation_errors_are_printed_only_where_they_tell_the_methods_apart(errors, capsys):
-    console().tell([{**RECORD, "conservation_error": {**errors, "random-cam": 9.5}}], "")
+    tell({**RECORD, "conservation_error": {**errors, "random-cam": 9.5}})
     assert capsys.readouterr().out.splitlines() == LINES[:3] + LINES[4:]
 
 
@@ -69,13 +77,13 @@ def test_conservation_errors_that_differ_by_rounding_are_not_printed_beside_maps
         ((0.001, 0.0021), [note], True),
     ):
         record = {**RECORD, "notes": notes, "conservation_error": dict(zip(BOTH, errors, strict=True))}
-        console().tell([record], "")
+        tell(record)
         assert ("conservation error" in capsys.readouterr().out) == printed
 
 
 def test_the_errors_that_axioms_asks_for_take_their_place(capsys):
     sensitivity = {"grad-cam": 0.291, "xgrad-cam": None}
-    console().tell([{**RECORD, "sensitivity_error": sensitivity}], "")
+    tell({**RECORD, "sensitivity_error": sensitivity})
     assert capsys.readouterr().out.splitlines()[3:] == [
         "grad-cam: conservation error 3.081, sensitivity error 0.291",
         "xgrad-cam: conservation error 2.113, sensitivity error infinite",
@@ -121,8 +129,90 @@ def test_the_errors_that_axioms_asks_for_take_their_place(capsys):
     ],
 )
 def test_the_parts_of_the_score_are_printed_where_they_change_how_a_map_is_read(budget, lines, capsys):
-    console().tell([{**RECORD, "budget": budget}], "")
+    tell({**RECORD, "budget": budget})
     assert capsys.readouterr().out.splitlines() == [*LINES[:4], *lines, LINES[4]]
+
+
+def in_order(monkeypatch):
+    """All that is printed, on stdout and stderr together, as a terminal shows it."""
+    both = io.StringIO()
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, both)
+    return both
+
+
+def test_the_last_line_of_an_only_photograph_says_where_its_files_are(monkeypatch):
+    notes = ["signed activations", "no gradient"]
+    for records, folder, last in (
+        ([RECORD], Path(), LINES[-1]),
+        ([{**RECORD, "written": ["out/cam.jpg"]}], Path("out"), "wrote out/cam.jpg"),
+        (3 * [RECORD], Path(), "wrote 6 files, in the current folder"),
+        (3 * [RECORD], Path("a", "b"), f"wrote 6 files, in {Path('a', 'b')}"),
+    ):
+        printed = in_order(monkeypatch)
+        one = console()
+        one.tell([{**record, "notes": notes} for record in records], "")
+        one.sum_up(folder)
+        *_, first, second, place = printed.getvalue().splitlines()
+        assert (first, second) == tuple(f"xgrad-cam: note: {line}" for line in notes)
+        assert place == last
+
+
+def test_each_of_several_classes_has_its_files_and_a_note_of_some_says_of_how_many(monkeypatch):
+    printed = in_order(monkeypatch)
+    one = console()
+    one.tell([RECORD, {**RECORD, "notes": [], "written": ["a.jpg"]}, RECORD], "")
+    one.sum_up(Path())
+    lines = printed.getvalue().splitlines()
+    assert [line for line in lines if line.startswith("wrote ")] == [
+        "wrote cam.jpg and X_cam.jpg", "wrote a.jpg", "wrote cam.jpg and X_cam.jpg",
+        "wrote cam.jpg, X_cam.jpg, a.jpg, cam.jpg and X_cam.jpg, in the current folder",
+    ]  # fmt: skip
+    assert [line for line in lines if "note" in line] == [
+        "xgrad-cam: note: 2 of 3 explanations: signed activations"
+    ]
+
+
+def test_an_only_photograph_that_was_complete_or_failed_has_no_files(capsys):
+    earlier = console()
+    earlier.add_earlier([RECORD])
+    earlier.sum_up(Path("out"))
+    assert capsys.readouterr() == ("complete before; in out\n", "")
+    failed = console()
+    failed.tell([], "a.jpg: not an image")
+    failed.sum_up(Path())
+    assert capsys.readouterr() == ("", "xgrad-cam: error: a.jpg: not an image\n")
+
+
+def test_with_verbose_each_photograph_has_its_notes_once(capsys):
+    several = console(total=2, verbose=True)
+    for _ in range(2):
+        several.tell(3 * [RECORD], "")
+    several.sum_up(Path("out"))
+    assert capsys.readouterr().err.splitlines()[:-1] == 2 * ["xgrad-cam: note: signed activations"]
+
+
+def test_maps_that_coincide_come_with_the_remedy(capsys):
+    coincide = next(line for line in _lines([1.0, 0.0, 1.0, *[0.0] * 8], BOTH, 4) if "coincide" in line)
+    files = {"grad-cam": "cam.jpg", "xgrad-cam": "X_cam.jpg"}
+    tell({**RECORD, "files": files, "notes": [coincide]})
+    remedy = (
+        "an earlier layer tells the methods apart, and --method complete-cam shows all of the score there\n"
+    )
+    assert capsys.readouterr().err.endswith(remedy)
+    # With the picture of a finer layer the line on it takes the note's place.
+    files["complete-cam"] = "complete-cam.jpg"
+    finer = {**RECORD, "files": files, "finer_layer": {"complete-cam": "early.2"}}
+    seen = "complete-cam.jpg shows all of the score at a finer layer, early.2"
+    tell({**finer, "notes": [coincide]})
+    out, err = capsys.readouterr()
+    same = "cam.jpg and X_cam.jpg are the same, as at any layer that only pooling and a linear layer follow"
+    assert out.splitlines()[4] == f"{same}; {seen}"
+    assert err == ""
+    tell(finer)
+    out, err = capsys.readouterr()
+    assert out.splitlines()[4] == seen
+    assert err == "xgrad-cam: note: signed activations\n"
 
 
 def test_each_of_many_has_a_line_and_the_notes_are_counted_at_the_end(capsys):
@@ -140,10 +230,10 @@ def test_each_of_many_has_a_line_and_the_notes_are_counted_at_the_end(capsys):
 
 
 def test_with_json_stdout_has_objects_alone(capsys):
-    console(json=True).tell([RECORD], "")
+    tell(RECORD, json=True)
     printed = capsys.readouterr()
     assert json.loads(printed.out) == RECORD
-    assert printed.err.splitlines()[: len(LINES)] == LINES
+    assert printed.err.splitlines() == [*LINES[:4], "xgrad-cam: note: signed activations", LINES[4]]
 
 
 def test_quiet_prints_errors_alone(capsys):

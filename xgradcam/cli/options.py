@@ -113,7 +113,8 @@ PROOF_LAYER_HELP = (
 def parse(parser: Parser, argv: Sequence[str] | None, *, several: bool = True) -> argparse.Namespace:
     """Parse the arguments; `image_path` has the photographs, however they were given.
 
-    A photograph is required unless the command only lists something. several: photographs are a list.
+    A photograph is required unless the command only lists something. several: photographs are a list, there
+    are methods, and `plain` is True if neither methods nor layers are chosen.
     """
     arguments = parser.parse_args(argv)
     given = arguments.image_path or [] if several else [arguments.image_path] * bool(arguments.image_path)
@@ -126,6 +127,8 @@ def parse(parser: Parser, argv: Sequence[str] | None, *, several: bool = True) -
         )
     if several:
         arguments.image_path = photographs
+        arguments.plain = arguments.method is None and arguments.target_layer is None
+        arguments.method = arguments.method or list(BOTH)
     elif len(photographs) > 1:
         parser.error(f"{len(photographs)} photographs, {', '.join(photographs)}: {parser.prog} takes one")
     else:
@@ -224,7 +227,7 @@ def _add_pixel_arguments(parser: Parser) -> None:
 def _add_method_arguments(parser: Parser) -> None:
     methods = parser.add_argument_group("methods")
     methods.add_argument(
-        "--method", metavar="NAME", nargs="+", default=list(BOTH),
+        "--method", metavar="NAME", nargs="+",
         help="how to weigh the layer's channels: grad-cam and xgrad-cam (default), ablation-cam, score-cam, "
         "...; all takes those that apply",
     )  # fmt: skip

@@ -26,6 +26,10 @@ CLOSE = 0.01
 PARTS = ("feature", "bias", "bypass", "curvature", "nowhere")
 LITTLE_MISSING, MUCH_NOWHERE = 0.5, 0.2
 COINCIDE, ROUNDING = "the two maps coincide", 1e-3
+# Follows the note on it, which ends in the advice to take an earlier layer.
+THERE = ", and --method complete-cam shows all of the score there"
+# Files of a photograph that the last line names; of more it says how many.
+MOST_NAMED = 5
 # Evaluations that take longer than this are worth a line, in seconds.
 LONG = 10
 
@@ -35,8 +39,8 @@ class Console:
     """Prints a run: text, or JSON with the text on stderr; and counts for the last line.
 
     total: photographs of the run. out: for the JSON, and the text if there is none; stdout by default.
-    verdicts: on the predictions. skipped: kinds of what is passed over in folders. write: prints a line above
-    a progress bar, where there is one.
+    verdicts: on the predictions. skipped: kinds of what is passed over in folders. written: files of an only
+    photograph. write: prints a line above a progress bar, where there is one.
     """
 
     prog: str
@@ -52,6 +56,7 @@ class Console:
     notes: Counter[str] = field(default_factory=Counter)
     verdicts: Counter[Any] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
+    written: list[str] = field(default_factory=list)
     write: Any = None
     bar: Any = None
     begun: tuple[int, float] = (0, 0.0)
@@ -84,13 +89,16 @@ class Console:
         self.told += len(records)
         self._judge(records)
         self._objects(records)
+        several, notes = len(records) > 1, Counter[str]()
         for record in records:
-            for line in _long(record) if self.total == 1 else _short(record):
+            for line in _long(record, several) if self.total == 1 else _short(record):
                 self.say(line)
-            self.notes.update(record["notes"])
-            if self.verbose and not self.quiet:
-                for line in record["notes"]:
-                    self._put(f"{self.prog}: note: {shown(line)}", sys.stderr)
+            notes.update(_to_print(record))
+            self.written += record["written"] if self.total == 1 else ()
+        self.notes.update(notes)
+        # Those of an only photograph come with the last lines.
+        if self.verbose and self.total > 1:
+            self._put_notes(notes, len(records))
 
     def evaluations(self, done: int, total: int) -> None:
         """Show how many evaluations of the network a method has done for a batch, and will do in all."""
@@ -124,10 +132,9 @@ class Console:
             )
 
     def sum_up(self, folder: Path, how: str = "") -> None:
-        """Print the last lines of a run of several photographs, or of one that was interrupted."""
-        if self.total > 1 and not self.verbose and not self.quiet:
-            for line, count in self.notes.most_common():
-                note(self.prog, f"note: {count} of {self.told} explanations: {line}")
+        """Print the last lines of a run: the notes, each once, and where the results are."""
+        if self.total == 1 or not self.verbose:
+            self._put_notes(self.notes, self.told)
         for line in accuracy_lines(self.verdicts) if self.total > 1 and not self.quiet else ():
             note(self.prog, line)
         if self.total > 1 and (how or not self.quiet or self.failed):
@@ -143,6 +150,24 @@ class Console:
         elif not self.quiet:
             for line in self._skipped():
                 note(self.prog, line)
+            self._say_place(folder)
+
+    def _put_notes(self, notes: Counter[str], told: int) -> None:
+        """Print notes on so many explanations; of how many, unless it is of all of a photograph."""
+        for line, count in () if self.quiet else notes.most_common():
+            is_all = count == told and (self.verbose or self.total == 1)
+            of = "" if is_all else f"{count} of {told} explanations: "
+            self._put(f"{self.prog}: note: {of}{shown(line)}", sys.stderr)
+
+    def _say_place(self, folder: Path) -> None:
+        """Print where the files of an only photograph are."""
+        place = "the current folder" if folder == Path() else str(folder)
+        if len(self.written) > MOST_NAMED:
+            self.say(f"wrote {len(self.written)} files, in {place}")
+        elif self.written:
+            self.say(f"wrote {_and(self.written)}{', in the current folder' * (folder == Path())}")
+        elif self.earlier:
+            self.say(f"complete before; in {place}")
 
     def _judge(self, records: Sequence[Mapping[str, Any]]) -> None:
         from xgradcam.runs.verdicts import verdicts_on
@@ -235,10 +260,8 @@ def _digits(value: float | None) -> str:
     return "infinite" if value is None else f"{value:.4g}"
 
 
-def _long(record: Mapping[str, Any]) -> list[str]:
-    """The lines on an only photograph; the original scripts' line comes first."""
-    *most, last = record["written"]
-    written = f"{', '.join(most)} and {last}" if most else last
+def _long(record: Mapping[str, Any], several: bool = False) -> list[str]:
+    """The lines on an only photograph; the original scripts' line comes first. several: with its files."""
     if "interest" in record:
         lines = [f"{record['what']} of interest:  {record['interest']}", f"score {record['score']:.4f}"]
     else:
@@ -254,5 +277,35 @@ def _long(record: Mapping[str, Any]) -> list[str]:
         *(_axioms(record) or _conservation(record)),
         *_budget(record),
         *depth_lines(record),
-        f"wrote {written}",
+        *_finer(record),
+        *([f"wrote {_and(record['written'])}"] if several else []),
     ]
+
+
+def _finer(record: Mapping[str, Any]) -> list[str]:
+    """The line on what is seen in pictures of two layers."""
+    lines = []
+    for method, layer in record.get("finer_layer", {}).items():
+        files = record["files"]
+        seen = f"{files[method]} shows all of the score at a finer layer, {layer}"
+        if any(line.startswith(COINCIDE) for line in record["notes"]):
+            same = " and ".join(files[one] for one in BOTH)
+            seen = f"{same} are the same, as at any layer that only pooling and a linear layer follow; {seen}"
+        lines.append(seen)
+    return lines
+
+
+def _to_print(record: Mapping[str, Any]) -> list[str]:
+    """The notes without what the lines say already, and with the remedy where maps coincide."""
+    notes = []
+    for line in record["notes"]:
+        if not line.startswith(COINCIDE):
+            notes.append(line)
+        elif "finer_layer" not in record:
+            notes.append(line + THERE)
+    return notes
+
+
+def _and(names: Sequence[str]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last

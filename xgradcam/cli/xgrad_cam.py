@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from xgradcam.cli.finer import with_finer
 from xgradcam.cli.listings import print_layers, print_methods
 from xgradcam.cli.options import parse, xgrad_cam_parser
 from xgradcam.cli.page_options import require_page
@@ -64,7 +65,7 @@ def _main(arguments: argparse.Namespace, out: TextIO) -> int:
     console = Console(PROG, arguments.json, arguments.quiet, verbose, len(sources), out, skipped=skipped)
     console.say(device_line(device))
     classifier = open_classifier(PROG, arguments, many=several).to(device)
-    work = run_of(arguments, sources, classifier, explaining, style, console.note)
+    work = with_finer(run_of(arguments, sources, classifier, explaining, style, console.note), arguments)
     if arguments.workers is not None and not work.writing.original_names:
         return carry_out_by_workers(work, console, arguments, _title(work))
     if rank is not None and (rank.index or not work.writing.original_names):

@@ -8,6 +8,9 @@ from torch import Tensor, nn
 MEAN = STD = (0.5, 0.5, 0.5)
 SIDE, RESIZE, INTERPOLATION = 224, 256, "bicubic"
 LAYER = "bn2"
+# Four times the cells. Complete maps find their class there nearly as often as maps of the last layer do, and
+# plain maps by chance: docs/which-map.md.
+FINER_LAYER = "blocks.4.2.bn3"
 
 # Tan and Le 2019, without squeeze-and-excitation: a row for each stage.
 # Number of blocks, side of the kernel, first stride, factor by which a block widens its input, channels.

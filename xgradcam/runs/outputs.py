@@ -20,8 +20,8 @@ from xgradcam.pictures.photograph import JPEG_QUALITY, is_marked
 from xgradcam.runs.gallery import PAGE
 from xgradcam.runs.journal import names_in
 from xgradcam.runs.page_maps import MARK, PAGE_MAPS
-from xgradcam.runs.results import GUIDED_FILE, MAPS, PANEL, PHOTOGRAPH, stem_of
-from xgradcam.runs.run import Run
+from xgradcam.runs.results import GUIDED_FILE, MAPS, PANEL, PHOTOGRAPH, picture_of, stem_of
+from xgradcam.runs.run import COMPLETE_CAM, Run
 from xgradcam.runs.views import FUSED, layer_part
 
 # The report on a run, in its folder.
@@ -64,6 +64,7 @@ class Outputs:
         run = self.run
         pictures = [stem_of(method) for method in run.explaining.methods]
         endings = [f"{picture}.jpg" for picture in pictures] + [PANEL] * run.writing.panel
+        endings += [picture_of(COMPLETE_CAM)] * (run.finer is not None)
         if run.explaining.guided:
             endings += [GUIDED_FILE, *(f"{picture}_{GUIDED_FILE}" for picture in pictures)]
         maps = [MAPS] * run.writing.save_maps

@@ -112,13 +112,17 @@ def _contents(run: Run, canvas: Photograph, view: View) -> dict[str, tuple[str, 
     made = {}
     for method, heatmap in heatmaps.items() if run.writing.pictures else ():
         picture = outlined(draw(canvas, heatmap, run.framing, style), outline, run.framing, seen)
-        made[method] = f"{stem_of(method)}.jpg", encode_jpeg(picture)
+        made[method] = picture_of(method), encode_jpeg(picture)
     if isinstance(view.first, ClassExplanation) and view.first.guided is not None:
-        made |= _guided(run.drawn(view.first.guided), heatmaps, run.framing.size)
+        own = {method: heatmaps[method] for method in view.first.maps}
+        made |= _guided(run.drawn(view.first.guided), own, run.framing.size)
     if run.writing.panel:
         title, detail = _header(run, view)
         detail = f"{view.file_part}, {detail}" if len(run.layers) > 1 else detail
-        captioned = view.beside or {title_of(method): heatmap for method, heatmap in heatmaps.items()}
+        layers = {} if view.finer is None else dict.fromkeys(view.finer.maps, f", {run.finer}")
+        captioned = view.beside or {
+            title_of(name) + layers.get(name, ""): heatmap for name, heatmap in heatmaps.items()
+        }
         picture = draw_panel(canvas, captioned, run.framing, title, detail, style, outline)
         made["panel"] = (PANEL, encode_jpeg(picture))
     if run.writing.save_maps and not view.is_fused:
@@ -157,7 +161,7 @@ def _of_interest(run: Run, view: View) -> dict[str, Any]:
 def _record(
     run: Run, source: Source, view: View, names: Mapping[str, str], notes: Sequence[str]
 ) -> dict[str, Any]:
-    explanation = view.first
+    explanation, finer = view.first, () if view.finer is None else view.finer.maps
     guided = {key[len(GUIDED) :]: name for key, name in names.items() if key.startswith(GUIDED)}
     budget = {term: _finite(float(value)) for term, value in explanation.budget.items()}
     axioms = {"conservation_error": explanation.conservation, "sensitivity_error": explanation.sensitivity}
@@ -167,7 +171,8 @@ def _record(
         **view.about,
         "model": run.classifier.name,
         "layer": view.layer,
-        "files": {key: name for key, name in names.items() if key in explanation.maps},
+        "files": {key: name for key, name in names.items() if key in explanation.maps or key in finer},
+        **({"finer_layer": {method: run.finer for method in finer}} if finer else {}),
         **{key: name for key, name in names.items() if key in OTHER_FILES},
         **({"guided": guided} if guided else {}),
         "written": [str(run.writing.folder / name) for name in names.values()],
@@ -178,8 +183,12 @@ def _record(
         },
         **({"budget": budget} if budget and not view.is_fused else {}),
         **({"depth": _depth(explanation)} if explanation.depth and not view.is_fused else {}),
-        "notes": [] if view.is_fused else [*explanation.notes[0], *notes],
+        "notes": [] if view.is_fused else [*explanation.notes[0], *_notes_on(view.finer), *notes],
     }
+
+
+def _notes_on(finer: Explanation | None) -> Sequence[str]:
+    return () if finer is None else finer.notes[0]
 
 
 def _depth(explanation: Explanation) -> dict[str, dict[str, float | None]]:
@@ -197,6 +206,11 @@ def files_of(record: Mapping[str, Any]) -> list[str]:
         *guided.values(),
         *(record[key] for key in OTHER_FILES if key in record),
     ]
+
+
+def picture_of(method: str) -> str:
+    """The file name of a method's picture, as it is for one photograph, class and layer."""
+    return f"{stem_of(method)}.jpg"
 
 
 def stem_of(method: str) -> str:

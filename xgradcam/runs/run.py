@@ -30,6 +30,7 @@ from xgradcam.runs.sources import Source
 from xgradcam.scores.targets import Targets
 
 ABLATION_CAM = "ablation-cam"
+COMPLETE_CAM = "complete-cam"
 # Photographs at a time, unless more are worth it.
 USUAL_BATCH = 8
 
@@ -131,7 +132,8 @@ class Run:
     the maps of several are fused, too. classes: explained for each photograph. scoring: explained instead.
     settings: what must be the same for an interrupted run to go on, as JSON. value_range: the values of black
     and white, of photographs of more than 8 bits. mistakes: explain the class of the highest score, and of
-    photographs of another true class that class and the contrast of the two.
+    photographs of another true class that class and the contrast of the two. finer: a layer whose complete
+    map is drawn beside the maps.
     """
 
     sources: Sequence[Source]
@@ -145,6 +147,7 @@ class Run:
     value_range: ValueRange | None = None
     scoring: Scoring | None = None
     mistakes: bool = False
+    finer: str | None = None
 
     def inputs(self, photograph: Photograph) -> Tensor:
         """The network's input for a photograph (H, W, 3): (1, 3, h, w) float32, on the CPU."""
@@ -176,7 +179,7 @@ class Run:
         return self.writing.style.full_resolution or self.writing.panel
 
     def explain(self, inputs: Tensor, progress: Progress = unheard) -> Explained:
-        """For each layer one explanation for each class of inputs (N, 3, h, w) on the model's device."""
+        """For each layer, the finer one last, one explanation for each class of inputs (N, 3, h, w)."""
         return self.explainer(progress)(inputs, (), ())
 
     def explainer(
@@ -197,6 +200,13 @@ class Run:
             )
             for layer in self.layers
         ]  # fmt: skip
+        if self.finer is not None:
+            explainers.append(
+                Explainer(
+                    classifier.module, self.finer, [COMPLETE_CAM], classifier.output,
+                    probability=how.probability, progress=progress,
+                )
+            )  # fmt: skip
 
         def explain(inputs: Tensor, _shapes: Sequence[Shape] = (), truths: Truths = ()) -> Explained:
             with computing_in(how.precision, inputs.device.type):

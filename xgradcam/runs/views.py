@@ -29,7 +29,8 @@ class View:
     """The maps of one photograph and class, or score, at a layer, or those of several layers, to be fused.
 
     shape: the photograph's. scoring: of what is explained, if it is no class. about: a part of its record.
-    beside: caption -> heatmap, for the panel of a contrast, which shows its classes beside it.
+    beside: caption -> heatmap, for the panel of a contrast, which shows its classes beside it. finer: the
+    complete map of another layer, drawn beside the others.
     """
 
     layer: str
@@ -38,6 +39,7 @@ class View:
     scoring: Scoring | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
     beside: Mapping[str, HeatmapOf] = field(default_factory=dict)
+    finer: Explanation | None = None
 
     @property
     def first(self) -> Explanation:
@@ -66,10 +68,11 @@ class View:
 
     def heatmaps(self) -> dict[str, HeatmapOf]:
         """Method -> heatmap."""
+        finer = {} if self.finer is None else {name: heatmap_of(self.finer, name) for name in self.finer.maps}
         return {
             method: fused([heatmap_of(sample, method) for sample in self.samples])
             for method in self.first.maps
-        }
+        } | finer
 
 
 def views_of(run: Run, source: Source, explained: Explained, index: int, shape: Shape) -> list[View]:
@@ -81,7 +84,11 @@ def views_of(run: Run, source: Source, explained: Explained, index: int, shape: 
             by_class[_target_of(samples[0])] = samples
     views = []
     for samples in by_class.values():
-        views += [View(layer, (sample,), shape) for layer, sample in zip(run.layers, samples, strict=True)]
+        finer = samples.pop() if run.finer is not None else None
+        views += [
+            View(layer, (sample,), shape, finer=finer)
+            for layer, sample in zip(run.layers, samples, strict=True)
+        ]
         if len(samples) > 1:
             views.append(View(" + ".join(run.layers), tuple(samples), shape))
     if run.scoring is not None:
