@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.cli.support import tree
-from tests.support import find_chromium
+from tests.support import find_browser
 from xgradcam.cli.xgrad_cam import main
 from xgradcam.evaluation import overview_page
 from xgradcam.evaluation.overview import overview_of
@@ -271,7 +271,7 @@ def test_in_a_browser_it_asks_for_nothing_and_anyone_can_read_it(planted):
     assert main([*planted, "--truth", "folder", "--output-dir", "out"]) == 0
     asked, complaints = [], []
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
+        browser = started.chromium.launch(executable_path=find_browser("Chromium"), args=["--no-sandbox"])
         for scheme, width in (("light", 1280), ("dark", 1280), ("light", 320)):
             page = browser.new_context(
                 viewport={"width": width, "height": 900}, color_scheme=scheme

@@ -116,7 +116,9 @@ def test_all_other_options_work_and_every_file_is_in_the_journal(table, more):
     assert main(arguments("--save-maps", *more)) == 0
     records = records_in()
     named = {name for one in records for name in (*one["files"].values(), *one.get("guided", {}).values())}
-    named |= {one[key] for one in records for key in ("panel", "maps", "photograph") if key in one}
+    named |= {
+        one[key] for one in records for key in ("panel", "maps", "photograph", "page_maps") if key in one
+    }
     made = {name for name in tree("out") if name not in ("xgrad-cam.jsonl", "index.html")}
     assert made == named
     assert sum("-less-" in name for name in made) > 2
