@@ -15,9 +15,15 @@ function seenRecords(card) {
   return [...card.group.layers.values()].filter((record) => !state.rows || record.layer === state.rows);
 }
 
+/** A card without its content, which it has from when it first comes near: thousands are there at once. */
 function newCard(group) {
-  const node = find("card").content.firstElementChild.cloneNode(true);
-  const record = group.first;
+  return { group, node: make("li", "", "card"), stage: null, pictures: [], at: null, zoom: UNZOOMED, near: false, ...group };
+}
+
+function build(card) {
+  if (card.stage) return;
+  const { node } = card, record = card.first;
+  node.append(find("card").content.cloneNode(true));
   const text = (selector, value) => {
     const element = node.querySelector(selector);
     element.textContent = value;
@@ -27,17 +33,17 @@ function newCard(group) {
   text(".file", placeOf(record)).title = placeOf(record);
   text(".probability", isNumber(record.probability) || record.interest === undefined ? percent(record.probability) : "").title = "probability";
   text(".score", `score ${decimals(record.score)}${record.interest === undefined ? ` · rank ${record.rank ?? "–"}` : ""}`);
-  const card = { group, node, stage: part(node, "stage"), pictures: [], at: null, zoom: UNZOOMED, near: false, ...group };
+  card.stage = part(node, "stage");
   fillVerdict(part(node, "verdict"), card);
   part(node, "choose").setAttribute("aria-label", `Choose ${wordsOf(record)}, ${placeOf(record)} for export`);
-  return card;
 }
 
 /** Fill the stage of a card that comes near the window, and what depends on method and layer. */
 function fillCard(card) {
-  fillNotes(part(card.node, "notes"), card);
   card.node.classList.toggle("wide", state.view === "grid");
   if (!card.near) return;
+  build(card);
+  fillNotes(part(card.node, "notes"), card);
   card.pictures = fillStage(card.stage, card, card.pictures, part(card.node, "scale"), true);
   for (const picture of card.pictures) tellDivider(picture, positionOf(card));
   if (card.at !== null) card.node.style.setProperty("--at", card.at);
@@ -128,6 +134,7 @@ function makeCurrent(card) {
 }
 
 function focusCard(card) {
+  build(card);
   makeCurrent(card);
   part(card.node, "open").focus({ preventScroll: true });
   card.node.scrollIntoView({ block: "nearest" });

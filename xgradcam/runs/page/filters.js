@@ -71,7 +71,7 @@ function clearFilters() {
   pair = null;
   markPair();
   update();
-  grid.querySelector(".open")?.focus();
+  if (shown.length) focusCard(shown[0]);
 }
 
 function fillClasses() {
