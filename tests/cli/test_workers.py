@@ -118,6 +118,21 @@ def test_one_worker_or_two_leave_the_files_and_the_journal_of_a_single_process(e
     assert tree("out") == whole
 
 
+def test_workers_know_the_true_classes_and_the_report_is_the_same(engine, own_models, capsys):
+    noise("photos", 24)
+    Path("labels.csv").write_text("".join(f"{index:04}.png,{index % 4}\n" for index in range(24)))
+    run = [*RUN, "--truth", "labels.csv", "--report", "--batch-size", "4"]
+    assert main(run) == 0
+    whole, (alone,) = (
+        tree("out"),
+        [line for line in capsys.readouterr().err.splitlines() if "correct" in line],
+    )
+    shutil.rmtree("out")
+    assert main([*run, "--workers", "2"]) == 0
+    assert tree("out") == whole
+    assert alone in capsys.readouterr().err.splitlines()
+
+
 def test_a_worker_that_is_killed_costs_no_photograph(engine, slow, capsys):
     noise("photos", 48)
     slow = [*SLOW, "--batch-size", "1"]

@@ -39,7 +39,7 @@ def test_what_is_passed_over_is_counted_by_kind():
         "p/.DS_Store",
         "p/i.zip",
     )
-    touch("p/a_285_cam.jpg", "p/a_285_X_cam.jpg", "p/empty", "p/j.svg")
+    touch("p/a_285_cam.jpg", "p/a_285-less-282_X_cam.jpg", "p/empty", "p/j.svg")
     Path("p/words").write_text("no suffix")
     Path("p/data.bin").write_bytes(bytes(range(256)))
     Image.new("RGB", (4, 4)).save("p/picture", "PNG")
