@@ -2,9 +2,11 @@
 
     python scripts/make_examples.py
 
-Needs the package, scikit-image, and for page.jpg Chromium. The same versions give the same files.
+Needs the package, scikit-image, and for page.jpg and report.jpg Chromium. The same versions give the same
+files.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -133,6 +135,71 @@ def picture_of_the_page(browser: str) -> Photograph:
         return read_image(shot)
 
 
+def shot_of(browser: str, page: Path, width: int, height: int) -> Photograph:
+    """The page as a browser shows it in a window of this size."""
+    shot = page.with_name("shot.png")
+    options = ["--headless", "--no-sandbox", "--hide-scrollbars", f"--window-size={width},{height}"]
+    command = [browser, *options, f"--screenshot={shot}", page.as_uri()]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    return read_image(shot)
+
+
+def explained(folder: Path, *options: str) -> Path:
+    """The results of a run in a folder, whose photographs are in `photos` there."""
+    out = folder / "out"
+    what = ["photos", "--model", MODEL, "--output-dir", str(out), "--quiet", *options]
+    subprocess.run([sys.executable, "-m", "xgradcam", *what], cwd=folder, check=True)
+    return out
+
+
+def picture_of_a_mistake() -> Photograph:
+    """The panel of the photograph of both: the network takes it for a tiger cat, and espresso is true."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        (folder / "photos").mkdir()
+        shutil.copy(EXAMPLES / "cat-and-coffee.jpg", folder / "photos")
+        (folder / "classes.csv").write_text("file,class\ncat-and-coffee.jpg,espresso\n")
+        (found,) = explained(folder, "--truth", "classes.csv", "--panel").glob("*-less-*_panel.jpg")
+        return read_image(found)
+
+
+def write_shortcuts(folder: Path, cat: Photograph, coffee: Photograph) -> None:
+    """Write photographs of two classes into folders of their names, parts of both, the same at each call.
+
+    A third of the cups are cats with a small cup in a corner.
+    """
+    random = np.random.default_rng(0)
+
+    def part(photograph: Photograph, least: float) -> Photograph:
+        side = int(random.uniform(least, 1) * min(photograph.shape[:2]))
+        top, left = (int(random.uniform(0, whole - side)) for whole in photograph.shape[:2])
+        return smaller(photograph[top : top + side, left : left + side], 256)
+
+    cup, cats, cups = smaller(coffee[50:350, 130:430], 88), folder / "Egyptian cat", folder / "espresso"
+    for of_class in (cats, cups):
+        of_class.mkdir(parents=True)
+    for number in range(24):
+        write_jpeg(cups / f"cup-{number:02}.jpg", part(coffee, 0.8), JPEG_QUALITY)
+        write_jpeg(cats / f"cat-{number:02}.jpg", part(cat, 0.7), JPEG_QUALITY)
+    for number in range(12):
+        marked = part(cat, 0.8).copy()
+        marked[4:92, -92:-4] = cup
+        write_jpeg(cups / f"corner-{number:02}.jpg", marked, JPEG_QUALITY)
+
+
+def picture_of_a_report(browser: str, cat: Photograph, coffee: Photograph) -> Photograph:
+    """The first class in the report of a run, in which a mark in a corner tells of the class."""
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        write_shortcuts(folder / "photos", cat, coffee)
+        page = explained(folder, "--truth", "folder", "--report") / "report.html"
+        others = (
+            r'(?s)<header>.*?</header>|<section aria-labelledby="(?!class-0").*?</section>|<h3>The most un.*'
+        )
+        page.write_text(re.sub(others, "", page.read_text()))
+        return smaller(shot_of(browser, page, 1080, 640)[40:], 410)
+
+
 def write_jpeg(path: Path, picture: Photograph, quality: int) -> None:
     """Write a picture; not by `encode_jpeg`: it is no result of the command, which may write those over."""
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
@@ -162,7 +229,7 @@ def main() -> None:
     complete = np.vstack([row_of_the_complete_map(classifier, both, one) for one in (CAT, ESPRESSO)])
     last = np.vstack([row(classifier, both, target, LAST_LAYER) for target in (CAT, ESPRESSO)])
     late = row(classifier, both, CAT, LATE_LAYER)
-    layers = picture_of_all_layers()
+    layers, mistake = picture_of_all_layers(), picture_of_a_mistake()
     pictures = {
         "all-layers": smaller(layers, layers.shape[0] // 2),
         "photograph": smaller(both, HEIGHT),
@@ -170,13 +237,15 @@ def main() -> None:
         "complete": smaller(complete, complete.shape[0] * 2 // 3),
         "last-layer": smaller(last, last.shape[0] * 2 // 3),
         "late-layer": smaller(late, late.shape[0] * 2 // 3),
+        "mistake": smaller(mistake, mistake.shape[0] // 2),
         "methods": smaller(methods, methods.shape[0] * 2 // 5),
     }
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser:
         pictures["page"] = picture_of_the_page(browser)
+        pictures["report"] = picture_of_a_report(browser, cat, coffee)
     else:
-        print("left as it is, for want of Chromium: page.jpg")
+        print("left as they are, for want of Chromium: page.jpg and report.jpg")
     for name, picture in pictures.items():
         write_jpeg(PICTURES / f"{name}.jpg", picture, QUALITY)
     # One without a mark would not be written over.

@@ -43,7 +43,7 @@ from xgradcam.runs.verdicts import right_of
 OF_GROUP, MOST_PAIRS = 3, 600
 # Classes and contrasts with pictures of their own; the table has all classes.
 MOST_CLASSES, MOST_CONTRASTS = 60, 12
-THUMBNAIL, MEAN_MAP, SMALL_MAP = 128, 160, 56
+THUMBNAIL, MEAN_MAP, SMALL_MAP = 128, 128, 56
 # The most that a thumbnail is wider than high.
 WIDEST = 2
 QUALITY = 75
@@ -159,16 +159,17 @@ class _Page:
         if blank:
             parts.append(f"<p>{blank} without positive evidence: they are in no mean and no group.</p>")
         if one.shown:
-            lead = self._figure(one.mean(), "Mean map")
-            parts.append(_row(lead, "" if groups.count > 1 else self._typical(one, one.shown)))
-        for index in range(groups.count if groups.count > 1 else 0):
-            members = [one.shown[member] for member in groups.members(index)]
-            parts.append(f"<h3>Group {index + 1}: {group_words(one, members)}</h3>")
-            parts.append(_row(self._figure(one.mean(members), "Mean map"), self._typical(one, members)))
-        if len(one.shown) > OF_GROUP:
-            odd = [one.shown[member] for member in unusual(one.maps[one.shown], OF_GROUP)]
-            parts.append("<h3>Most unusual maps</h3>")
-            parts.append(_row("", self._examples(one, odd, "Unusual")))
+            several = groups.count > 1
+            for index in range(groups.count):
+                members = [one.shown[member] for member in groups.members(index)]
+                if several:
+                    parts.append(f"<h3>Group {index + 1}: {group_words(one, members)}</h3>")
+                parts.append(_row(self._figure(one.mean(members), "Mean map"), self._typical(one, members)))
+            if len(one.shown) > OF_GROUP:
+                odd = [one.shown[member] for member in unusual(one.maps[one.shown], OF_GROUP)]
+                lead = self._figure(one.mean(), "Mean of all maps") if several else ""
+                parts.append("<h3>The most unusual maps</h3>")
+                parts.append(_row(lead, self._examples(one, odd, "Unusual")))
         return "\n".join(parts) + "\n</section>"
 
     def _typical(self, one: Explained, members: Sequence[int]) -> str:
