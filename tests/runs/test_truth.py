@@ -112,6 +112,8 @@ TABLES = {
     "Windows": "file,class\na.jpg,1\nb\\c.jpg,4\n",
     "from the folder at hand": "file,class\nphotos/a.jpg,1\n./photos/b/c.jpg,4\n",
     "ids of files": "image_id,label\na,1\nc,4\n",
+    "a list": "a.jpg 1\nb/c.jpg   04\n",
+    "a list of ids": "photos/a.jpg\tn02123045\nphotos/b/c.jpg\t4\n",
 }
 
 
@@ -146,6 +148,13 @@ def test_an_only_name_is_enough_and_is_said_where_folders_differ():
     found, said = classes_by("file,class\na.jpg,1\n/data/train/b.jpg,0\n")
     assert found == {"photos/below/a.jpg": 1, "photos/below/b.jpg": 0}
     assert said == ["1 line of labels.csv found by the file's name alone, such as line 3 (/data/train/b.jpg)"]
+
+
+def test_accents_are_the_same_however_they_are_written():
+    touch("photos/e\u0301te\u0301/a.jpg", "photos/\u00e9t\u00e9 2/a.jpg")
+    found, said = classes_by("file,class\n\u00e9t\u00e9/a.jpg,1\ne\u0301te\u0301 2/a.jpg,0\n")
+    assert found == {"photos/e\u0301te\u0301/a.jpg": 1, "photos/\u00e9t\u00e9 2/a.jpg": 0}
+    assert said == []
 
 
 def test_a_name_of_several_is_not_enough():

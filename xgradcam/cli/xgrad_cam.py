@@ -99,7 +99,7 @@ def _carry_out(work: "Run", console: Console, resume: bool) -> int:
         code = _explain(work, console, record)
         if work.writing.page:
             console.say(f"wrote {_page(work, record)}")
-        if work.writing.report:
+        if work.writing.report and code in (DONE, FAILED):
             written = report_on_run(work, record.journal.records(), _title(work), console.note)
             console.say(f"wrote {written}")
         return code

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -29,8 +30,15 @@ CLASSES = frozenset(
     "class classid classindex classlabel classname label labels labelid labelindex labelname target truth "
     "trueclass truelabel groundtruth category".split()
 )
+# A line of a list without columns.
+LISTED = re.compile(r"([^,;\t|]*[^,;\t|\s])[ \t]+(\d{1,9}|n\d{8})", re.ASCII)
 COLUMNS = "begin with a line such as file,class"
 Say = Callable[[str], None]
+
+
+def _normal(path: str) -> str:
+    """The path with composed accents: some file systems part them from their letters."""
+    return unicodedata.normalize("NFC", path)
 
 
 @dataclass(frozen=True)
@@ -43,8 +51,8 @@ class Row:
 
     @cached_property
     def parts(self) -> tuple[str, ...]:
-        """The folders and the name of the file, without a drive or a root."""
-        return tuple(part for part in re.split(r"[/\\]+", self.file) if part not in ("", "."))
+        """The folders and the name of the file, without a root."""
+        return tuple(part for part in re.split(r"[/\\]+", _normal(self.file)) if part not in ("", "."))
 
 
 def by_folder(sources: Sequence[Source], labels: Sequence[str] | None, count: int | None) -> list[Source]:
@@ -137,12 +145,12 @@ class _Finder:
     def __init__(self, sources: Sequence[Source], folders: Sequence[str]) -> None:
         self._folders = folders
         self._by_path = {os.path.abspath(one.path): one.path for one in sources if one.path != STDIN}
-        self._by_name: defaultdict[str, list[tuple[str, ...]]] = defaultdict(list)
-        for path in self._by_path:
-            parts = PurePath(path).parts
+        self._by_name: defaultdict[str, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
+        for path, given in self._by_path.items():
+            parts = PurePath(_normal(path)).parts
             # Without its ending, too, as in tables of ids.
             for name in {parts[-1], os.path.splitext(parts[-1])[0]}:
-                self._by_name[name].append(parts)
+                self._by_name[name].append((parts, given))
 
     def find(self, row: Row, once: Callable[[Row], bool]) -> tuple[str | None, bool]:
         """The photograph's path, or None; and False where only its name says so.
@@ -165,11 +173,11 @@ class _Finder:
     def _by_the_end(self, row: Row, once: Callable[[Row], bool]) -> tuple[str | None, bool]:
         """The only photograph whose path ends as the line's; else the only one of its name."""
         named = self._by_name.get(row.parts[-1], []) if row.parts else []
-        ends = [parts for parts in named if parts[-len(row.parts) : -1] == row.parts[:-1]]
+        ends = [one for one in named if one[0][-len(row.parts) : -1] == row.parts[:-1]]
         near = ends or named
         if len(near) != 1 or not (ends or once(row)):
             return None, False
-        return self._by_path[str(PurePath(*near[0]))], bool(ends)
+        return near[0][1], bool(ends)
 
 
 @dataclass(frozen=True)
@@ -218,6 +226,9 @@ def read_table(path: Path) -> Table:
 
 def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """The number and the cells of each line that is not blank."""
+    if (listed_lines := _of_list(text)) is not None:
+        yield from listed_lines
+        return
     first = next((line for line in text.splitlines() if line.strip()), "")
     mark = max(MARKS, key=lambda mark: len(next(csv.reader([first], delimiter=mark))))
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, skipinitialspace=True)
@@ -227,6 +238,18 @@ def _lines(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
                 yield reader.line_num, [cell.strip() for cell in cells]
     except csv.Error as error:
         raise XGradCamError(f"{path}: line {reader.line_num} is not CSV ({error})") from None
+
+
+def _of_list(text: str) -> list[tuple[int, list[str]]] | None:
+    """The lines of a list as Caffe's, of a file, a space and an index or an id; None for any other text."""
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            match = LISTED.fullmatch(line.strip())
+            if match is None:
+                return None
+            found.append((number, [*match.groups()]))
+    return found
 
 
 def _columns(path: Path, lines: Sequence[tuple[int, list[str]]]) -> tuple[int, int, int]:
