@@ -98,7 +98,7 @@ def heatmap_of(layer, method, size=SIZE):
 
 
 def table_of(colormap):
-    return np.frombuffer(colours_of(colormap), np.uint8).reshape(256, 3).astype(int)
+    return colours_of(colormap).astype(int)
 
 
 def levels_in(drawn):

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xgradcam.cli.listings import print_layers, print_methods
+from xgradcam.cli.listings import print_listing
 from xgradcam.cli.lookup_options import LISTINGS, add_lookup_arguments
 from xgradcam.cli.model_options import (
     add_device_arguments,
@@ -145,11 +145,7 @@ def _add_measure_arguments(parser: Parser) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    if arguments.list_layers:
-        print_layers(PROG, arguments, sys.stdout)
-        return DONE
-    if arguments.list_methods:
-        print_methods(sys.stdout)
+    if print_listing(PROG, arguments, sys.stdout):
         return DONE
     if find_spec("scipy") is None:
         raise XGradCamError("the evaluation needs scipy: pip install 'xgradcam[evaluation]'")

@@ -3,6 +3,7 @@
 import argparse
 import copy
 import shutil
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class _ShortHelp(argparse.Action):
         super().__init__(option_strings, dest, nargs=0, const=const, default=argparse.SUPPRESS, help=help)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        parser._print_message(self.const.text(parser))
+        parser._print_message(self.const.text(parser), sys.stdout)
         parser.exit()
 
 

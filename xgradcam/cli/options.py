@@ -47,15 +47,15 @@ not run; 129, 130 and 143 stopped by a signal."""
 SHORT = """\
 Show which parts of a photograph speak for a class of a network:
 
-  {prog} photo.jpg                               the class of the highest score
-  {prog} photo.jpg --target espresso --panel     a class by name, with captions
-  {prog} photos --target top3 --html --output-dir out    a page of a folder's"""
+  {prog} photo.jpg                            the class of the highest score
+  {prog} photo.jpg --target espresso --panel  a class by name, with captions
+  {prog} photos --target top3 --html          a page of a folder's photographs"""
 SHORT_OPTIONS = {
     "PHOTOGRAPH": "files, folders or patterns; - reads one from stdin",
     "--target": "the class: name or index; top3 takes the best three",
     "--model": "resnet50, timm/NAME, hf:NAME, your file.py:function",
     "--weights": "a checkpoint, default (ImageNet's) or none (random)",
-    "--target-layer": "the layer to explain by; auto chooses one, and says why",
+    "--target-layer": "the layer to explain by; auto chooses one",
     "--method": "grad-cam, xgrad-cam, complete-cam, ...; or all",
     "--output-dir": "where to write (default: here)",
     "--panel": "photograph and maps side by side, too",
@@ -64,7 +64,7 @@ SHORT_OPTIONS = {
     "--json": "print the numbers as JSON",
     "--use-cuda": "compute on the GPU if there is one",
 }
-MORE = "{prog} --help shows all options; --list-layers and --list-methods the choices."
+MORE = "{prog} --help shows all options. Choices: --list-models, --list-layers, --list-methods."
 
 PROOF_DESCRIPTION = """\
 Verify Eq. 5 of XGrad-CAM's paper (Fu et al., BMVC 2020) on a photograph:
@@ -77,7 +77,7 @@ At a layer of a ReLU-CNN the class score is gradients*feature plus a bias term. 
 independently of one another. @FILE reads arguments from a file. Exit code: 0 where Eq. 5 holds, 1 where it
 does not, 2 where it could not be computed; 129, 130 and 143 stopped by a signal."""
 PROOF_SHORT = """\
-Verify that a class score is the sum of its terms at a layer (Eq. 5 of the paper):
+Verify that a class score is the sum of its terms at a layer (the paper's Eq. 5):
 
   {prog} photo.jpg                          for the highest score
   {prog} photo.jpg --target espresso        for a class by name
@@ -95,7 +95,7 @@ PROOF_SHORT_OPTIONS = {
     "--json": "print the numbers as JSON",
     "--use-cuda": "compute on the GPU if there is one",
 }
-PROOF_MORE = "{prog} --help shows all options; --list-layers the layers."
+PROOF_MORE = "{prog} --help shows all options. Choices: --list-models, --list-layers."
 
 LAYER_HELP = (
     "the layer to explain by, or several, or a pattern in quotes, for a map of each and one of all; 'input' "
@@ -151,7 +151,7 @@ def xgrad_cam_parser(prog: str = "xgrad-cam") -> Parser:
     add_truth_argument(parser)
     add_probability_argument(parser)
     add_device_arguments(parser)
-    add_lookup_arguments(parser, _short(prog, SHORT, SHORT_OPTIONS, MORE), methods=True)
+    add_lookup_arguments(parser, _short(prog, SHORT, SHORT_OPTIONS, MORE), methods=True, colormaps=True)
     return parser
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from xgradcam.cli.bands import bands_of, early
 from xgradcam.cli.choosing import is_auto
-from xgradcam.cli.listings import print_layers
+from xgradcam.cli.listings import print_listing
 from xgradcam.cli.options import ALL, parse, proof_verify_parser
 from xgradcam.cli.proof_maps import METHOD, complete_maps, files_in, is_ours, layers_to_draw, write_maps
 from xgradcam.cli.proof_report import Row, dtype_of, of_interest, report
@@ -48,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: argparse.Namespace, out: TextIO) -> int:
-    if arguments.list_layers:
-        print_layers(PROG, arguments, out)
+    if print_listing(PROG, arguments, out):
         return DONE
     from xgradcam.runs.sources import read_photograph
 

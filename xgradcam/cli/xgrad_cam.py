@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from xgradcam.cli.finer import with_finer
-from xgradcam.cli.listings import print_layers, print_methods
+from xgradcam.cli.listings import print_listing
 from xgradcam.cli.options import parse, xgrad_cam_parser
 from xgradcam.cli.page_options import require_page
 from xgradcam.cli.progress import Console
@@ -43,11 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: argparse.Namespace, out: TextIO) -> int:
-    if arguments.list_layers:
-        print_layers(PROG, arguments, out)
-        return DONE
-    if arguments.list_methods:
-        print_methods(out)
+    if print_listing(PROG, arguments, out):
         return DONE
     sleep_when_idle(arguments.image_path)
     # Errors that need no network come before one is loaded.

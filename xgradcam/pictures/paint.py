@@ -202,9 +202,9 @@ def _looked_up(levels: NDArray[np.uint8], table: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(cv2.LUT(cv2.cvtColor(np.ascontiguousarray(levels), cv2.COLOR_GRAY2RGB), table))
 
 
-def colours_of(colormap: str) -> bytes:
-    """The RGB bytes of the 256 levels of a colour map, a key of `COLORMAPS`."""
-    return _table(colormap).tobytes()
+def colours_of(colormap: str) -> NDArray[np.uint8]:
+    """The colours of a colour map, from the lowest level to the highest: (256, 3) RGB."""
+    return np.asarray(_table(colormap)[0])
 
 
 @cache
