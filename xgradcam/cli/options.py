@@ -49,7 +49,7 @@ Show which parts of a photograph speak for a class of a network:
 
   {prog} photo.jpg                            the class of the highest score
   {prog} photo.jpg --target espresso --panel  a class by name, with captions
-  {prog} photos --target top3 --html          a page of a folder's photographs"""
+  {prog} photos --target top3 --html          all of a folder, as a page"""
 SHORT_OPTIONS = {
     "PHOTOGRAPH": "files, folders or patterns; - reads one from stdin",
     "--target": "the class: name or index; top3 takes the best three",

@@ -28,8 +28,6 @@ LITTLE_MISSING, MUCH_NOWHERE = 0.5, 0.2
 COINCIDE, ROUNDING = "the two maps coincide", 1e-3
 # Follows the note on it, which ends in the advice to take an earlier layer.
 THERE = ", and --method complete-cam shows all of the score there"
-# Files of a photograph that the last line names; of more it says how many.
-MOST_NAMED = 5
 # Evaluations that take longer than this are worth a line, in seconds.
 LONG = 10
 
@@ -162,7 +160,8 @@ class Console:
     def _say_place(self, folder: Path) -> None:
         """Print where the files of an only photograph are."""
         place = "the current folder" if folder == Path() else str(folder)
-        if len(self.written) > MOST_NAMED:
+        # Those of several classes or layers are named with each.
+        if self.written and self.told > 1:
             self.say(f"wrote {len(self.written)} files, in {place}")
         elif self.written:
             self.say(f"wrote {_and(self.written)}{', in the current folder' * (folder == Path())}")
