@@ -56,7 +56,9 @@ def render_page(records: Iterable[Mapping[str, Any]], title: str) -> str:
                 for name, method in METHODS.items()
             }
         ),
-        colours=_script_json({name: base64.b64encode(colours_of(name).tobytes()).decode() for name in COLORMAPS}),
+        colours=_script_json(
+            {name: base64.b64encode(colours_of(name).tobytes()).decode() for name in COLORMAPS}
+        ),
         records=f"[\n{lines}\n]",
         script="\n".join(_part(f"{name}.js") for name in SCRIPTS),
     )
