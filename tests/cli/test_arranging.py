@@ -2,12 +2,15 @@
 
 import os
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 
+from tests.cli.support import OWN
 from xgradcam.cli.evaluate import evaluation_parser
 from xgradcam.cli.options import parse, proof_verify_parser, xgrad_cam_parser
+from xgradcam.cli.xgrad_cam import main
 
 FILES = ("photo.jpg", "other.png", "cat")
 FOLDERS = ("photos", "dog")
@@ -98,6 +101,32 @@ def test_photographs_stand_anywhere(line, photographs, options):
 )
 def test_what_may_be_a_photograph_or_not_is_refused_with_the_remedy(line, said, capsys):
     assert said in said_of(xgrad_cam_parser(), line, capsys)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("photo.jpg --method grad-cam other.png", "other.png behind --method is read as its value"),
+        ("photo.jpg --target cup other.png", "other.png behind --target-index is read as its value"),
+        ("photo.jpg --target-layer features.0 other.png", "other.png behind --target-layer is read as its value"),
+        # An error about something else has no such hint.
+        ("photo.jpg --target cup other.png --colormap virids", "no colour map 'virids'"),
+    ],
+)
+def test_a_photograph_behind_an_option_is_said_where_its_value_is_wrong(line, said, own_models, both, capsys):
+    shutil.copy(both, "photo.jpg")
+    Path("labels.txt").write_text("cup\nb\nc\nd\n")
+    assert main([*line.split(), *OWN, "--labels", "labels.txt"]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+    assert ("photographs first" in err) == ("virids" not in line)
+
+
+def test_a_class_that_is_called_as_a_file_is_no_mistake(own_models, both):
+    """Labels may be names of files: beside a photograph they are classes."""
+    Path("labels.txt").write_text("other.png\nb\nc\nd\n")
+    assert main([str(both), "--target", "other.png", "b", *OWN, "--labels", "labels.txt"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ STDIN = "-"
 # The endings of photographs, and those of arrays of bands.
 ENDINGS = (*SUFFIXES, ".npy")
 IMAGE_PATH = "--image-path"
+# Letters by which a path is known in an error.
+SURE = 40
 NUMBERS = (int, float)
 # Names of options in other programs.
 ELSEWHERE = {
@@ -133,12 +135,21 @@ def _taken_back(given: Sequence[Given]) -> list[str]:
     return paths
 
 
-def misplaced(options: Mapping[str, Sequence[str]]) -> str:
-    """A hint at values of options that look like photographs; '' if none does."""
-    for option, values in options.items():
-        paths = [value for value in values if _is_path(value)]
-        if paths:
-            return f"; {listed(paths, 3)} behind {option} is read as its value: give the photographs first"
+def paths_among(options: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """The values of options that are paths, for those that have some."""
+    found = {option: [value for value in values if _is_path(value)] for option, values in options.items()}
+    return {option: paths for option, paths in found.items() if paths}
+
+
+def misplaced(paths: Mapping[str, Sequence[str]], message: str | None = None) -> str:
+    """A hint at photographs that options have taken for values; '' if there are none.
+
+    paths: of each option. message: the hint is at what this error names, which may have shortened it.
+    """
+    for option, values in paths.items():
+        named = [value for value in values if message is None or value[:SURE] in message]
+        if named:
+            return f"; {listed(named, 3)} behind {option} is read as its value: give the photographs first"
     return ""
 
 

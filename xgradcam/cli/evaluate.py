@@ -287,5 +287,6 @@ def _measure(
             )  # fmt: skip
             say(report.markdown(), sys.stdout)
             report.write(folder)
+            note(PROG, f"wrote {', '.join(WRITTEN)}, in {folder}")
         except CannotWriteError as error:
             raise XGradCamError(f"{error}: make room there; --resume goes on later") from None

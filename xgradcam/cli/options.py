@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xgradcam.cli.arranging import misplaced
 from xgradcam.cli.bands import add_bands_argument
 from xgradcam.cli.help_pages import ShortPage
 from xgradcam.cli.lookup_options import LISTINGS, add_lookup_arguments, lists
@@ -17,7 +18,7 @@ from xgradcam.cli.model_options import (
 )
 from xgradcam.cli.page_options import add_page_arguments
 from xgradcam.cli.parsing import Parser as Parser
-from xgradcam.cli.parsing import misplaced_photographs
+from xgradcam.cli.parsing import paths_taken
 from xgradcam.cli.report_options import add_report_arguments
 from xgradcam.cli.scale_options import add_scale_arguments
 from xgradcam.cli.score_options import add_score_argument
@@ -113,18 +114,18 @@ PROOF_LAYER_HELP = (
 def parse(parser: Parser, argv: Sequence[str] | None, *, several: bool = True) -> argparse.Namespace:
     """Parse the arguments; `image_path` has the photographs, however they were given.
 
-    A photograph is required unless the command only lists something. several: photographs are a list, there
-    are methods, and `plain` is True if neither methods nor layers are chosen.
+    A photograph is required unless the command only lists something. `paths_taken` has values of options that
+    may be photographs. several: photographs are a list, there are methods, and `plain` is True if neither
+    methods nor layers are chosen.
     """
     arguments = parser.parse_args(argv)
     given = arguments.image_path or [] if several else [arguments.image_path] * bool(arguments.image_path)
+    arguments.paths_taken = paths_taken(parser, arguments)
     # Both name photographs, so that neither can be meant to stand for the other.
     photographs = [*arguments.photographs, *given]
     del arguments.photographs
     if not photographs and not lists(arguments):
-        parser.error(
-            f"which photograph? as in: {parser.prog} photo.jpg{misplaced_photographs(parser, arguments)}"
-        )
+        parser.error(f"which photograph? as in: {parser.prog} photo.jpg{misplaced(arguments.paths_taken)}")
     if several:
         arguments.image_path = photographs
         arguments.plain = arguments.method is None and arguments.target_layer is None

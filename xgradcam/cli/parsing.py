@@ -8,7 +8,7 @@ from collections.abc import Container, Sequence
 from typing import Any, NoReturn
 
 from xgradcam.cli.argument_files import expanded
-from xgradcam.cli.arranging import arranged, misplaced
+from xgradcam.cli.arranging import IMAGE_PATH, arranged, paths_among
 from xgradcam.cli.help_pages import Formatter
 from xgradcam.cli.terminal import COULD_NOT_RUN, shown
 from xgradcam.errors import XGradCamError, did_you_mean
@@ -58,11 +58,15 @@ class Parser(argparse.ArgumentParser):
         )
 
 
-def misplaced_photographs(parser: Parser, arguments: argparse.Namespace) -> str:
-    """A hint at photographs that options of several values have taken; '' if there are none."""
-    actions = [action for action in parser._actions if action.option_strings]
-    values = {action.option_strings[0]: getattr(arguments, action.dest, None) for action in actions}
-    return misplaced({option: value for option, value in values.items() if isinstance(value, list)})
+def paths_taken(parser: Parser, arguments: argparse.Namespace) -> dict[str, list[str]]:
+    """The paths that options of several values have taken for values, by option."""
+    several = [one for one in parser._actions if one.nargs == "+" and one.option_strings[0] != IMAGE_PATH]
+    values = {one.option_strings[0]: getattr(arguments, one.dest) or [] for one in several}
+    return paths_among({option: value for option, value in values.items() if _is_text(value)})
+
+
+def _is_text(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def _dash_advice(arguments: Sequence[str], options: Container[str]) -> str:

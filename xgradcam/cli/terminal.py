@@ -7,10 +7,11 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from typing import Any, TextIO
 
+from xgradcam.cli.arranging import misplaced
 from xgradcam.cli.signals import exit_code_of, stoppable
 from xgradcam.errors import XGradCamError, bounded, escaped, first_line, is_out_of_memory
 
@@ -56,13 +57,16 @@ def run(prog: str, parse: Parse, work: Work, argv: Sequence[str] | None) -> int:
             return FAILED
         # A model's code may end the program, and would do so with an exit code of its own.
         except (Exception, SystemExit) as error:
-            return _report(prog, error)
+            return _report(prog, error, getattr(arguments, "paths_taken", {}))
 
 
-def _report(prog: str, error: BaseException) -> int:
-    """Print the error in one line, after its traceback if it is unforeseen; return the exit code."""
+def _report(prog: str, error: BaseException, paths: Mapping[str, Sequence[str]]) -> int:
+    """Print the error in one line, after its traceback if it is unforeseen; return the exit code.
+
+    paths: those that options have taken for values.
+    """
     if isinstance(error, XGradCamError):
-        complain(prog, str(error))
+        complain(prog, f"{error}{misplaced(paths, str(error))}")
     elif isinstance(error, OSError) and error.filename is None and error.errno in NO_OUTPUT:
         complain(prog, f"cannot write the output: {error.strerror}")
         _discard_stdout()
