@@ -108,7 +108,10 @@ def test_what_may_be_a_photograph_or_not_is_refused_with_the_remedy(line, said, 
     [
         ("photo.jpg --method grad-cam other.png", "other.png behind --method is read as its value"),
         ("photo.jpg --target cup other.png", "other.png behind --target-index is read as its value"),
-        ("photo.jpg --target-layer features.0 other.png", "other.png behind --target-layer is read as its value"),
+        (
+            "photo.jpg --target-layer features.0 other.png",
+            "other.png behind --target-layer is read as its value",
+        ),
         # An error about something else has no such hint.
         ("photo.jpg --target cup other.png --colormap virids", "no colour map 'virids'"),
     ],

@@ -17,25 +17,24 @@ from xgradcam.layouts.layout import Layout
 from xgradcam.lending.borrowing import arranged, borrowed, is_close
 from xgradcam.lending.finding import AnyLayer
 from xgradcam.lending.several import for_sample
+from xgradcam.pictures.reprs import Brief
 from xgradcam.proof.complete import Terms
 from xgradcam.scores.outputs import logits_of
 from xgradcam.scores.score import ClassScore, Score, of_sample
 
 # Called after each evaluation of the network: how many are done for a batch, and how many there will be.
 Progress: TypeAlias = Callable[[int, int], None]
-
 # Most numbers of the layer's output in one forward of variants: 64 MB in float32.
 VALUES_AT_ONCE = 2**24
 # Most inputs in one forward of the whole network.
 INPUTS_AT_ONCE = 16
 
 
-@dataclass(frozen=True)
-class Evidence:
+@dataclass(frozen=True, repr=False)
+class Evidence(Brief):
     """The activation of a layer and the gradient of the score by it, both (N, C, h, w).
 
     Of signals they are (N, C, l), of volumes (N, C, d, h, w): `space` gives the sides' axes.
-
     probe: asks the network again, for the methods that need more than these two. terms: of Eq. 5 at their
     places, for the complete methods.
     """

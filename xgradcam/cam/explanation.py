@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xgradcam.cam.methods import METHODS
+from xgradcam.cam.methods import METHODS, title_of
 from xgradcam.errors import XGradCamError, checked_size, shown
+from xgradcam.layouts.drawing import Drawable
 from xgradcam.layouts.padding import WHOLE, Share, over_padding
 from xgradcam.layouts.sides import upsampled
 from xgradcam.operations.constants import Kind
@@ -22,12 +23,11 @@ if TYPE_CHECKING:
 
 # Values are the same everywhere if their spread is at most this share of the largest.
 FLAT = 1e-5
-
 AnyExplanation = TypeVar("AnyExplanation", bound="Explanation")
 
 
-@dataclass(frozen=True, eq=False)
-class Explanation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Explanation(Drawable):
     """The maps of a batch of N.
 
     maps: method -> signed, unscaled map (N, h, w), at the layer's size; of signals (N, l), of volumes and
@@ -54,6 +54,7 @@ class Explanation:
     depth: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict, kw_only=True)
     share: Share = field(default=WHOLE, kw_only=True)
     score_of: Score | None = field(default=None, kw_only=True)
+    titled = staticmethod(title_of)
 
     def to(self: AnyExplanation, device: torch.device | str) -> AnyExplanation:
         """The same explanation with its tensors on another device."""
@@ -110,7 +111,7 @@ class Explanation:
         return whole if self.share == WHOLE else heatmap(whole[:, : size[0], : size[1]], size)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ClassExplanation(Explanation):
     """The maps of a class for each sample of a batch of N; the score is the class's logit.
 

@@ -25,6 +25,7 @@ from xgradcam.lending.norms import contiguous_norm_gradients
 from xgradcam.lending.outputs import at_output, in_place_of, is_new
 from xgradcam.lending.several import Place
 from xgradcam.operations.calls import custom_functions, edge_of, edges_of, refuse_scripted, tensors_of
+from xgradcam.pictures.reprs import Brief
 
 # From the layer's output, as the rest of the model gets it, to a context for that rest.
 Downstream: TypeAlias = Callable[[Tensor], AbstractContextManager[Any]]
@@ -35,15 +36,14 @@ REENTRANT = (
     "torch.utils.checkpoint with use_reentrant=True, which gives no gradient of a layer: turn it off, as by "
     "model.set_grad_checkpointing(False) in timm, or set use_reentrant=False"
 )
-
 DETOUR = (
     "the score also depends on the layer's output by a tensor that the layer makes of it and keeps, as in an "
     "attribute or a hook's list: take the module inside it that makes the output, or make that tensor outside"
 )
 
 
-@dataclass(frozen=True)
-class Recording:
+@dataclass(frozen=True, repr=False)
+class Recording(Brief):
     """One forward pass of a model, with a graph that starts at a layer.
 
     activation: a copy of the layer's output, (N, ...), the leaf of the graph. output: everything that the

@@ -16,6 +16,7 @@ from xgradcam.models.reading import FileState
 from xgradcam.pictures.bands import framed
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.photograph import Photograph, normalise
+from xgradcam.pictures.reprs import BriefClassifier
 from xgradcam.scores.outputs import logits_of
 
 Kind: TypeAlias = Literal["classification", "segmentation", "detection", "video", "image and text"]
@@ -33,8 +34,8 @@ class LoadedWeights:
     files: tuple[FileState, ...]
 
 
-@dataclass(frozen=True)
-class Classifier:
+@dataclass(frozen=True, repr=False)
+class Classifier(BriefClassifier):
     """A model, its preprocessing and the names of its classes.
 
     size: input height and width. mean, std: of the normalisation, on a scale of [0, 1], a value for each

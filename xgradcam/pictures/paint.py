@@ -25,6 +25,8 @@ HeatmapOf: TypeAlias = Callable[[tuple[int, int]], NDArray[np.float32]]
 COLORMAPS: Mapping[str, int] = MappingProxyType(
     {name[9:].lower(): getattr(cv2, name) for name in dir(cv2) if name.startswith("COLORMAP_")}
 )
+# Even in lightness, and its levels differ for colour-blind readers too: scripts/measure_colours.py.
+EVEN = "viridis"
 # The part of their brightness that pixels keep which the network did not see.
 DIMMED = 0.35
 # Longest side of a heatmap in float32, which takes gigabytes at 100 megapixels; 8 bits are enlarged beyond.
@@ -204,7 +206,7 @@ def _looked_up(levels: NDArray[np.uint8], table: NDArray[Any]) -> NDArray[Any]:
 
 def colours_of(colormap: str) -> NDArray[np.uint8]:
     """The colours of a colour map, from the lowest level to the highest: (256, 3) RGB."""
-    return np.asarray(_table(colormap)[0])
+    return np.asarray(_table(colormap)[0], np.uint8)
 
 
 @cache

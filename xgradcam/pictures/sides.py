@@ -49,7 +49,7 @@ def draw_volume(
             f"axis {shown(axis)} and {shown(slices)} slices: take axis 0, 1 or 2, and 1 or more"
         )
     strongest = int(np.unravel_index(heat.argmax(), heat.shape)[axis])
-    pixels = values if of_colours else _grey(values)
+    pixels = values if of_colours else grey_of(values)
     pictures = {}
     for number in _chosen(heat.shape[axis], strongest, slices):
         size = _size(pixels.take(number, axis).shape[:2])
@@ -119,7 +119,7 @@ def _heat(heatmap: Any, sides: int) -> NDArray[np.float32]:
     return heat.clip(0, 1)
 
 
-def _grey(values: NDArray[Any]) -> Photograph:
+def grey_of(values: NDArray[Any]) -> Photograph:
     """Values of any range as grey pixels (..., 3), the lowest black, the highest white."""
     finite = np.nan_to_num(values.astype(np.float64), posinf=np.nan, neginf=np.nan)
     low, high = np.nanmin(finite), np.nanmax(finite)

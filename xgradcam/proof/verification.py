@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from xgradcam.operations.constants import Kind
+from xgradcam.pictures.reprs import Brief, BriefVerification
 
 # Share of |score| that the residual may have, by the precision that the network ran in.
 RELATIVE_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -23,8 +24,8 @@ def tolerance_of(score: Tensor, magnitude: Tensor, dtype: torch.dtype) -> Tensor
     return torch.maximum(RELATIVE_TOLERANCE[dtype] * score.abs(), rounding * magnitude)
 
 
-@dataclass(frozen=True)
-class Contribution:
+@dataclass(frozen=True, repr=False)
+class Contribution(Brief):
     """The amount that one operation adds to the scores: value (N,), float64.
 
     module: the name of the innermost module that ran it, '' for the model itself. kind: 'bias' of a piecewise
@@ -39,8 +40,8 @@ class Contribution:
     nowhere: Tensor | None = None
 
 
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(BriefVerification):
     """Both sides of Eq. 5, one number per sample: (N,), float64, on the CPU.
 
     score = feature + bias + bypass + curvature + residual. The four terms are computed without the score.

@@ -23,9 +23,10 @@ from xgradcam.pictures.panel import draw_panel, score_line
 from xgradcam.pictures.photograph import Photograph, encode_jpeg
 from xgradcam.runs.page_maps import PAGE_MAPS, PagePictures, facts_of_page, maps_script
 from xgradcam.runs.run import Explained, Run
-from xgradcam.runs.scoring import Shape, outline_of
+from xgradcam.runs.scoring import Shape
 from xgradcam.runs.sources import STDIN, Source
 from xgradcam.runs.views import View, views_of
+from xgradcam.scores.outlining import outline_of
 
 # File names of the methods' pictures, as in the original scripts; CAM itself must not take Grad-CAM's.
 STEMS: Mapping[str, str] = {"grad-cam": "cam", "xgrad-cam": "X_cam", "cam": "linear-cam"}

@@ -9,8 +9,8 @@ import numpy as np
 
 from xgradcam.models.labels import label_of
 from xgradcam.pictures.framing import Framing
-from xgradcam.pictures.outlines import Outline
-from xgradcam.scores.boxes import BoxScore, Detection
+from xgradcam.scores.boxes import Detection
+from xgradcam.scores.outlining import detections_of, shares_of
 from xgradcam.scores.regions import PixelScore, PredictedRegion, RegionMean
 from xgradcam.scores.score import Contrast, Score
 
@@ -43,7 +43,7 @@ class Scoring:
 
     def words(self, score_of: Score | None, framing: Framing, shape: Shape) -> str:
         """The line on what is explained in one photograph of this shape; score_of: with what it found."""
-        for detection in _detections(score_of):
+        for detection in detections_of(score_of):
             corners = " ".join(f"{edge:.0f}" for edge in _on_photograph(detection, framing, shape))
             asked = "" if detection.overlap == 1 else f", overlap {detection.overlap:.2f}"
             return f"{self._label(detection.target)}, at {corners}{asked}"
@@ -60,7 +60,7 @@ class Scoring:
         """The part of a photograph's record about the score; boxes are in the photograph's pixels."""
         record: dict[str, Any] = {"score_of": self.name, "what": self.what}
         record["interest"] = self.words(score_of, framing, shape)
-        detections = _detections(score_of)
+        detections = detections_of(score_of)
         target = detections[0].target if detections else _target(score_of)
         if target is not None:
             record |= {"class_index": target, "class_name": self._label(target)}
@@ -73,20 +73,6 @@ class Scoring:
         return label_of(self.labels, target or 0)
 
 
-def outline_of(score_of: Score | None, framing: Framing) -> Outline | None:
-    """The box or the region that the score of one photograph is about, if it is about one."""
-    for detection in _detections(score_of):
-        return Outline(box=_shares(detection, framing))
-    if isinstance(score_of, PredictedRegion | RegionMean) and score_of.region is not None:
-        inside = np.asarray(score_of.region.cpu()) > 0
-        return Outline(region=inside[0] if inside.ndim == 3 else inside)
-    return None
-
-
-def _detections(score_of: Score | None) -> Sequence[Detection]:
-    return score_of.detections if isinstance(score_of, BoxScore) else ()
-
-
 def _target(score_of: Score | None) -> int | None:
     """The class that a score is of, for one photograph; None if it is of none."""
     if isinstance(score_of, Contrast | RegionMean | PredictedRegion | PixelScore):
@@ -94,16 +80,9 @@ def _target(score_of: Score | None) -> int | None:
     return None
 
 
-def _shares(detection: Detection, framing: Framing) -> tuple[float, float, float, float]:
-    """The detection's corners in shares of the input's width and height."""
-    height, width = (1, 1) if detection.relative else framing.size
-    x0, y0, x1, y1 = detection.box
-    return x0 / width, y0 / height, x1 / width, y1 / height
-
-
 def _on_photograph(detection: Detection, framing: Framing, shape: Shape) -> list[float]:
     """The detection's corners x0, y0, x1, y1 in the photograph's pixels."""
     height, width = framing.size
-    corners = np.array(_shares(detection, framing)).reshape(2, 2) * (width, height)
+    corners = np.array(shares_of(detection, framing)).reshape(2, 2) * (width, height)
     edges: list[float] = framing.in_photograph(corners, shape).flatten().tolist()
     return edges
