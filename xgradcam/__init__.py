@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from xgradcam.layouts.comparing import Comparison as Comparison
     from xgradcam.layouts.comparing import compare as compare
     from xgradcam.models.classifier import Classifier as Classifier
+    from xgradcam.models.explaining import PhotographExplanation as PhotographExplanation
     from xgradcam.models.folding import fold_batch_norms as fold_batch_norms
     from xgradcam.models.labels import imagenet_labels as imagenet_labels
     from xgradcam.models.load import load_classifier as load_classifier
@@ -69,6 +70,7 @@ _HOME = {
     "Explainer": "runs.explainer",
     "Explanation": "cam.explanation",
     "METHODS": "cam.methods",
+    "PhotographExplanation": "models.explaining",
     "PixelScore": "scores.regions",
     "PredictedRegion": "scores.regions",
     "Recording": "capture.recording",

@@ -19,6 +19,8 @@ from xgradcam.cli.scoring import scoring_of
 from xgradcam.cli.terminal import note
 from xgradcam.cli.truth_options import explains_mistakes, with_truth
 from xgradcam.errors import XGradCamError, did_you_mean, shown, users_code
+from xgradcam.models.labels import TOP as TOP
+from xgradcam.models.labels import class_index as class_index
 
 if TYPE_CHECKING:
     import torch
@@ -30,11 +32,6 @@ if TYPE_CHECKING:
     from xgradcam.runs.run import Explaining, Run, Target
     from xgradcam.runs.sources import Source
     from xgradcam.scores.score import Score
-
-TOP = re.compile(r"top(\d{1,9})", re.IGNORECASE)
-INDEX = re.compile(r"([+-]?)(\d+)")
-# Digits of an index at most: no model has more classes.
-LONGEST_INDEX = 9
 
 
 def choose_device(prog: str, arguments: argparse.Namespace) -> "torch.device":
@@ -100,30 +97,6 @@ def open_classifier(
     if not quietly and arguments.weights == NO_WEIGHTS and not own:
         note(prog, "random weights: what follows says nothing about the photograph")
     return classifier
-
-
-def class_index(value: str, labels: Sequence[str] | None, say: Callable[[str], None]) -> int | None:
-    """The class that a value of --target-index means: an index, a name, or None for the highest score.
-
-    say: is told of a class that was found by a part of its name. Raises XGradCamError for a number that is
-    the index of one class and the name of another: with a sign it is the index.
-    """
-    from xgradcam.models.labels import class_named, classes_called, classes_listed
-
-    number = INDEX.fullmatch(value.strip())
-    if number is None:
-        return class_named(labels, value, say)
-    if len(number[2]) > LONGEST_INDEX:
-        raise XGradCamError(f"no class {value.strip()[:40]}: that is no index of a class")
-    index = int(number[0])
-    if index == -1:
-        return None
-    called = [other for other in classes_called(labels, number[0]) if other != index]
-    if labels is not None and called and not number[1]:
-        choices = f"+{index} for the index, +{called[0]} for the name"
-        named = classes_listed(labels, called)
-        raise XGradCamError(f"{value!r} is an index, and the name of class {named}: give {choices}")
-    return index
 
 
 def classes_of(

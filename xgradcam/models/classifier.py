@@ -1,8 +1,9 @@
 """A model, with what is needed to show it a photograph."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.photograph import Photograph, normalise
 from xgradcam.pictures.reprs import BriefClassifier
 from xgradcam.scores.outputs import logits_of
+
+if TYPE_CHECKING:
+    from xgradcam.models.explaining import Named, PhotographExplanation
 
 Kind: TypeAlias = Literal["classification", "segmentation", "detection", "video", "image and text"]
 
@@ -136,6 +140,48 @@ class Classifier(BriefClassifier):
         pixels = framed(framing, photograph) if is_bands else framing.pixels(photograph)
         inputs = normalise(pixels, self.mean, self.std)
         return self.like_weights(inputs).to(self.device())
+
+    @overload
+    def explain(
+        self, photograph: Any, target: int | None = None, *args: Any, **how: Any
+    ) -> "PhotographExplanation": ...
+    @overload
+    def explain(self, photograph: Any, target: str, *args: Any, **how: Any) -> Any: ...
+    @overload
+    def explain(
+        self, photograph: Any, target: "Sequence[Named]", *args: Any, **how: Any
+    ) -> "tuple[PhotographExplanation, ...]": ...
+    def explain(
+        self,
+        photograph: Any,
+        target: "Named | Sequence[Named]" = None,
+        layer: str | nn.Module | None = None,
+        methods: Sequence[str] | str = ("grad-cam", "xgrad-cam"),
+        *,
+        crop: bool = False,
+        **how: Any,
+    ) -> Any:
+        """Explain a class of a photograph: an explanation that `plot`, `show` and `save` draw as it is.
+
+        photograph: a path, an image of Pillow's, uint8 pixels (H, W, 3) or (3, H, W) of a tensor; or, of
+        floats, the network's normalised inputs (N, C, h, w). target: a class's name, words of it, its index
+        or id, as the command takes them; None for the one of the highest score. Several of these in a list,
+        or `top3`, give a tuple of explanations. layer: None for the last feature map.
+        crop: resize and crop as the weights expect, instead of stretching. how: as in `explain`, such as
+        `axioms=True`. Guesses are said by a UserWarning.
+        Raises XGradCamError for what is no photograph, and for a wrong class, layer or method.
+        """
+        from xgradcam.models.explaining import explain_photograph, is_several
+
+        several = is_several(target)
+        classes: Any = target if several and not isinstance(target, str) else [target]
+        said: list[str] = []
+        found = explain_photograph(
+            self, photograph, classes, layer, methods, crop=crop, say=said.append, **how
+        )
+        for line in said:
+            warnings.warn(line, stacklevel=2)
+        return found if several else found[0]
 
     def like_weights(self, inputs: Tensor) -> Tensor:
         """The inputs in the number type of the model's parameters, such as half precision."""

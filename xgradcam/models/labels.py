@@ -11,6 +11,10 @@ from itertools import chain
 from xgradcam.errors import XGradCamError, did_you_mean, listed, shown
 
 WORDNET_ID = re.compile(r"(n\d{8})(?:[ \t]+(.*))?")
+TOP = re.compile(r"top(\d{1,9})", re.IGNORECASE)
+INDEX = re.compile(r"([+-]?)(\d+)")
+# Digits of an index at most: no model has more classes.
+LONGEST_INDEX = 9
 
 
 @cache
@@ -28,6 +32,30 @@ def label_of(labels: Sequence[str] | None, index: int) -> str:
 def name_only(label: str) -> str:
     """The label without its WordNet id."""
     return re.sub(r"^n\d{8} ", "", label)
+
+
+def class_index(
+    value: str, labels: Sequence[str] | None, say: Callable[[str], None] = lambda _line: None
+) -> int | None:
+    """The class that a text means: an index, a name, or None, for `-1`, the one of the highest score.
+
+    say: is told of a class that was found by a part of its name. Raises XGradCamError for a number that is
+    the index of one class and the name of another: with a sign it is the index.
+    """
+    number = INDEX.fullmatch(value.strip())
+    if number is None:
+        return class_named(labels, value, say)
+    if len(number[2]) > LONGEST_INDEX:
+        raise XGradCamError(f"no class {value.strip()[:40]}: that is no index of a class")
+    index = int(number[0])
+    if index == -1:
+        return None
+    called = [other for other in classes_called(labels, number[0]) if other != index]
+    if labels is not None and called and not number[1]:
+        choices = f"+{index} for the index, +{called[0]} for the name"
+        named = classes_listed(labels, called)
+        raise XGradCamError(f"{value!r} is an index, and the name of class {named}: give {choices}")
+    return index
 
 
 def class_named(

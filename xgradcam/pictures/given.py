@@ -1,6 +1,7 @@
 """A photograph as a user has it: a path, Pillow's image, an array or a tensor, made (H, W, 3) uint8."""
 
 import os
+from collections.abc import Callable
 from typing import Any, cast
 
 import numpy as np
@@ -14,14 +15,15 @@ COLOURS = 3
 GIVE = "give a path, an image of Pillow's, or uint8 pixels (H, W, 3)"
 
 
-def photograph_given(given: Any) -> Photograph:
+def photograph_given(given: Any, note: Callable[[str], None] | None = None) -> Photograph:
     """The photograph (H, W, 3) uint8, upright, of a path, Pillow's image, an array or a tensor.
 
     Pixels are uint8, (H, W, 3) or grey (H, W), and of tensors also (3, H, W) or (1, H, W). A file is read as
-    by `read_image`. Raises XGradCamError for anything else, such as floats: their range is not known.
+    by `read_image`, which is given `note`.
+    Raises XGradCamError for anything else, such as floats: their range is not known.
     """
     if isinstance(given, str | os.PathLike):
-        return read_image(cast("str | os.PathLike[str]", given))
+        return read_image(cast("str | os.PathLike[str]", given), note=note)
     if isinstance(given, Image.Image):
         return _of_pillow(given)
     if not hasattr(given, "shape") or not hasattr(given, "dtype"):

@@ -7,7 +7,7 @@ import dataclasses
 import html
 import math
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from xgradcam.errors import escaped, shortened, shown
@@ -63,6 +63,11 @@ class BriefExplanation(Brief):
         notes = [note for of_sample in one.notes for note in of_sample]
         lines = [*dict.fromkeys(notes)][:NOTES] + more
         return table(type(one).__name__, head, rows, lines)
+
+    def thumbnail(self, method: str, sample: int) -> tuple[str, bytes]:
+        """The kind and the content of a small picture of a map."""
+        one: Any = self
+        return "png", small_picture(one.maps[method][sample])
 
 
 class BriefVerification(Brief):
@@ -172,8 +177,7 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], lines:
 
 def _map_cell(one: Any, method: str, index: int, error: Any) -> str:
     """A method's map as a small picture, and its conservation error below."""
-    picture: Callable[[str, int], tuple[str, bytes]] | None = getattr(one, "thumbnail", None)
-    kind, content = picture(method, index) if picture else ("png", small_picture(one.maps[method][index]))
+    kind, content = one.thumbnail(method, index)
     source = f"data:image/{kind};base64,{b64encode(content).decode()}"
     style = f"height:{SIDE}px;min-width:{SIDE}px;image-rendering:{'pixelated' if kind == 'png' else 'auto'}"
     text = cell(f"map of {method}")
