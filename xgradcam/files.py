@@ -141,8 +141,37 @@ def write_files(contents: Mapping[Path, bytes | Iterable[bytes]]) -> None:
             for path, part in parts.items():
                 part.replace(path)
         except OSError as error:
-            kind = XGradCamError if error.errno in OF_ONE_NAME else CannotWriteError
-            raise kind(f"cannot write {path}: {error.strerror}") from None
+            raise cannot_write(path, error) from None
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes its name when the block ends without an error; after one, it is gone.
+
+    Raises XGradCamError and CannotWriteError as `write_files` does. Who writes to it turns errors of that
+    into these by `cannot_write`.
+    """
+    with ExitStack() as stack:
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(EISDIR, "a folder has that name")
+            part = _part(path.parent, stack.enter_context(_writing_in(path.parent)), 1)
+            stack.callback(_discard, part)
+            file = stack.enter_context(part.open("xb"))
+        except OSError as error:
+            raise cannot_write(path, error) from None
+        yield file
+        try:
+            file.close()
+            part.replace(path)
+        except OSError as error:
+            raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path | None, error: OSError) -> XGradCamError:
+    """The error of a file that cannot be written: one of its name, or CannotWriteError for all files."""
+    kind = XGradCamError if error.errno in OF_ONE_NAME else CannotWriteError
+    return kind(f"cannot write {path}: {error.strerror or error}")
 
 
 def remove_parts(folder: Path) -> None:

@@ -133,6 +133,36 @@ def test_workers_know_the_true_classes_and_the_report_is_the_same(engine, own_mo
     assert alone in capsys.readouterr().err.splitlines()
 
 
+@pytest.mark.parametrize("form", ["webdataset", "parquet"])
+def test_packed_results_are_those_of_a_single_process(engine, slow, form, capsys):
+    from PIL import Image
+
+    noise("photos", 24)
+    Path("photos/0003.png").write_text("no picture")
+    options = ["--batch-size", "2", "--shard-size", "8", "--output-format", form]
+    assert main([*SLOW, *options, "--quiet"]) == 1
+    whole = tree("out")
+    shutil.rmtree("out")
+    for count in "12":
+        assert main([*SLOW, *options, "--workers", count, "--quiet"]) == 1
+        assert tree("out") == whole
+        shutil.rmtree("out")
+    if form == "parquet":
+        return
+    # One that kills its process is named alone.
+    Image.new("RGB", (40, 40), "white").save("photos/0003.png")
+    capsys.readouterr()
+    assert main([*SLOW, *options, "--workers", "1"]) == 1
+    err = capsys.readouterr().err
+    assert "photos/0003.png: its process was killed or crashed" in err
+    assert "23 photographs explained, 1 failed" in err
+    # Its companion was explained alone; all else is the same.
+    after = tree("out")
+    assert after.keys() == whole.keys()
+    assert all(after[name] == whole[name] for name in after if name.endswith(("1.tar", "2.tar")))
+    assert left_over() == []
+
+
 def test_a_worker_that_is_killed_costs_no_photograph(engine, slow, capsys):
     noise("photos", 48)
     slow = [*SLOW, "--batch-size", "1"]

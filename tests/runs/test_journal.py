@@ -81,4 +81,7 @@ def test_a_run_of_other_settings_does_not_go_on(sources):
     with pytest.raises(XGradCamError, match=r"cannot go on .*: it had other settings for classes"):
         Journal(Path(), {"classes": [2], "photographs": ["a.jpg"]}, sources, resume=True)
     Journal(Path(), {"classes": [1], "photographs": ["a.jpg", "b.jpg"]}, sources, resume=True)
+    # One that is recorded only where it is said is missed where it is not.
+    with pytest.raises(XGradCamError, match="it had other settings for classes"):
+        Journal(Path(), {"photographs": ["a.jpg"]}, sources, resume=True)
     assert Path("xgrad-cam.jsonl").read_bytes() == before

@@ -20,7 +20,7 @@ from xgradcam.cli.page_options import add_page_arguments
 from xgradcam.cli.parsing import Parser as Parser
 from xgradcam.cli.parsing import paths_taken
 from xgradcam.cli.report_options import add_report_arguments
-from xgradcam.cli.scale_options import add_scale_arguments
+from xgradcam.cli.scale_options import add_format_argument, add_scale_arguments
 from xgradcam.cli.score_options import add_score_argument
 from xgradcam.cli.truth_options import add_truth_argument
 
@@ -287,6 +287,7 @@ def _add_output_arguments(parser: Parser) -> None:
     output.add_argument(
         "--save-maps", action="store_true", help="write the signed, unscaled maps and the scores too, as .npz"
     )
+    add_format_argument(output)
     output.add_argument(
         "--json", action="store_true",
         help="print a JSON object per photograph and class on stdout, all text on stderr",

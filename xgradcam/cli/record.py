@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from xgradcam.cli.page_options import recorded_page
+from xgradcam.cli.scale_options import FILES
 from xgradcam.cli.scoring import score_files
 from xgradcam.cli.truth_options import truth_files, truth_settings
 from xgradcam.files import KeptFiles
@@ -74,6 +75,7 @@ def settings_of(
         **({} if scoring is None else {"score": scoring.name}),
         **({} if arguments.bands is None else {"bands": arguments.bands}),
         **truth_settings(arguments),
+        **({} if arguments.output_format == FILES else {"output_format": arguments.output_format}),
     }
 
 

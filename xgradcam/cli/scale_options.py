@@ -5,6 +5,8 @@ import re
 
 ENGINES = ("ray",)
 ENVIRONMENT = "env"
+# `xgradcam.runs.packs` has them too, but importing it takes a moment.
+FILES, WEBDATASET, PARQUET = FORMATS = ("files", "webdataset", "parquet")
 SHARE = re.compile(r"(\d{1,9})/(\d{1,9})")
 
 
@@ -37,6 +39,17 @@ def add_scale_arguments(group: argparse._ActionsContainer) -> None:
         "--shard-size", metavar="INT", type=_positive,
         help="photographs in a shard, the part that a process does at a time, in whole batches; default: "
         "512, or less if there are few",
+    )  # fmt: skip
+
+
+def add_format_argument(group: argparse._ActionsContainer) -> None:
+    """Add the option of the files that results are in."""
+    group.add_argument(
+        "--output-format", choices=FORMATS,
+        help="where results go: files, a file each; webdataset, the same files in a tar of each shard of "
+        "512 photographs (--shard-size); parquet, a table of each shard, with the maps as numbers and no "
+        "pictures (pip install 'xgradcam[parquet]'). Default: files, and webdataset for more than 100,000 "
+        "photographs",
     )  # fmt: skip
 
 

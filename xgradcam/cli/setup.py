@@ -15,6 +15,7 @@ from xgradcam.cli.choosing import is_auto, layer_for, layer_reached, score_at_fi
 from xgradcam.cli.looking import encoding_photographs
 from xgradcam.cli.options import ALL, AUTO
 from xgradcam.cli.record import kept_files, settings_of
+from xgradcam.cli.scale_options import FILES
 from xgradcam.cli.scoring import scoring_of
 from xgradcam.cli.terminal import note
 from xgradcam.cli.truth_options import explains_mistakes, with_truth
@@ -250,6 +251,7 @@ def run_of(
         report=arguments.report,
         boxes=arguments.boxes,
         kept=kept_files(arguments, [source.path for source in sources]),
+        output_format=arguments.output_format,
     )
     settings = settings_of(arguments, classifier, layers, explaining.methods, scoring)
     return Run(
@@ -282,11 +284,12 @@ def _applicable(
 def _has_original_names(
     arguments: argparse.Namespace, sources: "Sequence[Source]", layers: Sequence[str]
 ) -> bool:
-    """True if one photograph, one class and one layer were asked for, and no page of the run."""
+    """True if one photograph, one class and one layer were asked for, and neither a page nor another form."""
     one_class = len(arguments.target_index) == 1 and not TOP.fullmatch(arguments.target_index[0])
     one_file = len(sources) == 1 and sources[0].path == arguments.image_path[0]
-    one_class = one_class and not explains_mistakes(arguments) and not arguments.report
-    return one_file and one_class and len(layers) == 1 and not arguments.html
+    one_class = one_class and not explains_mistakes(arguments)
+    alone = not arguments.html and not arguments.report and arguments.output_format == FILES
+    return one_file and one_class and len(layers) == 1 and alone
 
 
 def layers_of(

@@ -53,19 +53,22 @@ def own_device(device: "torch.device", rank: Rank | None) -> "torch.device":
 
 
 def carry_out_share(
-    work: "Run", console: Console, rank: Rank, arguments: argparse.Namespace, title: str
+    work: "Run", console: Console, rank: Rank | None, arguments: argparse.Namespace, title: str
 ) -> int:
     """Do the shards of this process, and merge all if no other is left; return the exit code.
 
-    title: of the page.
+    rank: its share; None for all, in a folder that no other process writes into. title: of the page.
     """
-    from xgradcam.runs.launches import together
+    from xgradcam.runs.launches import alone, together
 
     if work.writing.original_names:
         console.say("nothing to do: the first process does an only photograph")
         return DONE
+    how = work, arguments.resume, console.note
     size, console.total = arguments.shard_size, 0
-    with together(work, arguments.resume, console.note, rank.count, size, rank.index) as launch:
+    launched = alone(*how, 1, size) if rank is None else together(*how, rank.count, size, rank.index)
+    rank = rank or Rank(0, 1)
+    with launched as launch:
         count = launch.plan.count
         own = range(rank.index, count, rank.count)
         if not own:
@@ -83,10 +86,13 @@ def tell_end(launch: "Launch", console: Console, title: str) -> None:
     """Merge the shards if all are done, and say so; or how many are left."""
     from xgradcam.runs.gallery import PAGE
     from xgradcam.runs.journal import NAME
+    from xgradcam.runs.packs import packs_named
 
     folder, count = launch.run.writing.folder, launch.plan.count
     if launch.finish(title):
         console.say(f"all shards are done: wrote {folder / NAME}")
+        if launch.run.writing.is_packed:
+            console.say(f"wrote {folder / packs_named(launch.run.writing.output_format, count)}")
         if launch.run.writing.page:
             console.say(f"wrote {folder / PAGE}")
         if launch.run.writing.report:
@@ -100,22 +106,37 @@ def _explain(launch: "Launch", console: Console, own: Sequence[int], rank: Rank)
     from xgradcam.runs.cores import usable_cores
     from xgradcam.runs.parts import Worker
     from xgradcam.runs.pipeline import Outcome
+    from xgradcam.runs.turns import MachineTurn
 
     run, plan = launch.run, launch.plan
     launch.reopen(own)
     left = launch.left(own)
     with progress_bar(console) as bar, ending(console, run.writing.folder, bar) as codes:
 
-        def tell(outcome: Outcome) -> None:
-            console.tell(outcome.records, outcome.problem)
+        def tell(_outcome: Outcome) -> None:
             bar.update()
+
+        def tell_done(outcome: Outcome) -> None:
+            console.tell(outcome.records, outcome.problem)
 
         for index in sorted({*own} - {*left}):
             tell_finished(console, run.writing.folder, index)
             bar.update(len(plan.of(index, run.sources)))
         cores = max(1, usable_cores() // rank.beside)
         explain = run.explainer(console.evaluations)
-        worker = Worker(run, explain, console.note, tell, console.add_earlier, console.evaluations, cores)
+        # Of photographs that fill the memory one at a time is in work on a machine.
+        large = MachineTurn("large") if rank.count > 1 else None
+        worker = Worker(
+            run,
+            explain,
+            console.note,
+            tell,
+            tell_done,
+            console.add_earlier,
+            console.evaluations,
+            cores,
+            large,
+        )
         for index in left:
             worker.do(index, plan.of(index, run.sources))
     return codes[0] if codes else FAILED if console.failed else DONE

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TextIO
 from xgradcam.cli.finer import with_finer
 from xgradcam.cli.listings import print_listing
 from xgradcam.cli.options import parse, xgrad_cam_parser
+from xgradcam.cli.packing import format_of
 from xgradcam.cli.page_options import require_page
 from xgradcam.cli.progress import Console
 from xgradcam.cli.report_options import report_on_run, require_report
@@ -59,12 +60,14 @@ def _main(arguments: argparse.Namespace, out: TextIO) -> int:
     several = len(sources) > 1
     verbose = arguments.verbose or not several
     console = Console(PROG, arguments.json, arguments.quiet, verbose, len(sources), out, skipped=skipped)
+    arguments.output_format = format_of(arguments, len(sources), console.note)
     console.say(device_line(device))
     classifier = open_classifier(PROG, arguments, many=several).to(device)
     work = with_finer(run_of(arguments, sources, classifier, explaining, style, console.note), arguments)
     if arguments.workers is not None and not work.writing.original_names:
         return carry_out_by_workers(work, console, arguments, _title(work))
-    if rank is not None and (rank.index or not work.writing.original_names):
+    shared = rank is not None and (rank.index > 0 or not work.writing.original_names)
+    if shared or work.writing.is_packed:
         return carry_out_share(work, console, rank, arguments, _title(work))
     return _carry_out(work, console, arguments.resume)
 

@@ -11,6 +11,7 @@ from typing import Any, TextIO
 
 from xgradcam.errors import CannotWriteError, XGradCamError
 from xgradcam.files import KeptFiles, open_regular, write_files
+from xgradcam.runs.packs import NAMED
 from xgradcam.runs.results import files_of
 from xgradcam.runs.sources import LONGEST, STDIN, Source, state_of
 from xgradcam.runs.verdicts import verdict_on
@@ -225,7 +226,7 @@ def _is_whole(line: Any) -> bool:
     """True for a line on a photograph whose files are called after it."""
     names = names_in_line(line) if isinstance(line, dict) else set()
     whole = bool(names) and isinstance(line.get("image"), str)
-    return whole and all(name.startswith(f"{line.get('stem')}_") for name in names)
+    return whole and all(name.startswith(f"{line.get('stem')}_") or NAMED.fullmatch(name) for name in names)
 
 
 def require_own(folder: Path) -> None:
@@ -277,12 +278,13 @@ def names_in_line(line: Mapping[str, Any]) -> set[str]:
 def require_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
     """Raise XGradCamError, naming the options, for a run with other settings than that of the record."""
     differing = [key for key in now if before.get(key) != now[key]]
-    # Without them a run would explain other classes, and count no mistakes.
-    differing += ["truth"] if "truth" in before and "truth" not in now else []
+    # Some are recorded only where they are said; a batch size that was chosen may be said now.
+    unsaid = before.keys() - now.keys() - {"batch_size"}
+    differing += [key for key in before if key in unsaid and before[key] not in (None, False)]
     # More photographs are welcome: a shell's pattern finds new ones by itself.
     photographs = before.get("photographs")
     if "photographs" in differing and isinstance(photographs, list):
-        if all(photograph in now["photographs"] for photograph in photographs):
+        if all(photograph in now.get("photographs", ()) for photograph in photographs):
             differing.remove("photographs")
     if differing:
         raise XGradCamError(

@@ -2,23 +2,35 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
 from xgradcam.files import make_folder, remove_parts
 from xgradcam.runs.batches import sized, with_batch_size
 from xgradcam.runs.gallery import write_gallery
-from xgradcam.runs.journal import Journal, names_in, require_own, require_same
+from xgradcam.runs.journal import Journal, names_in, require_own, require_same, settings_in
 from xgradcam.runs.ledger import NAME, Ledger, alone_in
 from xgradcam.runs.merging import begin, clear, gather, left_to_do, merge, names_of_shards
 from xgradcam.runs.outputs import Outputs
+from xgradcam.runs.packs import remove_others
 from xgradcam.runs.parts import reopen_if_changed
 from xgradcam.runs.preparation import prepare
 from xgradcam.runs.run import USUAL_BATCH, Run
-from xgradcam.runs.shards import FOLDER, Files, Plan, plan_in, plan_of, require_files, shard_size
+from xgradcam.runs.shards import (
+    FOLDER,
+    USUAL_SHARD,
+    Files,
+    Plan,
+    plan_in,
+    plan_of,
+    require_files,
+    shard_size,
+)
 
 # Locked while a plan is made, or parts are merged.
 PLANNING = ".xgrad-cam.planning"
+# A setting of a run whose results are packed by shards.
+SHARD_SIZE = "shard_size"
 Note = Callable[[str], None]
 
 
@@ -61,6 +73,8 @@ class Launch:
             if plan_in(folder) != self.plan or left_to_do(folder, self.plan):
                 return False
             merge(folder, self.plan)
+            if run.writing.is_packed:
+                remove_others(folder, run.writing.output_format, self.plan.count)
             if run.writing.page:
                 journal = Journal(folder, run.settings, run.sources, True)
                 write_gallery(folder, journal.records(), title)
@@ -142,8 +156,9 @@ def _begun(
     run = with_batch_size(run, resume)
     ledger = Ledger(folder, {*names_in(folder)[0], *names_of_shards(folder), *unfinished})
     outputs.require_free(ledger.known)
-    batch = run.explaining.batch_size or USUAL_BATCH
-    plan = plan_of(run, prepare(run), shard_size(len(run.sources), batch, processes, size))
+    size = _size_for(run, resume, processes, size)
+    run = _recorded(run, size)
+    plan = plan_of(run, prepare(run), size)
     if first >= plan.count:
         return Launch(run, plan)
     if ledger.known:
@@ -156,10 +171,25 @@ def _begun(
 def _as_planned(run: Run, plan: Plan, processes: int, asked: int | None) -> tuple[Run, Plan]:
     """The run with the plan's batch and shards, where nobody has said others, and its own plan."""
     run = run if run.explaining.batch_size is not None else sized(run, plan.batch)
-    size = plan.size
-    if asked is not None:
-        size = shard_size(len(run.sources), run.explaining.batch_size or USUAL_BATCH, processes, asked)
-    return run, plan_of(run, plan.folded, size)
+    size = plan.size if asked is None else _size_for(run, False, processes, asked)
+    return _recorded(run, size), plan_of(_recorded(run, size), plan.folded, size)
+
+
+def _size_for(run: Run, resume: bool, processes: int, asked: int | None) -> int:
+    """Photographs in a shard of a new plan.
+
+    Where the results of a shard are in one file, neither resuming nor the number of processes changes it.
+    """
+    batch = run.explaining.batch_size or USUAL_BATCH
+    if asked is None and run.writing.is_packed:
+        recorded = settings_in(run.writing.folder).get(SHARD_SIZE) if resume else None
+        asked = recorded if type(recorded) is int else USUAL_SHARD
+    return shard_size(len(run.sources), batch, processes, asked)
+
+
+def _recorded(run: Run, size: int) -> Run:
+    """The run with the size of its shards among its settings, if files depend on it."""
+    return replace(run, settings={**run.settings, SHARD_SIZE: size}) if run.writing.is_packed else run
 
 
 def _parents(run: Run) -> set[PurePath]:

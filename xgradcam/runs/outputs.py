@@ -19,6 +19,7 @@ from xgradcam.operations.constants import Kind
 from xgradcam.pictures.photograph import JPEG_QUALITY, is_marked
 from xgradcam.runs.gallery import PAGE
 from xgradcam.runs.journal import names_in
+from xgradcam.runs.packs import is_own_pack, packs_in
 from xgradcam.runs.page_maps import MARK, PAGE_MAPS
 from xgradcam.runs.results import GUIDED_FILE, MAPS, PANEL, PHOTOGRAPH, picture_of, stem_of
 from xgradcam.runs.run import COMPLETE_CAM, Run
@@ -102,9 +103,10 @@ class Outputs:
             path = self.run.writing.folder / name
             kept = path in self.run.writing.kept
             # A picture of an earlier run may be a photograph of this one. It is kept when it is its turn.
-            if kept and not (name in known and self._classes is None):
+            if kept and (self.run.writing.is_packed or not (name in known and self._classes is None)):
                 raise XGradCamError(f"{path} would be written over {_role(path, self.run)}: {OTHER_FOLDER}")
-            if kept or name in known or is_own(path) or (self._is_unmarked and is_unmarked(path)):
+            is_ours = is_own_pack(path) if self.run.writing.is_packed else is_own(path)
+            if kept or name in known or is_ours or (self._is_unmarked and is_unmarked(path)):
                 continue
             raise XGradCamError(
                 f"{path} is there already, and not by xgrad-cam, or changed since: move it, or choose "
@@ -120,6 +122,9 @@ class Outputs:
     def _in_the_way(self) -> Iterator[str]:
         """Names of files in the folder that the run can write over, but those that each run writes anew."""
         folder, writing = self.run.writing.folder, self.run.writing
+        if writing.is_packed:
+            yield from (name for name, _ in packs_in(folder, writing.output_format))
+            return
         if writing.original_names:
             for name in sorted(self.endings):
                 path = folder / name

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,9 +15,11 @@ from xgradcam.runs.explainer import unheard
 from xgradcam.runs.journal import Journal
 from xgradcam.runs.ledger import Ledger, alone_in
 from xgradcam.runs.outputs import Outputs
+from xgradcam.runs.packing import new_pack
+from xgradcam.runs.packs import ARCHIVE, pack_name
 from xgradcam.runs.pipeline import Explainer, Outcome, Record, explain_photographs
 from xgradcam.runs.run import USUAL_BATCH, Run
-from xgradcam.runs.shards import PROBLEM, Files, lines_in
+from xgradcam.runs.shards import PROBLEM, Files, digest_of, lines_in
 from xgradcam.runs.sources import Source, state_of
 from xgradcam.runs.verdicts import Verdicts, verdicts_on
 
@@ -25,6 +27,8 @@ Outcomes: TypeAlias = Generator[Outcome, None, None]
 
 # Deaths of its process after which a shard is done batch by batch, and a batch that was fatal one by one.
 DEATHS = 2
+# Key of a journal's line: the photographs of the shard in whose file the results are.
+SHARD = "shard"
 FATAL = "its process was killed or crashed whenever it was explained: repair it, or take it out"
 
 
@@ -50,15 +54,17 @@ class Worker:
     """Does shards of a run, one after another, in one process.
 
     run: its photographs do not matter. explain: the run's explainer, kept from shard to shard. note: told of
-    what is odd. tell: called with each photograph that is done or failed; tell_earlier: with the records of
-    one that was done before. progress, cores, large: see `explain_photographs`. patience: seconds to wait for
-    another process that is doing the shard.
+    what is odd. tell: called with each photograph that is explained or failed; tell_done: when its results
+    are in place, which are packed by shards; tell_earlier: with the records of one that was done before.
+    progress, cores, large: see `explain_photographs`. patience: seconds to wait for another process that is
+    doing the shard.
     """
 
     run: Run
     explain: Explainer
     note: Callable[[str], None]
     tell: Callable[[Outcome], None] = lambda _outcome: None
+    tell_done: Callable[[Outcome], None] = lambda _outcome: None
     tell_earlier: Callable[[Sequence[Record]], None] = lambda _records: None
     progress: Progress = unheard
     cores: int | None = None
@@ -82,35 +88,94 @@ class Worker:
         """Do a shard that no other process is doing."""
         if files.part.exists():
             return report_of(files)
-        tries, problems = Tries(files.tries), dict[str, str]()
+        if run.writing.is_packed:
+            return self._packed(run, files)
+        problems = dict[str, str]()
         names = Ledger(run.writing.folder, (), files.names)
         with _journal_of(run, files.journal) as journal:
             earlier = frozenset(journal.done)
             for records in journal.done.values():
                 self.tell_earlier(records)
-            for name, unit, is_fatal in tries.units(run.sources, run.explaining.batch_size or USUAL_BATCH):
-                left = [source for source in unit if source.path not in journal.done]
-                if not left:
-                    continue
-                unit_run = replace(run, sources=unit)
-                explained = fatal(left) if is_fatal else self._explained(unit_run, journal, names)
-                with tries.of(name), closing(explained) as outcomes:
-                    for outcome in outcomes:
-                        if outcome.problem:
-                            problems[outcome.source.path] = outcome.problem
-                        else:
-                            journal.add(outcome.source, outcome.state, outcome.records)
-                        self.tell(outcome)
-        _finish(run, files, problems)
-        names.end(())
-        for path in (files.journal, files.names, files.tries):
-            path.unlink(missing_ok=True)
+            with closing(self._outcomes(run, files, journal.done, names)) as outcomes:
+                for outcome in outcomes:
+                    if outcome.problem:
+                        problems[outcome.source.path] = outcome.problem
+                    else:
+                        journal.add(outcome.source, outcome.state, outcome.records)
+                    self.tell(outcome)
+                    self.tell_done(outcome)
+        latest = {}
+        if files.journal.exists():
+            lines_of = ((line, found) for line, found in lines_in(files.journal) if PROBLEM not in found)
+            latest = {found["image"]: line for line, found in lines_of if "image" in found}
+        _finish(run, files, latest, problems)
+        _end(files, names)
         return report_of(files, earlier)
 
-    def _explained(self, run: Run, journal: Journal, names: Ledger) -> Outcomes:
+    def _packed(self, run: Run, files: Files) -> Report:
+        """Do a shard whose results are in one file: whole, or what failed before if the file is there.
+
+        If a photograph that failed has results now, the file is written anew.
+        """
+        names = Ledger(run.writing.folder, (), files.names)
+        before, problems, failed = packed_before(run, files), dict[str, str](), list[Outcome]()
+        if before:
+            with closing(self._outcomes(run, files, before, names)) as outcomes:
+                for outcome in outcomes:
+                    if not outcome.problem:
+                        before.clear()
+                        break
+                    problems[outcome.source.path] = outcome.problem
+                    failed.append(outcome)
+        told = failed
+        if before:
+            for line in before.values():
+                self.tell_earlier(json.loads(line)["records"])
+            for outcome in failed:
+                self.tell(outcome)
+        else:
+            # A file that is not of these photographs any more must not be taken for theirs.
+            files.journal.unlink(missing_ok=True)
+            told, problems = self._pack_anew(run, files, names)
+        _finish(run, files, before or _lines_of(run, told), problems)
+        for outcome in told:
+            self.tell_done(outcome)
+        _end(files, names)
+        return report_of(files, frozenset(before))
+
+    def _pack_anew(self, run: Run, files: Files, names: Ledger) -> tuple[list[Outcome], dict[str, str]]:
+        """Write the file of a shard's results; the outcomes without what is in it, and the problems."""
+        name = pack_name(run.writing.output_format, files.index)
+        where = {ARCHIVE: name, "written": [str(run.writing.folder / name)]}
+        told, problems = list[Outcome](), dict[str, str]()
+        names.announce([name])
+        with new_pack(run, name) as pack, closing(self._outcomes(run, files, (), names)) as outcomes:
+            for outcome in outcomes:
+                if outcome.problem:
+                    problems[outcome.source.path] = outcome.problem
+                    pack.add_problem(outcome.source, outcome.problem)
+                elif outcome.results is not None:
+                    pack.add(outcome.source, outcome.results)
+                records = [{**record, **where} for record in outcome.records]
+                told.append(replace(outcome, records=records, results=None))
+                self.tell(outcome)
+        return told, problems
+
+    def _outcomes(self, run: Run, files: Files, done: Container[str], names: Ledger) -> Outcomes:
+        """The outcomes of a shard's photographs that are not done, unit by unit of `Tries`."""
+        tries = Tries(files.tries)
+        for name, unit, is_fatal in tries.units(run.sources, run.explaining.batch_size or USUAL_BATCH):
+            left = [source for source in unit if source.path not in done]
+            if not left:
+                continue
+            explained = fatal(left) if is_fatal else self._explained(replace(run, sources=unit), done, names)
+            with tries.of(name), closing(explained) as outcomes:
+                yield from outcomes
+
+    def _explained(self, run: Run, done: Container[str], names: Ledger) -> Outcomes:
         return explain_photographs(
             run,
-            journal.done,
+            done,
             self.progress,
             names.announce,
             explain=self.explain,
@@ -129,18 +194,55 @@ def _journal_of(run: Run, path: Path) -> Journal:
     return Journal(run.writing.folder, run.settings, run.sources, True, Outputs(run).is_result, path)
 
 
-def _finish(run: Run, files: Files, problems: Mapping[str, str]) -> None:
-    """Write the shard's part of the journal: in the photographs' order, with those that failed."""
-    latest = {}
-    if files.journal.exists():
-        lines_of = ((line, found) for line, found in lines_in(files.journal) if PROBLEM not in found)
-        latest = {found["image"]: line for line, found in lines_of if "image" in found}
+def packed_before(run: Run, files: Files) -> dict[str, bytes]:
+    """The lines of a shard's photographs whose results are in its file; none unless it is of these alone."""
+    done = _journal_of(run, files.journal).done
+    digest, name = digest_of(run.sources), pack_name(run.writing.output_format, files.index)
+    lines = {}
+    for line, found in lines_in(files.journal) if done else ():
+        if PROBLEM in found or "image" not in found:
+            continue
+        archives = {record.get(ARCHIVE) for record in found.get("records", ())}
+        # One that has changed since has results in the file, too.
+        if found["image"] not in done or found.get(SHARD) != digest or archives != {name}:
+            return {}
+        lines[found["image"]] = line
+    return lines
+
+
+def _lines_of(run: Run, outcomes: Iterable[Outcome]) -> dict[str, bytes]:
+    """The lines of the journal on photographs whose results are packed together."""
+    digest = digest_of(run.sources)
+    return {
+        outcome.source.path: _line(
+            {
+                "image": outcome.source.path, "stem": outcome.source.stem.as_posix(), **outcome.state,
+                SHARD: digest, "records": outcome.records,
+            }
+        )
+        for outcome in outcomes
+        if not outcome.problem
+    }  # fmt: skip
+
+
+def _finish(run: Run, files: Files, latest: Mapping[str, bytes], problems: Mapping[str, str]) -> None:
+    """Write the shard's part of the journal: in the photographs' order, with those that failed.
+
+    latest: the line of each photograph that has results.
+    """
     lines = [_line(dict(run.settings))]
     for source in run.sources:
         lines += [latest[source.path]] if source.path in latest else []
         if problem := problems.get(source.path):
             lines.append(_line({PROBLEM: problem, "image": source.path, **state_of(source.path)}))
     write_files({files.part: lines})
+
+
+def _end(files: Files, names: Ledger) -> None:
+    """Delete what is needed only while a shard is being done."""
+    names.end(())
+    for path in (files.journal, files.names, files.tries):
+        path.unlink(missing_ok=True)
 
 
 def _line(value: Mapping[str, Any]) -> bytes:

@@ -28,7 +28,7 @@ from xgradcam.errors import (
 from xgradcam.pictures.photograph import Photograph
 from xgradcam.runs.cores import usable_cores
 from xgradcam.runs.page_maps import PagePictures
-from xgradcam.runs.results import Announce, write_results
+from xgradcam.runs.results import Announce, Results, results_of, write_results
 from xgradcam.runs.run import USUAL_BATCH, Explained, Run, Truths
 from xgradcam.runs.scoring import Shape
 from xgradcam.runs.sources import STDIN, Source, state_of
@@ -52,13 +52,15 @@ NOTHING: tuple[Explained, int, str] = ((), 0, "")
 class Outcome:
     """A photograph with its records, one for each class and layer, or with its problem.
 
-    state: of its file before it was read, see `state_of`.
+    state: of its file before it was read, see `state_of`. results: what is to be packed, where it is not
+    written yet.
     """
 
     source: Source
     records: Sequence[Record]
     problem: str = ""
     state: Mapping[str, int] = field(default_factory=dict)
+    results: Results | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ def explain_photographs(
     large: AbstractContextManager[Any] | None = None,
 ) -> Generator[Outcome, None, None]:
     """Explain the photographs of a run and write the results; yields outcomes in the order of the sources.
+
+    Results that are packed by shards are not written, but in the outcomes.
 
     done: paths of photographs that are complete. They have no outcome, but stay in the batches of those that
     are not: a last bit may depend on a photograph's companions, and a resumed run must end as one that was
@@ -234,6 +238,9 @@ def _write(
 
     def write(canvas: Photograph) -> Outcome:
         about = item.notes, item.shape, item.page
+        if run.writing.is_packed:
+            results = results_of(run, source, canvas, explained, index, *about)
+            return Outcome(source, results.records, "", item.state, results)
         records = write_results(run, source, canvas, explained, index, announce, *about)
         return Outcome(source, records, "", item.state)
 

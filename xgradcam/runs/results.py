@@ -1,14 +1,16 @@
 """The files made of one photograph: pictures and maps of each class, and the records that name them."""
 
 import io
+import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from xgradcam.cam.explanation import ClassExplanation, Explanation
@@ -21,6 +23,7 @@ from xgradcam.pictures.outlines import outlined
 from xgradcam.pictures.paint import HeatmapOf, draw
 from xgradcam.pictures.panel import draw_panel, score_line
 from xgradcam.pictures.photograph import Photograph, encode_jpeg
+from xgradcam.runs.packs import ARCHIVE, PARQUET, WEBDATASET, key_of
 from xgradcam.runs.page_maps import PAGE_MAPS, PagePictures, facts_of_page, maps_script
 from xgradcam.runs.run import Explained, Run
 from xgradcam.runs.scoring import Shape
@@ -31,11 +34,65 @@ from xgradcam.scores.outlining import outline_of
 # File names of the methods' pictures, as in the original scripts; CAM itself must not take Grad-CAM's.
 STEMS: Mapping[str, str] = {"grad-cam": "cam", "xgrad-cam": "X_cam", "cam": "linear-cam"}
 PANEL, MAPS, PHOTOGRAPH, GUIDED_FILE = "panel.jpg", "maps.npz", "photograph.jpg", "gb.jpg"
+# Ending of a record in a tar.
+JSON = "json"
 # Keys of a record that name a file, beside the methods' pictures.
 OTHER_FILES = ("panel", "maps", "photograph", "page_maps")
 # Precedes a method's name in the keys of guided pictures.
 GUIDED = "guided "
 Announce: TypeAlias = Callable[[Sequence[str]], None]
+# Numbers (h, w) float32.
+Map: TypeAlias = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Results of one photograph, not yet written.
+
+    records: one for each class and layer. files: names relative to the run's folder, or of members of a tar,
+    with their contents. maps: of each record, by method, (h, w), where they are written as numbers.
+    """
+
+    records: Sequence[dict[str, Any]]
+    files: Mapping[str, bytes]
+    maps: Sequence[Mapping[str, Map]] = ()
+
+
+def results_of(
+    run: Run,
+    source: Source,
+    canvas: Photograph,
+    explained: Explained,
+    index: int,
+    notes: Sequence[str] = (),
+    shape: Shape | None = None,
+    page: PagePictures | None = None,
+) -> Results:
+    """The results of one photograph, as `write_results` writes them."""
+    contents: dict[str, bytes] = {}
+    records = []
+    views = views_of(run, source, explained, index, shape or (canvas.shape[0], canvas.shape[1]))
+    if run.writing.output_format == PARQUET:
+        # A fused picture has no map of its own.
+        views = [view for view in views if not view.is_fused]
+        maps = [{name: of[0].float().cpu().numpy() for name, of in view.first.maps.items()} for view in views]
+        return Results([_record(run, source, view, {}, notes) for view in views], {}, maps)
+    for view in views:
+        made = _contents(run, canvas, view)
+        names = {key: _name(run, source, view, suffix) for key, (suffix, _) in made.items()}
+        contents |= {names[key]: content for key, (_, content) in made.items()}
+        records.append(_record(run, source, view, names, notes))
+        if run.writing.output_format == WEBDATASET:
+            contents[_name(run, source, view, JSON)] = json.dumps(records[-1]).encode()
+    if run.writing.page:
+        of_page, named = _of_page(run, source, views, page or run.page_of(canvas))
+        contents |= of_page
+        written = str(run.writing.folder / named["page_maps"])
+        records = [
+            {**record, "written": record["written"] or [written], **named, **facts_of_page(view.samples)}
+            for record, view in zip(records, views, strict=True)
+        ]
+    return Results(records, contents)
 
 
 def write_results(
@@ -48,7 +105,7 @@ def write_results(
     notes: Sequence[str] = (),
     shape: Shape | None = None,
     page: PagePictures | None = None,
-) -> list[dict[str, Any]]:
+) -> Sequence[dict[str, Any]]:
     """Write the files of one photograph and return a record for each class and layer.
 
     canvas: pixels to draw on, of `Run.canvas`, (H, W, 3). explained: of the photograph's batch; index: its
@@ -58,22 +115,8 @@ def write_results(
     Raises XGradCamError where the files cannot be written.
     """
     folder = run.writing.folder
-    contents: dict[Path, bytes] = {}
-    records = []
-    views = views_of(run, source, explained, index, shape or (canvas.shape[0], canvas.shape[1]))
-    for view in views:
-        made = _contents(run, canvas, view)
-        names = {key: _name(run, source, view, suffix) for key, (suffix, _) in made.items()}
-        contents |= {folder / names[key]: content for key, (_, content) in made.items()}
-        records.append(_record(run, source, view, names, notes))
-    if run.writing.page:
-        of_page, named = _of_page(run, source, views, page or run.page_of(canvas))
-        contents |= {folder / name: content for name, content in of_page.items()}
-        written = str(folder / named["page_maps"])
-        records = [
-            {**record, "written": record["written"] or [written], **named, **facts_of_page(view.samples)}
-            for record, view in zip(records, views, strict=True)
-        ]
+    results = results_of(run, source, canvas, explained, index, notes, shape, page)
+    contents = {folder / name: content for name, content in results.files.items()}
     for path in contents:
         if os.path.exists(path) and source.path != STDIN and path.samefile(source.path):
             raise XGradCamError(f"{path} would be written over the photograph: choose an --output-dir")
@@ -82,7 +125,7 @@ def write_results(
     announce([path.relative_to(folder).as_posix() for path in contents])
     make_folder(folder / source.stem.parent)
     write_files(contents)
-    return records
+    return results.records
 
 
 def _of_page(
@@ -98,11 +141,14 @@ def _of_page(
 
 
 def _name(run: Run, source: Source, view: View, suffix: str) -> str:
-    """A file's name, relative to the folder, with forward slashes."""
+    """A file's name, relative to the folder, with forward slashes; or a member's of a tar."""
     if run.writing.original_names:
         return suffix
-    layer = f"{view.file_part}_" if len(run.layers) > 1 else ""
     part = view.target if view.scoring is None else view.scoring.file_part
+    if run.writing.output_format == WEBDATASET:
+        layer = f"{view.file_part}." if len(run.layers) > 1 else ""
+        return f"{key_of(source.stem, str(part))}.{layer}{suffix}"
+    layer = f"{view.file_part}_" if len(run.layers) > 1 else ""
     return source.stem.with_name(f"{source.stem.name}_{part}_{layer}{suffix}").as_posix()
 
 
@@ -176,7 +222,7 @@ def _record(
         **({"finer_layer": {method: run.finer for method in finer}} if finer else {}),
         **{key: name for key, name in names.items() if key in OTHER_FILES},
         **({"guided": guided} if guided else {}),
-        "written": [str(run.writing.folder / name) for name in names.values()],
+        **({} if run.writing.is_packed else {"written": _paths(run.writing.folder, names.values())}),
         **{
             axiom: {method: _finite(float(error)) for method, error in errors.items()}
             for axiom, errors in axioms.items()
@@ -186,6 +232,10 @@ def _record(
         **({"depth": _depth(explanation)} if explanation.depth and not view.is_fused else {}),
         "notes": [] if view.is_fused else [*explanation.notes[0], *_notes_on(view.finer), *notes],
     }
+
+
+def _paths(folder: Path, names: Iterable[str]) -> list[str]:
+    return [str(folder / name) for name in names]
 
 
 def _notes_on(finer: Explanation | None) -> Sequence[str]:
@@ -201,6 +251,8 @@ def _depth(explanation: Explanation) -> dict[str, dict[str, float | None]]:
 
 def files_of(record: Mapping[str, Any]) -> list[str]:
     """The files that a record names, relative to the run's folder."""
+    if ARCHIVE in record:
+        return [record[ARCHIVE]]
     guided = record.get("guided", {})
     return [
         *record["files"].values(),

@@ -24,6 +24,7 @@ from xgradcam.pictures.paint import DEFAULT_STYLE, Style
 from xgradcam.pictures.photograph import Photograph, normalise
 from xgradcam.runs.explainer import Explainer, explain_layers, unheard
 from xgradcam.runs.mistakes import OfSome, explain_mistakes
+from xgradcam.runs.packs import FILES
 from xgradcam.runs.page_maps import PagePictures, page_pictures
 from xgradcam.runs.scoring import Scoring, Shape
 from xgradcam.runs.sources import Source
@@ -109,7 +110,8 @@ class Writing:
     panel: photograph and maps side by side, too. page: a page of the run, which needs the photograph and its
     maps. pictures: an overlay of each map. save_maps: signed maps and scores as .npz. kept: files that the
     run reads, which must stay. report: a page on where the evidence for each class lies, which needs the
-    maps; boxes: around the objects, for it.
+    maps; boxes: around the objects, for it. output_format: of `FORMATS`: each result in a file of its own, or
+    those of a shard in one.
     """
 
     folder: Path
@@ -122,6 +124,12 @@ class Writing:
     kept: KeptFiles = field(default_factory=KeptFiles)
     report: bool = False
     boxes: Path | None = None
+    output_format: str = FILES
+
+    @property
+    def is_packed(self) -> bool:
+        """True if the results of a shard are in one file."""
+        return self.output_format != FILES
 
 
 @dataclass(frozen=True)
