@@ -322,7 +322,7 @@ def test_what_does_not_go_with_a_form_is_refused_by_name(options, words, capsys)
 
 def test_without_pyarrow_a_line_says_how_to_install_it(capsys, monkeypatch):
     noise("photos", 2)
-    monkeypatch.setattr("xgradcam.runs.packing.find_spec", lambda _name: None)
+    monkeypatch.setattr("xgradcam.runs.packs.find_spec", lambda _name: None)
     assert run("--output-format", "parquet") == 2
     assert "pip install 'xgradcam[parquet]'" in capsys.readouterr().err
 

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from pathlib import Path
@@ -161,6 +162,27 @@ def test_packed_results_are_those_of_a_single_process(engine, slow, form, capsys
     assert after.keys() == whole.keys()
     assert all(after[name] == whole[name] for name in after if name.endswith(("1.tar", "2.tar")))
     assert left_over() == []
+
+
+def test_archives_and_tables_are_read_by_workers(engine, whole, capsys):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as pa
+
+    names = sorted(os.listdir("photos"))
+    with tarfile.open("half.tar", "w") as made:
+        for name in names[:64]:
+            made.add(f"photos/{name}", name)
+    rows = [{"image": {"bytes": Path("photos", name).read_bytes(), "path": name}} for name in names[64:]]
+    parquet.write_table(pa.Table.from_pylist(rows), "half.parquet", row_group_size=20)
+    options = [*RUN[2:], "--workers", "2", "--quiet"]
+    assert main(["half.tar", "half.parquet", *options]) == 1
+    assert "not an image: half.parquet#13: it is text" in capsys.readouterr().err
+    files = tree("out")
+    made = {name: content for name, content in files.items() if name.endswith((".jpg", ".npz"))}
+    assert made == {name: content for name, content in whole.items() if name.endswith((".jpg", ".npz"))}
+    assert images_in_journal()[62:66] == [
+        "half.tar/0062.png", "half.tar/0063.png", "half.parquet#0", "half.parquet#1",
+    ]  # fmt: skip
 
 
 def test_a_worker_that_is_killed_costs_no_photograph(engine, slow, capsys):

@@ -8,6 +8,7 @@ from typing import Any
 from xgradcam.cli.arranging import misplaced
 from xgradcam.cli.bands import add_bands_argument
 from xgradcam.cli.help_pages import ShortPage
+from xgradcam.cli.input_options import add_column_argument
 from xgradcam.cli.lookup_options import LISTINGS, add_lookup_arguments, lists
 from xgradcam.cli.model_options import (
     add_device_arguments,
@@ -202,7 +203,8 @@ def _add_photograph_arguments(parser: Parser, several: bool) -> None:
     photograph = parser.add_argument_group("what to explain")
     photograph.add_argument(
         "photographs", metavar="PHOTOGRAPH", nargs="*",
-        help="the photographs: files, folders (with those in them), patterns; - reads one from stdin"
+        help="the photographs: files, folders (with those in them), patterns, tars, Parquet tables, URLs, "
+        "lists (.txt); - reads one from stdin"
         if several
         else "the photograph; - reads it from stdin",
     )  # fmt: skip
@@ -210,6 +212,8 @@ def _add_photograph_arguments(parser: Parser, several: bool) -> None:
         "--image-path", metavar="PATH", **many,
         help=f"the same as an option, as in the original scripts{'; both add up' if several else ''}",
     )  # fmt: skip
+    if several:
+        add_column_argument(photograph)
     photograph.add_argument(
         "--target-index", "--target", metavar="CLASS", **many, default=["-1"] if several else "-1",
         help="the class of interest: its index, its id, its name, or words of its name; "

@@ -23,7 +23,7 @@ def format_of(arguments: argparse.Namespace, photographs: int, say: Callable[[st
 
     Raises XGradCamError, naming the options, for what does not go together, and without pyarrow for a table.
     """
-    from xgradcam.runs.packs import MANY
+    from xgradcam.runs.packs import MANY, require_pyarrow
 
     asked = arguments.output_format
     if asked is None:
@@ -38,8 +38,6 @@ def format_of(arguments: argparse.Namespace, photographs: int, say: Callable[[st
     if asked != FILES and (named := _unlike(arguments, OF_FILES)):
         raise XGradCamError(f"{named} needs results in files of their own: --output-format {FILES}")
     if asked == PARQUET:
-        from xgradcam.runs.packing import require_pyarrow
-
         require_pyarrow()
         if named := _unlike(arguments, OF_PICTURES):
             raise XGradCamError(

@@ -75,6 +75,7 @@ def settings_of(
         **({} if scoring is None else {"score": scoring.name}),
         **({} if arguments.bands is None else {"bands": arguments.bands}),
         **truth_settings(arguments),
+        **({} if arguments.column is None else {"column": arguments.column}),
         **({} if arguments.output_format == FILES else {"output_format": arguments.output_format}),
     }
 

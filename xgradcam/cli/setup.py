@@ -157,13 +157,17 @@ def sources_of(arguments: argparse.Namespace, skipped: Counter[str]) -> "list[So
 
     skipped: counts the kinds of what is passed over.
     """
+    from xgradcam.runs.inputs import Expansion, places_in
+    from xgradcam.runs.remote import local_path
     from xgradcam.runs.sources import find_photographs
 
     def skip(kind: str) -> None:
         skipped[kind] += 1
 
     value_range = range_of(arguments)
-    sources = find_photographs(arguments.image_path, arguments.output_dir, skip)
+    arguments.image_path = [local_path(place) for place in arguments.image_path]
+    expand = Expansion(arguments.column, skip)
+    sources = find_photographs(places_in(arguments.image_path), arguments.output_dir, skip, expand)
     if len(sources) != 1:
         return sources
     first = sources[0]
@@ -250,7 +254,7 @@ def run_of(
         save_maps=arguments.save_maps,
         report=arguments.report,
         boxes=arguments.boxes,
-        kept=kept_files(arguments, [source.path for source in sources]),
+        kept=kept_files(arguments, list(dict.fromkeys(source.file for source in sources))),
         output_format=arguments.output_format,
     )
     settings = settings_of(arguments, classifier, layers, explaining.methods, scoring)

@@ -150,12 +150,11 @@ def _plain(
 def _inside(run: "Run") -> list[str]:
     """Photographs that results could be written over: those in the run's folder, by any name of theirs."""
     folder = os.path.realpath(run.writing.folder) + os.sep
-    places = {os.path.dirname(source.path) for source in run.sources}
+    files = list(dict.fromkeys(source.file for source in run.sources))
+    places = {os.path.dirname(file) for file in files}
     near = {place for place in places if f"{os.path.realpath(place)}{os.sep}".startswith(folder)}
     return [
-        source.path
-        for source in run.sources
-        if os.path.dirname(source.path) in near or os.path.realpath(source.path).startswith(folder)
+        file for file in files if os.path.dirname(file) in near or os.path.realpath(file).startswith(folder)
     ]
 
 

@@ -6,20 +6,17 @@ import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from xgradcam.errors import XGradCamError
 from xgradcam.files import cannot_write, new_file
-from xgradcam.runs.packs import MARK, PARQUET, WEBDATASET
+from xgradcam.runs.packs import MARK, PARQUET, WEBDATASET, require_pyarrow
 from xgradcam.runs.results import Map, Results
 from xgradcam.runs.run import Run
 from xgradcam.runs.sources import Source
 
-INSTALL = "pyarrow is not installed, which writes and reads Parquet: pip install 'xgradcam[parquet]'"
 # Rows, and bytes of maps, that are in memory at a time.
 ROWS, BYTES = 512, 2**26
 # Columns of numbers and texts: the keys of a record, and their types as pyarrow calls them.
@@ -34,12 +31,6 @@ COLUMNS = {
     "model": "string",
     "layer": "string",
 }
-
-
-def require_pyarrow() -> None:
-    """Raise XGradCamError, with how to install it, where pyarrow is not installed."""
-    if find_spec("pyarrow") is None:
-        raise XGradCamError(INSTALL)
 
 
 class Pack(ABC):

@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path, PurePath
 
 from xgradcam.errors import XGradCamError
@@ -28,6 +29,15 @@ UNSAFE = frozenset('%.\\:*?"<>|')
 
 # The name of a shard's file.
 NAMED = re.compile(rf"xgrad-cam-(\d{{6,}})\.({'|'.join(ENDINGS.values())})")
+
+
+INSTALL = "pyarrow is not installed, which writes and reads Parquet: pip install 'xgradcam[parquet]'"
+
+
+def require_pyarrow() -> None:
+    """Raise XGradCamError, with how to install it, where pyarrow is not installed."""
+    if find_spec("pyarrow") is None:
+        raise XGradCamError(INSTALL)
 
 
 def pack_name(output_format: str, index: int) -> str:

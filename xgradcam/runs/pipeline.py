@@ -203,7 +203,8 @@ def _read(run: Run, source: Source, turns: _Turns) -> Prepared:
 
         try:
             # A file of so many bytes is not read beside another one either.
-            if state["bytes"] // 3 > LARGE:
+            size = state["bytes"] if source.held is None else source.held.length
+            if size // 3 > LARGE:
                 turn.enter_context(turns.alone)
             reading = source.read(run.value_range, before)
             inputs, canvas = run.prepared(reading.photograph, reading.bands)

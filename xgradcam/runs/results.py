@@ -27,7 +27,7 @@ from xgradcam.runs.packs import ARCHIVE, PARQUET, WEBDATASET, key_of
 from xgradcam.runs.page_maps import PAGE_MAPS, PagePictures, facts_of_page, maps_script
 from xgradcam.runs.run import Explained, Run
 from xgradcam.runs.scoring import Shape
-from xgradcam.runs.sources import STDIN, Source
+from xgradcam.runs.sources import Source
 from xgradcam.runs.views import View, views_of
 from xgradcam.scores.outlining import outline_of
 
@@ -118,7 +118,7 @@ def write_results(
     results = results_of(run, source, canvas, explained, index, notes, shape, page)
     contents = {folder / name: content for name, content in results.files.items()}
     for path in contents:
-        if os.path.exists(path) and source.path != STDIN and path.samefile(source.path):
+        if os.path.exists(path) and os.path.exists(source.path) and path.samefile(source.path):
             raise XGradCamError(f"{path} would be written over the photograph: choose an --output-dir")
         if path in run.writing.kept:
             raise XGradCamError(f"{path} would be written over a file of this run: choose an --output-dir")

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from xgradcam.errors import XGradCamError, listed
 from xgradcam.pictures.bands import Bands, read_bands
-from xgradcam.pictures.decoding import Reading
+from xgradcam.pictures.decoding import Reading, decode
 from xgradcam.pictures.levels import ValueRange
 from xgradcam.pictures.photograph import content_of, decode_image, read_file, reading_of
+from xgradcam.runs.held import Held, container_of
 from xgradcam.runs.listing import Skip, matching, photographs_in, root_of
 
 STDIN = "-"
@@ -28,6 +29,7 @@ class Source:
     path: of the file, or '-' for stdin. stem: how the names of its results begin, a relative path that no
     other photograph of the run has. reading: its pixels and notes, where they were read before the run.
     bands: those of a network of other than one or three channels. truth: its true class, if that is known.
+    held: where its bytes are, if it is no file of its own; the path names it then.
     """
 
     path: str
@@ -35,6 +37,12 @@ class Source:
     reading: Reading | None = field(default=None, compare=False, repr=False)
     bands: Bands | None = None
     truth: int | None = None
+    held: Held | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def file(self) -> str:
+        """The file that is read: its own, or the one that holds it."""
+        return self.path if self.held is None else self.held.place
 
     def read(
         self, value_range: ValueRange | None = None, before: Callable[[int], None] = lambda _pixels: None
@@ -46,23 +54,34 @@ class Source:
         """
         if self.reading is not None:
             return self.reading
-        return read_photograph(self.path, value_range, before, self.bands)
+        if self.held is None:
+            return read_photograph(self.path, value_range, before, self.bands)
+        content = self.held.content(self.path)
+        if self.bands is not None:
+            return read_bands(content, self.path, self.bands, value_range, before)
+        return decode(content, self.path, value_range, before)
 
 
 def find_photographs(
-    places: Sequence[str], output_dir: Path, skip: Skip = lambda _kind: None
+    places: Sequence[str],
+    output_dir: Path,
+    skip: Skip = lambda _kind: None,
+    expand: Callable[[str], list[Source] | None] = lambda _place: None,
 ) -> list[Source]:
     """The photographs at these places: files, folders with their subfolders, patterns, '-' for stdin.
 
     They come in the order given, those of a folder or a pattern sorted, each once. Results keep the
     photographs' places in a folder. In folders, `output_dir` and results of earlier runs are skipped.
-    skip: called with the kind of each file or folder that is passed over. Raises XGradCamError for a place
+    skip: called with the kind of each file or folder that is passed over. expand: the photographs at a place
+    that means others than these, such as those in an archive, else None. Raises XGradCamError for a place
     without a photograph.
     """
     found: dict[str, Source] = {}
     for place in places:
-        for source in _at(place, output_dir, skip):
-            found.setdefault(source.path if source.path == STDIN else os.path.realpath(source.path), source)
+        expanded = None if place == STDIN else expand(place)
+        for source in _at(place, output_dir, skip) if expanded is None else expanded:
+            is_file = source.path != STDIN and source.held is None
+            found.setdefault(os.path.realpath(source.path) if is_file else source.path, source)
     return _with_own_stems(list(found.values()))
 
 
@@ -85,11 +104,15 @@ def read_photograph(
 
 
 def state_of(path: str) -> dict[str, int]:
-    """A file's size in bytes and time of change in nanoseconds; -1 where there is no file."""
+    """A file's size in bytes and time of change in nanoseconds; -1 where there is no file.
+
+    Of a photograph in an archive or a table they are those of the archive. A URL's are not known.
+    """
     try:
         state = os.stat(path)
     except (OSError, ValueError):
-        return {"bytes": -1, "modified": -1}
+        container = container_of(path)
+        return {"bytes": -1, "modified": -1} if container is None else state_of(container)
     return {"bytes": state.st_size, "modified": state.st_mtime_ns}
 
 

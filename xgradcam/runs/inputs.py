@@ -1,0 +1,139 @@
+"""What the photographs' places mean beside files and folders: archives, tables, lists, URLs and braces."""
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+from xgradcam.errors import XGradCamError, shown
+from xgradcam.files import open_regular
+from xgradcam.pictures.formats import HEAD, READ, kind_of
+from xgradcam.runs.held import Fetched, members_of, stem_in
+from xgradcam.runs.listing import Skip, matching
+from xgradcam.runs.remote import is_url, local_path, name_of, path_of, reading, remote_files
+from xgradcam.runs.sources import Source
+from xgradcam.runs.tables import rows_of
+
+TAR, TABLES, LISTS = ".tar", (".parquet", ".pq"), (".txt", ".lst", ".list")
+COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+# Braces as a shell expands them: {000..010}, or {a,b}.
+BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
+MOST = 1_000_000
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """Finds the photographs that a place means which is neither a photograph nor a folder.
+
+    column: of the images in a table, or the ending of those in a tar, if it is said. skip: called with the
+    kind of what is passed over in archives.
+    """
+
+    column: str | None
+    skip: Skip
+
+    def __call__(self, place: str) -> list[Source] | None:
+        """The photographs at a place; None for a plain file, folder, pattern or '-'."""
+        if is_url(place):
+            urls = remote_files(place)
+            if not urls:
+                raise XGradCamError(f"no photographs at {place}")
+            return [source for url in urls for source in self._in_file(url) or [_fetched(url, place)]]
+        suffix = os.path.splitext(place)[1].lower()
+        if glob.has_magic(place) and not os.path.lexists(place):
+            # Of a pattern of any files, archives are passed over as such.
+            if suffix != TAR and suffix not in TABLES:
+                return None
+            paths = matching(place, self.skip)
+            if not paths:
+                raise XGradCamError(f"no file matches {place!r}")
+            return [source for path in paths for source in self._in_file(path) or ()]
+        if suffix in LISTS and os.path.isfile(place):
+            return self._in_list(place)
+        return None if os.path.isdir(place) else self._in_file(place)
+
+    def _in_file(self, place: str) -> list[Source] | None:
+        """The photographs in an archive or a table; None for another file."""
+        path = path_of(place) if is_url(place) else place
+        suffix = os.path.splitext(path)[1].lower()
+        if path.lower().endswith(COMPRESSED):
+            raise XGradCamError(f"the archive {place} is compressed: unpack it, to a .tar or to files")
+        if suffix == TAR:
+            members = members_of(place, self.column, self.skip)
+            return [
+                Source(f"{place}/{safe}", Path(stem_in(safe, "photograph")), held=member)
+                for name, member in members
+                for safe in [_safe(name)]
+            ]
+        if suffix in TABLES:
+            first = os.path.splitext(os.path.basename(path))[0]
+            return [
+                Source(f"{place}#{number}", Path(stem_in(name or "", f"{first}-{number:06}")), held=row)
+                for number, (name, row) in enumerate(rows_of(place, self.column))
+            ]
+        return None
+
+    def _in_list(self, place: str) -> list[Source] | None:
+        """The photographs that a text file lists, a path or a URL a line; None for a photograph itself."""
+        with reading(place), open_regular(place) as file:
+            if kind_of(file.read(HEAD)) in READ:
+                return None
+            file.seek(0)
+            lines = [os.fsdecode(line.strip(b"\r\n\xef\xbb\xbf")) for line in file]
+        lines = [line for line in lines if line.strip()]
+        first = lines[0] if lines else ""
+        if not first or not (is_url(first) or os.path.exists(first)):
+            raise XGradCamError(
+                f"{place} is no list of photographs, with a path or a URL a line: its first line is "
+                f"{shown(first[:60])}, where nothing is"
+            )
+        return [source for line in lines for source in self._of_line(line)]
+
+    def _of_line(self, line: str) -> list[Source]:
+        line = local_path(line)
+        if is_url(line):
+            return self._in_file(line) or [_fetched(line, line)]
+        return self._in_file(line) or [_plain(line)]
+
+
+def _safe(name: str) -> str:
+    """A member's name, without what leads out of the archive."""
+    return name.rpartition("/")[2] if name.startswith("/") or ".." in name.split("/") else name
+
+
+def _plain(path: str) -> Source:
+    return Source(path, Path(os.path.splitext(os.path.basename(path))[0] or "photograph"))
+
+
+def _fetched(url: str, root: str) -> Source:
+    """A photograph behind a URL; root: the pattern or the folder that it was found by."""
+    start = re.split(r"[*?[]", root)[0]
+    start = start if root != url and start.endswith("/") else f"{start.rpartition('/')[0]}/"
+    if root != url and start == f"{root.rpartition('/')[0]}/" and url.startswith(f"{root}/"):
+        start = f"{root}/"
+    below = url[len(start) :] if root != url and url.startswith(start) else name_of(url)
+    return Source(url, Path(stem_in(below, "photograph")), held=Fetched(url))
+
+
+def places_in(places: Iterable[str]) -> list[str]:
+    """The places with braces expanded as a shell does, which WebDataset's names have in quotes or URLs."""
+    return [one for place in places for one in ([place] if os.path.lexists(place) else _braces(place))]
+
+
+def _braces(place: str) -> Iterator[str]:
+    """The places that braces mean."""
+    pieces: list[list[str]] = []
+    end = 0
+    count = 1
+    for found in BRACES.finditer(place):
+        low, high, words = found.groups()
+        count *= words.count(",") + 1 if words else max(0, int(high) - int(low) + 1)
+        if not 0 < count <= MOST:
+            raise XGradCamError(f"{place} means {count:,} files: give from 1 to {MOST:,}")
+        choices = words.split(",") if words else [f"{n:0{len(low)}}" for n in range(int(low), int(high) + 1)]
+        pieces += [[place[end : found.start()]], choices]
+        end = found.end()
+    return ("".join(one) for one in product(*pieces, [place[end:]]))
