@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,8 +12,10 @@ from tests.cli.support import tree
 from tests.runs.support import LAYERS, run_of
 from tests.support import noise
 from xgradcam.errors import XGradCamError
+from xgradcam.files import write_files
+from xgradcam.runs import parts
 from xgradcam.runs.ledger import alone_in
-from xgradcam.runs.parts import DEATHS, FATAL, Tries, Worker, reopen_if_changed, report_of, results_in
+from xgradcam.runs.parts import FATAL, Worker, reopen_if_changed, report_of, results_in
 from xgradcam.runs.pipeline import explain_photographs
 from xgradcam.runs.shards import FOLDER, Files
 from xgradcam.runs.sources import Source, state_of
@@ -37,6 +40,21 @@ def worker(run, told=None):
 
 def begun(files, *names):
     files.tries.write_text("".join(json.dumps({"begun": name}) + "\n" for name in names))
+
+
+@pytest.mark.parametrize("output_format", ["files", "webdataset"])
+def test_who_merges_the_last_part_at_once_disturbs_nobody(run, output_format, monkeypatch):
+    run = replace(run, writing=replace(run.writing, output_format=output_format))
+
+    def written(contents):
+        write_files(contents)
+        if any(path.suffix == ".part" for path in contents):
+            shutil.rmtree(Path("out", FOLDER))
+
+    monkeypatch.setattr(parts, "write_files", written)
+    report = worker(run).do(0, run.sources)
+    assert (report.explained, report.told, len(report.problems)) == (4, 4, 1)
+    assert not Path("out", FOLDER).exists()
 
 
 def test_a_shard_leaves_its_part_and_the_files_of_a_plain_run(run):
@@ -93,48 +111,6 @@ def test_a_shard_that_another_process_does_is_refused(run):
         worker(run).do(0, run.sources)
     worker(run).do(1, run.sources[:1])
     assert report_of(Files(Path("out"), 1)).explained == 1
-
-
-@pytest.mark.parametrize(
-    ("tries", "units"),
-    [
-        ([], [("shard", 5, False)]),
-        (["shard"], [("shard", 5, False)]),
-        (["shard"] * 2, [("batch 0", 2, False), ("batch 2", 2, False), ("batch 4", 1, False)]),
-        (
-            ["shard", "shard", "batch 2"],
-            [
-                ("batch 0", 2, False),
-                ("photograph 2", 1, False),
-                ("photograph 3", 1, False),
-                ("batch 4", 1, False),
-            ],
-        ),
-        (
-            ["shard", "shard", "batch 4", "photograph 4"],
-            [("batch 0", 2, False), ("batch 2", 2, False), ("photograph 4", 1, True)],
-        ),
-    ],
-)
-def test_after_two_deaths_a_shard_is_done_in_batches_and_a_fatal_one_one_by_one(run, tries, units):
-    path = Path("tries")
-    path.write_text("".join(json.dumps({"begun": name}) + "\n" for name in tries) + '{"beg')
-    assert DEATHS == 2
-    found = [(name, len(unit), fatal) for name, unit, fatal in Tries(path).units(run.sources, 2)]
-    assert found == units
-
-
-def test_what_ends_by_an_error_or_an_interrupt_is_no_death(run):
-    path = Path("tries")
-    for error in (KeyboardInterrupt, XGradCamError, KeyError):
-        tries = Tries(path)
-        with pytest.raises(error), tries.of("shard"):
-            raise error
-    with tries.of("shard"):
-        pass
-    assert [name for name, _, _ in Tries(path).units(run.sources, 2)] == ["shard"]
-    begun = path.read_text().count("begun")
-    assert begun == 4
 
 
 def test_the_photograph_that_was_fatal_is_named_alone_and_the_others_are_explained(run):

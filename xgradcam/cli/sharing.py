@@ -149,12 +149,14 @@ def tell_finished(
 
     earlier: paths of those that were done before this run; None for all but those that failed.
     """
-    from xgradcam.runs.parts import results_in
+    from xgradcam.runs.parts import PhotographsResults, results_in
     from xgradcam.runs.shards import Files
 
-    files = Files(folder, index)
+    results: Sequence[PhotographsResults] = ()
     # Another process may have merged it meanwhile.
-    for records, problem in results_in(files) if files.part.exists() else ():
+    with suppress(FileNotFoundError):
+        results = results_in(Files(folder, index))
+    for records, problem in results:
         if problem or (earlier is not None and records[0]["image"] not in earlier):
             console.tell(records, problem)
         else:

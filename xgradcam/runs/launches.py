@@ -1,7 +1,7 @@
 """The begin and the end of a run in shards, whichever processes do them."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 
@@ -48,7 +48,9 @@ class Launch:
         """Those of the shards that are not done."""
         folder = self.run.writing.folder
         # Where another process has merged them, all are done.
-        left = set(left_to_do(folder, self.plan)) if plan_in(folder) == self.plan else set()
+        left = set[int]()
+        with suppress(FileNotFoundError):
+            left = set(left_to_do(folder, self.plan)) if plan_in(folder) == self.plan else left
         return [index for index in indices if index in left]
 
     def reopen(self, indices: Iterable[int]) -> None:

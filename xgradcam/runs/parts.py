@@ -2,8 +2,8 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Container, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable, Container, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -21,12 +21,13 @@ from xgradcam.runs.pipeline import Explainer, Outcome, Record, explain_photograp
 from xgradcam.runs.run import USUAL_BATCH, Run
 from xgradcam.runs.shards import PROBLEM, Files, digest_of, lines_in
 from xgradcam.runs.sources import Source, state_of
+from xgradcam.runs.tries import Tries
 from xgradcam.runs.verdicts import Verdicts, verdicts_on
 
 Outcomes: TypeAlias = Generator[Outcome, None, None]
+# The records of a photograph, or its problem.
+PhotographsResults: TypeAlias = tuple[Sequence[Record], str]
 
-# Deaths of its process after which a shard is done batch by batch, and a batch that was fatal one by one.
-DEATHS = 2
 # Key of a journal's line: the photographs of the shard in whose file the results are.
 SHARD = "shard"
 FATAL = "its process was killed or crashed whenever it was explained: repair it, or take it out"
@@ -108,9 +109,9 @@ class Worker:
         if files.journal.exists():
             lines_of = ((line, found) for line, found in lines_in(files.journal) if PROBLEM not in found)
             latest = {found["image"]: line for line, found in lines_of if "image" in found}
-        _finish(run, files, latest, problems)
+        results = _finish(run, files, latest, problems)
         _end(files, names)
-        return report_of(files, earlier)
+        return _report(files.index, results, earlier)
 
     def _packed(self, run: Run, files: Files) -> Report:
         """Do a shard whose results are in one file: whole, or what failed before if the file is there.
@@ -137,11 +138,11 @@ class Worker:
             # A file that is not of these photographs any more must not be taken for theirs.
             files.journal.unlink(missing_ok=True)
             told, problems = self._pack_anew(run, files, names)
-        _finish(run, files, before or _lines_of(run, told), problems)
+        results = _finish(run, files, before or _lines_of(run, told), problems)
         for outcome in told:
             self.tell_done(outcome)
         _end(files, names)
-        return report_of(files, frozenset(before))
+        return _report(files.index, results, frozenset(before))
 
     def _pack_anew(self, run: Run, files: Files, names: Ledger) -> tuple[list[Outcome], dict[str, str]]:
         """Write the file of a shard's results; the outcomes without what is in it, and the problems."""
@@ -225,10 +226,13 @@ def _lines_of(run: Run, outcomes: Iterable[Outcome]) -> dict[str, bytes]:
     }  # fmt: skip
 
 
-def _finish(run: Run, files: Files, latest: Mapping[str, bytes], problems: Mapping[str, str]) -> None:
+def _finish(
+    run: Run, files: Files, latest: Mapping[str, bytes], problems: Mapping[str, str]
+) -> list[PhotographsResults]:
     """Write the shard's part of the journal: in the photographs' order, with those that failed.
 
-    latest: the line of each photograph that has results.
+    latest: the line of each photograph that has results. Returns what `results_in` would read: as soon as the
+    part is there, another process may merge and delete it.
     """
     lines = [_line(dict(run.settings))]
     for source in run.sources:
@@ -236,6 +240,7 @@ def _finish(run: Run, files: Files, latest: Mapping[str, bytes], problems: Mappi
         if problem := problems.get(source.path):
             lines.append(_line({PROBLEM: problem, "image": source.path, **state_of(source.path)}))
     write_files({files.part: lines})
+    return _results(map(json.loads, lines[1:]))
 
 
 def _end(files: Files, names: Ledger) -> None:
@@ -249,10 +254,14 @@ def _line(value: Mapping[str, Any]) -> bytes:
     return json.dumps(value).encode() + b"\n"
 
 
-def results_in(files: Files) -> list[tuple[Sequence[Record], str]]:
+def results_in(files: Files) -> list[PhotographsResults]:
     """The records of each photograph of a finished shard, or its problem."""
-    results: dict[str, tuple[Sequence[Record], str]] = {}
-    for _, line in list(lines_in(files.part))[1:]:
+    return _results(line for _, line in list(lines_in(files.part))[1:])
+
+
+def _results(lines: Iterable[Mapping[str, Any]]) -> list[PhotographsResults]:
+    results: dict[str, PhotographsResults] = {}
+    for line in lines:
         # A photograph that failed may have had results before: the later line says so.
         results[line["image"]] = ((), str(line[PROBLEM])) if PROBLEM in line else (line["records"], "")
     return list(results.values())
@@ -260,13 +269,16 @@ def results_in(files: Files) -> list[tuple[Sequence[Record], str]]:
 
 def report_of(files: Files, earlier: frozenset[str] = frozenset()) -> Report:
     """The counts of a finished shard; earlier: paths of photographs that were done before."""
-    results = results_in(files)
+    return _report(files.index, results_in(files), earlier)
+
+
+def _report(index: int, results: Sequence[PhotographsResults], earlier: frozenset[str]) -> Report:
     records = [record for of_image, _ in results for record in of_image]
     problems = [problem for _, problem in results if problem]
     notes = Counter(note for record in records for note in record["notes"])
     explained = len(results) - len(problems) - len(earlier)
     verdicts = verdicts_on([of_image for of_image, _ in results])
-    return Report(files.index, explained, earlier, len(records), notes, problems, verdicts)
+    return Report(index, explained, earlier, len(records), notes, problems, verdicts)
 
 
 def reopen_if_changed(run: Run, files: Files, sources: Sequence[Source]) -> bool:
@@ -289,52 +301,3 @@ def reopen_if_changed(run: Run, files: Files, sources: Sequence[Source]) -> bool
     except OSError as error:
         raise XGradCamError(f"cannot move {files.part}: {error.strerror}") from None
     return True
-
-
-class Tries:
-    """Finds the photograph that kills its process, by what was begun and never ended.
-
-    A shard is one unit of work. After two deaths each batch is one; of a batch that was fatal, each
-    photograph; and a photograph that was fatal alone is not tried again. An error or an interrupt ends a unit
-    as success does.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._deaths: Counter[str] = Counter()
-        begun = ""
-        for _, line in lines_in(path) if path.exists() else ():
-            # What is begun while another thing is not ended was begun by another process.
-            self._deaths[begun] += "begun" in line
-            begun = str(line.get("begun", ""))
-        self._deaths[begun] += 1
-
-    def units(self, sources: Sequence[Source], batch: int) -> Iterator[tuple[str, Sequence[Source], bool]]:
-        """The units of a shard: name, photographs, and True for one that is not to be tried again."""
-        if self._deaths["shard"] < DEATHS:
-            yield "shard", sources, False
-            return
-        for start in range(0, len(sources), batch):
-            name, unit = f"batch {start}", sources[start : start + batch]
-            if not self._deaths[name]:
-                yield name, unit, False
-                continue
-            for index, source in enumerate(unit, start):
-                name = f"photograph {index}"
-                yield name, [source], self._deaths[name] > 0
-
-    @contextmanager
-    def of(self, name: str) -> Iterator[None]:
-        """A try of a unit, which is noted as ended when the block is left."""
-        self._note({"begun": name})
-        try:
-            yield
-        finally:
-            self._note({})
-
-    def _note(self, line: Mapping[str, Any]) -> None:
-        try:
-            with self.path.open("ab") as file:
-                file.write(_line(line))
-        except OSError as error:
-            raise CannotWriteError(f"cannot write {self.path}: {error.strerror}") from None

@@ -10,10 +10,11 @@ from importlib.util import find_spec
 from typing import Any
 
 from xgradcam.errors import XGradCamError, first_line
-from xgradcam.runs.parts import DEATHS, Report
+from xgradcam.runs.parts import Report
 from xgradcam.runs.ray_worker import Doing, Progress
 from xgradcam.runs.run import Run
 from xgradcam.runs.sources import Source
+from xgradcam.runs.tries import DEATHS
 
 INSTALL = "Ray is not installed, which starts the workers: pip install 'xgradcam[ray]'"
 # Bytes of shared memory: what Ray needs at least, since photographs do not pass through it.
