@@ -48,6 +48,10 @@ def test_a_batch_has_the_maps_and_numbers_of_the_command(photographs):
     np.testing.assert_array_equal(again["xgrad-cam"], found["xgrad-cam"])
     arrays = {"path": batch["path"], "image": [read_image(path) for path in batch["path"]]}
     np.testing.assert_array_equal(explainer("image")(arrays)["xgrad-cam"], found["xgrad-cam"])
+    structs = {"path": batch["path"], "image": [{"bytes": one, "path": None} for one in batch["bytes"]]}
+    np.testing.assert_array_equal(explainer("image")(structs)["xgrad-cam"], found["xgrad-cam"])
+    empty = explainer("image")({"path": ["a"], "image": [{"bytes": None, "path": "a"}]})
+    assert "neither the bytes of an image" in empty["problem"][0]
 
 
 def test_a_row_that_cannot_be_explained_says_why_and_the_others_are(photographs):

@@ -35,9 +35,9 @@ CUDA = "cuda"
 class ExplainBatch:
     """Explains batches of a data set's rows; it is called with columns, and returns columns.
 
-    column: of the photographs: the bytes of image files, or arrays (H, W, 3) uint8. key: a column that is
-    returned as it is. model, weights and load (num_classes, labels, size, mean, std, output): as in
-    `load_classifier`. layer: None for the default one. target: a class index, None for that of the highest
+    column: of the photographs: the bytes of image files, structs with a field `bytes` of them, or arrays
+    (H, W, 3) uint8. key: a column that is returned as it is. model, weights and load (num_classes, labels,
+    size, mean, std, output): as in `load_classifier`. layer: None for the default one. target: a class index, None for that of the highest
     score. methods, augment, probability, layout: as in `explain`. crop: as the weights expect it, instead of
     stretching. precision: float32, tf32 or bf16.
     The columns returned are the key, `class_index`, `class_name`, `score`, `probability`, for each method a
@@ -152,6 +152,8 @@ class ExplainBatch:
 def _read(value: Any, name: str) -> tuple[Photograph | None, Sequence[str], str]:
     """The photograph in a row with the notes on it, or the problem."""
     try:
+        # As Hugging Face's data sets hold images, and read_parquet hands them on.
+        value = value.get("bytes") if isinstance(value, Mapping) else value
         if isinstance(value, bytes | bytearray | memoryview):
             reading = decode_image(io.BytesIO(value), name)
             return reading.photograph, reading.notes, ""
