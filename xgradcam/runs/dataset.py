@@ -37,9 +37,9 @@ class ExplainBatch:
 
     column: of the photographs: the bytes of image files, structs with a field `bytes` of them, or arrays
     (H, W, 3) uint8. key: a column that is returned as it is. model, weights and load (num_classes, labels,
-    size, mean, std, output): as in `load_classifier`. layer: None for the default one. target: a class index, None for that of the highest
-    score. methods, augment, probability, layout: as in `explain`. crop: as the weights expect it, instead of
-    stretching. precision: float32, tf32 or bf16.
+    size, mean, std, output): as in `load_classifier`. layer: None for the default one. target: a class index,
+    None for that of the highest score. methods, augment, probability, layout: as in `explain`. crop: as the
+    weights expect it, instead of stretching. precision: float32, tf32 or bf16.
     The columns returned are the key, `class_index`, `class_name`, `score`, `probability`, for each method a
     map (h, w) float32, signed, at the layer's size, `notes`, and `problem`: why a photograph was not
     explained, with class -1, NaNs as numbers and maps; '' of all others.
