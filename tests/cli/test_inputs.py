@@ -324,3 +324,33 @@ def test_our_own_results_are_not_written_over_while_they_are_read(capsys):
     assert main(["out/xgrad-cam-000000.tar", *RUN, *options]) == 2
     assert "would be written over a file that this run reads" in capsys.readouterr().err
     assert tree("out") == before
+
+
+def test_among_others_what_cannot_be_taken_apart_is_a_photograph_that_fails(capsys):
+    noise("photos", 2)
+    tar("photos/good.tar", ["0000.png"])
+    with tarfile.open("photos/two.tar", "w") as made:
+        for name in ("0001.png", "0001.seg.png"):
+            made.add("photos/0001.png", name)
+    for name in ("notes.txt", "broken.tar", "archive.tar.gz", "table.parquet"):
+        Path("photos", name).write_text("Dear reader,\n")
+    # As a shell expands a pattern.
+    places = sorted(str(path) for path in Path("photos").iterdir())
+    assert main([*places, *RUN, "--output-dir", "out"]) == 1
+    err = capsys.readouterr().err.splitlines()
+    assert err[-1].startswith("xgrad-cam: 3 photographs explained, 5 failed; in out")
+    for words in (
+        "the archive photos/archive.tar.gz is compressed",
+        "cannot read the archive photos/broken.tar",
+        "photos/notes.txt is no list of photographs",
+        "cannot read photos/table.parquet",
+        "the sample 0001 of photos/two.tar has several photographs",
+    ):
+        assert sum(words in line for line in err) == 1
+    # If nothing else is there, nothing is explained at all.
+    assert main(["photos/two.tar", "photos/broken.tar", *RUN, "--output-dir", "none"]) == 2
+    assert "the sample 0001 of photos/two.tar has several" in capsys.readouterr().err
+    assert not Path("none").exists()
+    # A folder and a pattern of any files pass over archives.
+    assert main(["photos", *RUN, "--output-dir", "folder"]) == 0
+    assert "skipped: 4 archives, 2 text" in capsys.readouterr().err

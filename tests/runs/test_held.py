@@ -66,7 +66,9 @@ def test_members_are_found_and_read_in_any_order_also_after_pickling():
 def test_a_huge_member_is_not_read_whole(monkeypatch):
     Path("x.tar").write_bytes(b"x" * 1000)
     monkeypatch.setattr("xgradcam.runs.held.MAX_BYTES", 10)
-    assert Member("x.tar", 5, 900).content("x") == b"x" * 11
+    with pytest.raises(XGradCamError, match=r"image too large: big.jpg: a member of 0 MB"):
+        Member("x.tar", 5, 900).content("big.jpg")
+    assert Member("x.tar", 5, 10).content("x") == b"x" * 10
 
 
 def test_the_state_of_what_is_in_a_file_is_that_of_the_file():

@@ -1,13 +1,13 @@
 """The form of a run's results: `--output-format`, and what does not go with it."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from xgradcam.cli.scale_options import FILES, PARQUET, WEBDATASET
 from xgradcam.errors import XGradCamError
 
 # Options whose results are files beside the pictures, and those of pictures, with their values by default.
-OF_FILES = {"html": False, "report": None}
+OF_FILES = ("html", "report")
 OF_PICTURES = {
     "panel": False,
     "guided": False,
@@ -28,18 +28,19 @@ def format_of(arguments: argparse.Namespace, photographs: int, say: Callable[[st
     asked = arguments.output_format
     if asked is None:
         asked = _recorded(arguments)
-    if asked is None and photographs > MANY and not _unlike(arguments, OF_FILES):
+    of_files = [f"--{name}" for name in OF_FILES if getattr(arguments, name, None)]
+    if asked is None and photographs > MANY and not of_files:
         asked = WEBDATASET
         say(
             f"{photographs:,} photographs: their results are written into tar files, one of each shard "
             "(--output-format files: each into a file of its own)"
         )
     asked = FILES if asked is None else asked
-    if asked != FILES and (named := _unlike(arguments, OF_FILES)):
-        raise XGradCamError(f"{named} needs results in files of their own: --output-format {FILES}")
+    if asked != FILES and of_files:
+        raise XGradCamError(f"{of_files[0]} needs results in files of their own: --output-format {FILES}")
     if asked == PARQUET:
         require_pyarrow()
-        if named := _unlike(arguments, OF_PICTURES):
+        if named := _of_pictures(arguments):
             raise XGradCamError(
                 f"{named}: --output-format {PARQUET} holds numbers, the maps among them, and no pictures: "
                 "leave it out, or take another format"
@@ -61,7 +62,7 @@ def _recorded(arguments: argparse.Namespace) -> str | None:
     return found if found in (FILES, WEBDATASET, PARQUET) else None
 
 
-def _unlike(arguments: argparse.Namespace, usual: Mapping[str, object]) -> str:
-    """The first option that is given, of those with these usual values; '' if none is."""
-    given = [name for name, value in usual.items() if getattr(arguments, name, value) != value]
+def _of_pictures(arguments: argparse.Namespace) -> str:
+    """The first option about pictures that is given; '' if none is."""
+    given = [name for name, usual in OF_PICTURES.items() if getattr(arguments, name) != usual]
     return f"--{given[0].replace('_', '-')}" if given else ""

@@ -157,7 +157,7 @@ def sources_of(arguments: argparse.Namespace, skipped: Counter[str]) -> "list[So
 
     skipped: counts the kinds of what is passed over.
     """
-    from xgradcam.runs.inputs import Expansion, places_in
+    from xgradcam.runs.inputs import Expansion, places_in, require_any
     from xgradcam.runs.remote import local_path
     from xgradcam.runs.sources import find_photographs
 
@@ -166,8 +166,10 @@ def sources_of(arguments: argparse.Namespace, skipped: Counter[str]) -> "list[So
 
     value_range = range_of(arguments)
     arguments.image_path = [local_path(place) for place in arguments.image_path]
-    expand = Expansion(arguments.column, skip)
-    sources = find_photographs(places_in(arguments.image_path), arguments.output_dir, skip, expand)
+    places = places_in(arguments.image_path)
+    expand = Expansion(arguments.column, skip, len(places) == 1)
+    sources = find_photographs(places, arguments.output_dir, skip, expand)
+    require_any(sources)
     if len(sources) != 1:
         return sources
     first = sources[0]

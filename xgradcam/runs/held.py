@@ -43,7 +43,7 @@ class Held(ABC):
 
     @abstractmethod
     def content(self, name: str) -> bytes:
-        """The bytes, a few more than are read of longer ones; errors call the photograph `name`."""
+        """The bytes; errors call the photograph `name`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,12 @@ class Member(Held):
 
     def content(self, name: str) -> bytes:
         """The bytes."""
-        content = read_range(self.place, self.offset, min(self.size, MAX_BYTES + 1))
-        if len(content) < min(self.size, MAX_BYTES + 1):
+        if self.size > MAX_BYTES:
+            raise XGradCamError(
+                f"image too large: {name}: a member of {self.size / 1e6:.0f} MB; shrink it first"
+            )
+        content = read_range(self.place, self.offset, self.size)
+        if len(content) < self.size:
             raise XGradCamError(f"cannot read image {name}: its archive ends in the middle of it")
         return content
 
@@ -203,3 +207,20 @@ class Fetched(Held):
     def content(self, name: str) -> bytes:
         """The bytes."""
         return read_range(self.place, 0, MAX_BYTES + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Refused(Held):
+    """Something among others that cannot be taken apart: the reason is told where it would be read."""
+
+    place: str
+    reason: str
+
+    @property
+    def length(self) -> int:
+        """-1: it is not known."""
+        return -1
+
+    def content(self, name: str) -> bytes:
+        """Raises XGradCamError with the reason."""
+        raise XGradCamError(self.reason)

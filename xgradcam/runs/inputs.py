@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 from xgradcam.errors import XGradCamError, shown
 from xgradcam.files import open_regular
 from xgradcam.pictures.formats import HEAD, READ, kind_of
-from xgradcam.runs.held import Fetched, members_of, stem_in
+from xgradcam.runs.held import Fetched, Refused, members_of, stem_in
 from xgradcam.runs.listing import Skip, matching
 from xgradcam.runs.remote import is_url, local_path, name_of, path_of, reading, remote_files
 from xgradcam.runs.sources import Source
@@ -29,19 +29,18 @@ class Expansion:
     """Finds the photographs that a place means which is neither a photograph nor a folder.
 
     column: of the images in a table, or the ending of those in a tar, if it is said. skip: called with the
-    kind of what is passed over in archives.
+    kind of what is passed over in archives. is_only: there is no other place. An archive among other places
+    that cannot be read is a photograph that fails; XGradCamError for an only one.
     """
 
     column: str | None
     skip: Skip
+    is_only: bool = True
 
     def __call__(self, place: str) -> list[Source] | None:
         """The photographs at a place; None for a plain file, folder, pattern or '-'."""
         if is_url(place):
-            urls = remote_files(place)
-            if not urls:
-                raise XGradCamError(f"no photographs at {place}")
-            return [source for url in urls for source in self._in_file(url) or [_fetched(url, place)]]
+            return self._or_refused(place, self._behind, self.is_only)
         suffix = os.path.splitext(place)[1].lower()
         if glob.has_magic(place) and not os.path.lexists(place):
             # Of a pattern of any files, archives are passed over as such.
@@ -50,10 +49,41 @@ class Expansion:
             paths = matching(place, self.skip)
             if not paths:
                 raise XGradCamError(f"no file matches {place!r}")
-            return [source for path in paths for source in self._in_file(path) or ()]
-        if suffix in LISTS and os.path.isfile(place):
-            return self._in_list(place)
-        return None if os.path.isdir(place) else self._in_file(place)
+            return self._in_each(paths, _plain)
+        if os.path.isdir(place):
+            return None
+        read = self._in_list if suffix in LISTS and os.path.isfile(place) else self._in_file
+        return self._or_refused(place, read, self.is_only)
+
+    def _behind(self, url: str) -> list[Source]:
+        """The photographs that a URL means."""
+        urls = remote_files(url)
+        if not urls:
+            raise XGradCamError(f"no photographs at {url}")
+        return self._in_each(urls, lambda one: _fetched(one, url))
+
+    def _in_each(self, places: list[str], plain: Callable[[str], Source]) -> list[Source]:
+        """The photographs in several files; plain: makes one of a file that is none of archives or tables."""
+        is_only = self.is_only and len(places) == 1
+        found = (self._or_refused(place, self._in_file, is_only) or [plain(place)] for place in places)
+        return [source for sources in found for source in sources]
+
+    def _or_refused(
+        self, place: str, read: Callable[[str], list[Source] | None], is_only: bool
+    ) -> list[Source] | None:
+        """What `read` finds at the place; a photograph that fails where it cannot, among other places."""
+        try:
+            return read(place)
+        except XGradCamError as error:
+            if is_only:
+                raise
+            return [
+                Source(
+                    place,
+                    Path(stem_in(os.path.basename(place), "photograph")),
+                    held=Refused(place, str(error)),
+                )
+            ]
 
     def _in_file(self, place: str) -> list[Source] | None:
         """The photographs in an archive or a table; None for another file."""
@@ -82,7 +112,8 @@ class Expansion:
             if kind_of(file.read(HEAD)) in READ:
                 return None
             file.seek(0)
-            lines = [os.fsdecode(line.strip(b"\r\n\xef\xbb\xbf")) for line in file]
+            content = file.read().removeprefix(b"\xef\xbb\xbf")
+        lines = [os.fsdecode(line) for line in content.splitlines()]
         lines = [line for line in lines if line.strip()]
         first = lines[0] if lines else ""
         if not first or not (is_url(first) or os.path.exists(first)):
@@ -90,13 +121,15 @@ class Expansion:
                 f"{place} is no list of photographs, with a path or a URL a line: its first line is "
                 f"{shown(first[:60])}, where nothing is"
             )
-        return [source for line in lines for source in self._of_line(line)]
+        places = [local_path(line) for line in lines]
+        return self._in_each(places, lambda one: _fetched(one, one) if is_url(one) else _plain(one))
 
-    def _of_line(self, line: str) -> list[Source]:
-        line = local_path(line)
-        if is_url(line):
-            return self._in_file(line) or [_fetched(line, line)]
-        return self._in_file(line) or [_plain(line)]
+
+def require_any(sources: Iterable[Source]) -> None:
+    """Raise the XGradCamError of the first place, if none of them could be read."""
+    reasons = [source.held.reason if isinstance(source.held, Refused) else "" for source in sources]
+    if reasons and all(reasons):
+        raise XGradCamError(reasons[0])
 
 
 def _safe(name: str) -> str:

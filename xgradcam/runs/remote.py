@@ -1,6 +1,5 @@
 """Files behind URLs: of HTTP, and of the file systems that fsspec knows, such as s3:// and gs://."""
 
-import http.client
 import os
 import re
 import urllib.request
@@ -98,8 +97,6 @@ def reading(place: str) -> Iterator[None]:
         raise
     except FileNotFoundError:
         raise XGradCamError(f"no such file: {place}") from None
-    except ImportError as error:
-        raise XGradCamError(f"cannot read {place}: {first_line(error)} (pip install)") from None
     except OSError as error:
         raise XGradCamError(f"cannot read {place}: {error.strerror or first_line(error)}") from None
     except Exception as error:
@@ -117,13 +114,9 @@ def _system(url: str) -> tuple[Any, str]:
 def _downloaded(url: str, size: int) -> bytes:
     """At most `size` bytes by HTTP, for which fsspec needs further packages."""
     request = urllib.request.Request(quote(url, safe=SIGNS), headers={"User-Agent": "xgradcam"})
-    with reading(url):
-        try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-                content: bytes = answer.read(size)
-                length = answer.headers.get("Content-Length", "")
-        except http.client.HTTPException as error:
-            raise XGradCamError(f"cannot read {url}: {first_line(error)}: is it a URL?") from None
+    with reading(url), urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+        content: bytes = answer.read(size)
+        length = answer.headers.get("Content-Length", "")
     if length.isdigit() and len(content) < min(int(length), size):
         raise XGradCamError(f"cannot read {url}: the connection broke off")
     return content

@@ -16,7 +16,7 @@ from xgradcam.runs.remote import is_url, opened, reading
 # Rows that are read at a time; that are kept for the threads that read, at most; and their bytes.
 AT_ONCE, KEPT, KEPT_BYTES = 8, 64, 2**28
 # Row groups that are read at the same time: where one ends, the next one begins.
-GROUPS = 3
+GROUPS = 2
 # The field of a struct with an image's bytes, and the one with its name.
 BYTES, PATH = "bytes", "path"
 TURN = Lock()
