@@ -166,6 +166,16 @@ def test_photographs_archives_and_tables_of_a_file_system_of_fsspec(loose, capsy
     assert "cannot read what://nobody/x.jpg: Protocol not known: what" in capsys.readouterr().err
 
 
+def test_large_photographs_are_read_again_to_be_drawn(loose, server, monkeypatch):
+    as_tars()
+    as_tables()
+    as_list(f"{server}/photos/")
+    monkeypatch.setattr("xgradcam.runs.pipeline.LARGE", 100)
+    for index, place in enumerate(("a-*.tar", "b-*.parquet", "list.txt")):
+        assert main([place, *RUN, "--output-dir", f"out{index}", "--quiet"]) == 1
+        assert results(f"out{index}") == loose
+
+
 def test_what_has_changed_is_explained_anew(loose, capsys):
     as_tars()
     run = ["a-*.tar", *RUN, "--output-dir", "out"]
@@ -198,6 +208,7 @@ def test_what_has_changed_is_explained_anew(loose, capsys):
         ("text.parquet", None, "cannot read text.parquet: "),
         ("empty.txt", None, "empty.txt is no list of photographs"),
         ("prose.txt", None, "prose.txt is no list of photographs, with a path or a URL a line"),
+        ("photos", "jpg", "--column jpg is about tars and Parquet tables, of which none is given"),
         ("{1..9999999}.tar", None, "means 9,999,999 files: give from 1 to 1,000,000"),
     ],
 )

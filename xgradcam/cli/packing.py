@@ -55,9 +55,10 @@ def _recorded(arguments: argparse.Namespace) -> str | None:
     from xgradcam.runs.journal import settings_in
     from xgradcam.runs.shards import plan_in
 
-    plan = plan_in(arguments.output_dir)
-    joins = arguments.resume or (plan is not None and arguments.shard is not None)
-    settings = (plan.settings if plan is not None else settings_in(arguments.output_dir)) if joins else {}
+    plan = plan_in(arguments.output_dir) if arguments.resume or arguments.shard is not None else None
+    settings = plan.settings if plan is not None else {}
+    if plan is None and arguments.resume:
+        settings = settings_in(arguments.output_dir)
     found = settings.get("output_format", FILES) if settings else None
     return found if found in (FILES, WEBDATASET, PARQUET) else None
 

@@ -169,7 +169,7 @@ def sources_of(arguments: argparse.Namespace, skipped: Counter[str]) -> "list[So
     places = places_in(arguments.image_path)
     expand = Expansion(arguments.column, skip, len(places) == 1)
     sources = find_photographs(places, arguments.output_dir, skip, expand)
-    require_any(sources)
+    require_any(sources, arguments.column)
     if len(sources) != 1:
         return sources
     first = sources[0]

@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -11,11 +11,11 @@ from pathlib import Path
 from xgradcam.errors import XGradCamError, shown
 from xgradcam.files import open_regular
 from xgradcam.pictures.formats import HEAD, READ, kind_of
-from xgradcam.runs.held import Fetched, Refused, members_of, stem_in
+from xgradcam.runs.held import Fetched, Member, Refused, members_of, stem_in
 from xgradcam.runs.listing import Skip, matching
 from xgradcam.runs.remote import is_url, local_path, name_of, path_of, reading, remote_files
 from xgradcam.runs.sources import Source
-from xgradcam.runs.tables import rows_of
+from xgradcam.runs.tables import Row, rows_of
 
 TAR, TABLES, LISTS = ".tar", (".parquet", ".pq"), (".txt", ".lst", ".list")
 COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -125,11 +125,16 @@ class Expansion:
         return self._in_each(places, lambda one: _fetched(one, one) if is_url(one) else _plain(one))
 
 
-def require_any(sources: Iterable[Source]) -> None:
-    """Raise the XGradCamError of the first place, if none of them could be read."""
+def require_any(sources: Sequence[Source], column: str | None) -> None:
+    """Raise the XGradCamError of the first place, if none of them could be read.
+
+    And one for a column where there is neither a table nor a tar.
+    """
     reasons = [source.held.reason if isinstance(source.held, Refused) else "" for source in sources]
     if reasons and all(reasons):
         raise XGradCamError(reasons[0])
+    if column is not None and not any(isinstance(source.held, Member | Row) for source in sources):
+        raise XGradCamError(f"--column {column} is about tars and Parquet tables, of which none is given")
 
 
 def _safe(name: str) -> str:
