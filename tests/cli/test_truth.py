@@ -199,7 +199,10 @@ def test_folders_name_the_classes_by_labels_too(predicted, capsys):
     ("more", "message"),
     [
         (["--score", "contrast:1"], "--truth is about classes, and this explains contrast:1: leave it out"),
-        (["--truth", "none.csv"], "cannot read the classes none.csv: No such file"),
+        (
+            ["--truth", "none.csv"],
+            "--truth none.csv is no file: give the word folder, or a table of file and class",
+        ),
     ],
 )
 def test_what_makes_no_sense_is_refused(table, more, message, capsys):

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,25 @@ def _path(arguments: argparse.Namespace) -> Path | None:
     return None if arguments.truth == FOLDER else Path(arguments.truth)
 
 
+def read_truth(arguments: argparse.Namespace) -> None:
+    """Read the table of --truth, if there is one; XGradCamError where it cannot be read."""
+    if arguments.truth is not None and (path := _path(arguments)) is not None:
+        _table(path)
+
+
 def _table(path: Path) -> "Table":
+    from xgradcam.runs.sources import state_of
+
+    state = state_of(str(path))
+    if state["bytes"] < 0 or path.is_dir():
+        what = "a folder" if path.is_dir() else "no file"
+        raise XGradCamError(f"--truth {path} is {what}: give the word {FOLDER}, or a table of file and class")
+    return _table_as_it_is(path.absolute(), path, *state.values())
+
+
+@lru_cache(maxsize=1)
+def _table_as_it_is(_place: Path, path: Path, _bytes: int, _modified: int) -> "Table":
+    """The table, which is read once for all that ask for it."""
     from xgradcam.runs.truth import read_table
 
     return read_table(path)
@@ -105,14 +124,18 @@ def right_or_wrong(record: Mapping[str, Any]) -> str:
 
 def accuracy_lines(verdicts: "Verdicts") -> list[str]:
     """The share of right predictions of a run, and its most frequent mistakes; nothing without a verdict."""
+    from xgradcam.models.labels import name_only
     from xgradcam.runs.verdicts import confusions, right_of
+
+    def words(name: str) -> str:
+        return short(name_only(name), 40)
 
     if not verdicts:
         return []
     right, count = right_of(verdicts)
     lines = [f"correct: {right:,} of {count:,} ({right / count:.1%})"]
     mistakes = [
-        f"{short(verdict.true[1], 40)} taken for {short(verdict.predicted[1], 40)} ({times})"
+        f"{words(verdict.true[1])} taken for {words(verdict.predicted[1])} ({times})"
         for verdict, times in confusions(verdicts, MOST_CONFUSIONS)
     ]
     return lines + [f"most frequent mistakes: {'; '.join(mistakes)}"] * bool(mistakes)

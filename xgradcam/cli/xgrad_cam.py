@@ -27,6 +27,7 @@ from xgradcam.cli.setup import (
 from xgradcam.cli.sharing import carry_out_share, device_of, rank_of
 from xgradcam.cli.signals import exit_code_of
 from xgradcam.cli.terminal import COULD_NOT_RUN, DONE, FAILED, run
+from xgradcam.cli.truth_options import read_truth
 from xgradcam.cli.waiting import sleep_when_idle
 from xgradcam.cli.workers import carry_out_by_workers, require_workers
 from xgradcam.errors import CannotWriteError, XGradCamError
@@ -50,6 +51,7 @@ def _main(arguments: argparse.Namespace, out: TextIO) -> int:
     # Errors that need no network come before one is loaded.
     require_page(arguments)
     require_report(arguments)
+    read_truth(arguments)
     explaining, style = explaining_of(arguments), style_of(arguments)
     skipped: Counter[str] = Counter()
     sources = sources_of(arguments, skipped)
