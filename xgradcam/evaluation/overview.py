@@ -7,12 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeAlias
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import XGradCamError, first_line
 from xgradcam.evaluation.boxes import region_of
 from xgradcam.evaluation.clusters import Groups, Maps, group, kept_map
 from xgradcam.evaluation.matching import Matches, matches_in
@@ -66,11 +67,12 @@ class Explained:
 
     def share(self, *parts: str) -> float | None:
         """The median share of the score that these parts of its budget are; None where they are not known."""
-        shares = [
-            sum(record["budget"][part] or 0 for part in parts) / record["score"]
-            for record in self.records
-            if record["score"] and all(part in record.get("budget", {}) for part in parts)
-        ]
+        shares = []
+        for record in self.records:
+            found = [record.get("budget", {}).get(part) for part in parts]
+            # A part that is not finite is recorded as None.
+            if record["score"] and None not in found:
+                shares.append(sum(found) / record["score"])
         return median(shares) if shares else None
 
     @property
@@ -122,18 +124,17 @@ def overview_of(
     paths = list(dict.fromkeys(record["image"] for record in records))
     verdicts = verdicts_on([[record] for record in {record["image"]: record for record in records}.values()])
     inside = _Inside(run, matches_in(boxes, paths, say))
-    kinds: dict[bool, defaultdict[tuple[int | None, str], list[Record]]] = {
-        False: defaultdict(list), True: defaultdict(list),
-    }  # fmt: skip
+    kinds: defaultdict[tuple[bool, int | None, str], list[Record]] = defaultdict(list)
     for record in records:
         if record["layer"] == layer and "maps" in record:
-            is_contrast = record.get("role") == CONTRAST
-            kinds[is_contrast][_key(record)].append(record)
-    classes = [_class(run, key, method, found, inside, verdicts) for key, found in kinds[False].items()]
-    contrasts = [
-        Explained(name, index, of_contrast, found, _maps(run, found, of_contrast))
-        for (index, name), found in kinds[True].items()
-    ]
+            kinds[_key(record)].append(record)
+    classes, contrasts = [], []
+    for (is_contrast, index, name), found in kinds.items():
+        if is_contrast:
+            maps = _maps(run, found, of_contrast)
+            contrasts.append(Explained(found[0]["interest"], index, of_contrast, found, maps))
+        else:
+            classes.append(_class(run, (index, name), method, found, inside, verdicts))
     return Overview(
         run, layer, method,
         sorted(classes, key=lambda one: (-_mistakes(one), -len(one.records))),
@@ -142,10 +143,11 @@ def overview_of(
     )  # fmt: skip
 
 
-def _key(record: Record) -> tuple[int | None, str]:
-    """The class, or the words of another score."""
-    of_class = record.get("role") != CONTRAST and "class_name" in record
-    return record.get("class_index"), str(record["class_name"] if of_class else record["interest"])
+def _key(record: Record) -> tuple[bool, int | None, str]:
+    """True for the contrast of a mistake; the class; and its name, or what tells other scores apart."""
+    if record.get("role") == CONTRAST:
+        return True, record.get("class_index"), str(record["score_of"])
+    return False, record.get("class_index"), str(record.get("class_name", record.get("interest")))
 
 
 def _mistakes(one: Explained) -> int:
@@ -186,8 +188,9 @@ def signed_map(run: Run, record: Record, method: str) -> NDArray[np.float32]:
     try:
         with open_regular(path) as file, np.load(file, allow_pickle=False) as archive:
             found = np.asarray(archive[method], np.float32)
-    except (OSError, KeyError, ValueError) as error:
-        raise XGradCamError(f"cannot read the maps in {path}: {error}: explain the run anew") from None
+    except (EOFError, OSError, KeyError, ValueError, BadZipFile) as error:
+        reason = first_line(error)
+        raise XGradCamError(f"cannot read the maps in {path}: {reason}: explain the run anew") from None
     if found.ndim != 2 or not found.size:
         raise XGradCamError(f"the maps in {path} are {found.shape}: a report is about maps (h, w)")
     return found

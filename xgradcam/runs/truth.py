@@ -82,7 +82,7 @@ def by_table(
     Raises XGradCamError for a class that is none, lines that contradict one another, and where no line is of
     any photograph.
     """
-    finder = _Finder(sources, _folders(table.path, places))
+    finder = _Finder(table.path, sources, _folders(table.path, places))
     found: defaultdict[str, list[Row]] = defaultdict(list)
     others: list[Row] = []
     by_name: list[Row] = []
@@ -142,8 +142,8 @@ def _folders(table: Path, places: Iterable[str]) -> list[str]:
 class _Finder:
     """Finds the photograph of a line: by its path, by the end of its path, or by an only name."""
 
-    def __init__(self, sources: Sequence[Source], folders: Sequence[str]) -> None:
-        self._folders = folders
+    def __init__(self, table: Path, sources: Sequence[Source], folders: Sequence[str]) -> None:
+        self._table, self._folders = table, folders
         self._by_path = {os.path.abspath(one.path): one.path for one in sources if one.path != STDIN}
         self._by_name: defaultdict[str, list[tuple[tuple[str, ...], str]]] = defaultdict(list)
         for path, given in self._by_path.items():
@@ -165,8 +165,8 @@ class _Finder:
         exact = sorted(self._by_path[one] for one in at if one in self._by_path)
         if len(exact) > 1:
             raise XGradCamError(
-                f"line {row.number} ({row.file}) may be of {listed(exact, 3)}: give paths that begin at the "
-                "table's folder"
+                f"{self._table}: line {row.number} ({row.file}) may be of {listed(exact, 3)}: give paths "
+                "that begin at the table's folder"
             )
         return (exact[0], True) if exact else self._by_the_end(row, once)
 
