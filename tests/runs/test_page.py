@@ -7,14 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.runs.page_support import HOSTILE, record
+from tests.runs.page_support import HOSTILE, ONLY_IN_CHROMIUM, record
 from tests.support import find_browser
 from xgradcam.pictures.photograph import encode_jpeg
 from xgradcam.runs.gallery import write_gallery
 
 MANY = 1000
-# By commands of the browser that Playwright has for Chromium alone.
-ONLY_IN_CHROMIUM = pytest.mark.parametrize("browsers", ["Chromium"], indirect=True)
 
 
 @pytest.mark.parametrize("name", ["Chromium", "Firefox"])
@@ -139,6 +137,7 @@ def colours(page, where=".card"):
     return "".join("bgr"[seen[int(y + height / 4), int(at + side)].argmax()] for side in (-9, 9))
 
 
+@ONLY_IN_CHROMIUM
 def test_every_record_has_a_card_in_the_order_of_the_run(page):
     assert page.evaluate(FILES) == [0, 1, 2, 3, 4, 5]
     assert page.evaluate(TEXT.format("h1")) == "A <run>"
@@ -163,6 +162,7 @@ def test_the_page_asks_for_its_own_folder_only(page, visit, run):
     assert all(url.startswith(run.resolve().as_uri()) for url in asked)
 
 
+@ONLY_IN_CHROMIUM
 def test_a_picture_keeps_its_shape(page, tmp_path):
     for number, shape in ((1, 0.5), (2, 4 / 3)):
         colours(page, f".card:nth-child({number})")
@@ -203,6 +203,7 @@ def test_the_divider_obeys_the_keys(page):
     assert divider(page, ".card:nth-child(2)") == 20
 
 
+@ONLY_IN_CHROMIUM
 def test_one_slider_moves_all_dividers(page):
     page.evaluate("document.querySelector('.card .divider').focus()")
     press(page, "End")
@@ -224,6 +225,7 @@ def test_the_method_is_switched_by_button_and_key(page, tmp_path):
     assert colours(page) == "gr"
 
 
+@ONLY_IN_CHROMIUM
 def test_a_map_that_is_not_there_is_said_to_be_lacking(page):
     last = ".card:nth-child(6) .lacking"
     assert page.evaluate(f"document.querySelector({last!r}).hidden")
@@ -235,6 +237,7 @@ def test_a_map_that_is_not_there_is_said_to_be_lacking(page):
     assert page.evaluate("document.querySelector('.card .lacking').hidden")
 
 
+@ONLY_IN_CHROMIUM
 def test_the_name_filter_takes_what_is_typed(page):
     press(page, "/")
     press(page, *"mage 3")
@@ -253,6 +256,7 @@ def test_the_name_filter_takes_what_is_typed(page):
     assert page.evaluate("document.querySelector('#clear').hidden")
 
 
+@ONLY_IN_CHROMIUM
 def test_filters_by_class_and_range(page):
     options = page.evaluate("[...document.querySelector('#class').options].map((option) => option.text)")
     assert sorted(options) == ["<b>seven</b> (1)", "Egyptian cat (3)", "all classes (3)", "espresso (2)"]
@@ -271,6 +275,7 @@ def test_filters_by_class_and_range(page):
     assert page.evaluate("[low.placeholder, high.placeholder]") == ["-1.5", "9"]
 
 
+@ONLY_IN_CHROMIUM
 @pytest.mark.parametrize(
     ("order", "numbers"),
     [
@@ -306,6 +311,7 @@ def test_arrows_go_from_card_to_card(page):
     assert divider(page) == 30
 
 
+@ONLY_IN_CHROMIUM
 def test_letters_typed_into_a_filter_are_no_commands(page):
     press(page, "/")
     press(page, "m", "/")
@@ -390,6 +396,7 @@ def test_a_finger_drags_scrolls_and_taps(visit, run):
     assert page.evaluate("large.open")
 
 
+@ONLY_IN_CHROMIUM
 def test_the_large_view_goes_through_what_is_shown(page):
     choose(page, "#class", f"967 {CLASSES[967]}")
     choose(page, "#order", "score-up")
@@ -435,6 +442,7 @@ def test_of_several_layers_one_is_chosen(visit, tmp_path):
         press(page, "l")
 
 
+@ONLY_IN_CHROMIUM
 def test_a_picture_that_is_gone_is_said_to_be(visit, tmp_path):
     write_gallery(tmp_path, [record()], "Run")
     page = visit(tmp_path)
@@ -442,6 +450,7 @@ def test_a_picture_that_is_gone_is_said_to_be(visit, tmp_path):
     assert "cannot be loaded" in page.evaluate(TEXT.format(".card .lacking"))
 
 
+@ONLY_IN_CHROMIUM
 def test_an_empty_run_says_so(visit, tmp_path):
     write_gallery(tmp_path, [], "Nothing")
     page = visit(tmp_path)
@@ -460,8 +469,15 @@ def test_without_javascript_a_line_says_what_is_missing(visit, run):
     assert "Image name" not in seen
 
 
-@pytest.mark.parametrize("width", [360, 768, 1440])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("browsers", "width", "scheme"),
+    [
+        *(("Chromium", width, scheme) for width in (360, 768, 1440) for scheme in ("light", "dark")),
+        ("Firefox", 360, "dark"),
+        ("Firefox", 1440, "light"),
+    ],
+    indirect=["browsers"],
+)
 def test_it_fits_and_can_be_read(visit, run, width, scheme):
     page = visit(run, width, 780, scheme)
     page.evaluate("document.querySelector('#fold').open = true")

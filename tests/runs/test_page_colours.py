@@ -7,64 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.runs.page_support import record
-from xgradcam.cam.explanation import Explanation
+from tests.runs.page_support import FUSED, LAYERS, METHODS, ONLY_IN_CHROMIUM, SIZE, live_run
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.outlines import Outline
 from xgradcam.pictures.paint import colours_of, fused, levels_of
-from xgradcam.runs.gallery import COLORMAPS, write_gallery
-from xgradcam.runs.page_maps import facts_of_page, maps_script, page_pictures
-
-SIZE = (56, 40)
-SHAPE = (84, 60)
-METHODS = ["grad-cam", "xgrad-cam", "layer-cam"]
-BLANK = "no positive evidence: the layer-cam map has no positive value; its picture is the photograph"
-
-
-def signed(seed, height, width, middle=0.3):
-    return np.random.default_rng(seed).normal(middle, 1, (height, width))
-
-
-def explanation(maps, share=(1.0, 1.0), notes=()):
-    tensors = {name: torch.as_tensor(values[None]) for name, values in zip(METHODS, maps, strict=True)}
-    return Explanation(tensors, torch.ones(1), (tuple(notes),), share=share)
-
-
-# Layers of one photograph; of each a map of another kind for each method.
-LAYERS = {
-    "late": explanation(
-        [signed(0, 7, 5), signed(1, 7, 5, 4), -np.abs(signed(2, 7, 5))], notes=[BLANK, "plain"]
-    ),
-    "early": explanation([signed(3, 80, 70), signed(4, 28, 20), np.full((3, 2), 2.0)]),
-    "padded": explanation([signed(5, 14, 10), signed(6, 1, 9), signed(7, 112, 80)], share=(0.8, 0.7)),
-}
-FUSED = " + ".join(LAYERS)
-
-
-def live_run(folder, framing=None, outline=None):
-    """A run of one photograph, two classes, three layers and their fused maps, without pictures."""
-    photograph = np.full((*SHAPE, 3), (0, 128, 0), np.uint8)
-    every = list(LAYERS.values())
-    views = [*([one] for one in every), every]
-    pictures = page_pictures(photograph)
-    script = maps_script(views * 2, outline, framing or Framing(SIZE), SHAPE, pictures.small)
-    (folder / "cat_photograph.jpg").write_bytes(pictures.large)
-    (folder / "cat_maps.js").write_bytes(script)
-    records = []
-    for target in (285, 967):
-        for name, view in zip([*LAYERS, FUSED], views, strict=True):
-            alone = len(view) == 1
-            records.append(
-                record(
-                    "cat.jpg", class_index=target, class_name=f"n00000000 class {target}", layer=name,
-                    photograph="cat_photograph.jpg", page_maps="cat_maps.js", files={},
-                    notes=list(view[0].notes[0]) if alone else [],
-                    **({"conservation_error": dict.fromkeys(METHODS, 0.25)} if alone else {}),
-                    **facts_of_page(view),
-                )
-            )  # fmt: skip
-    write_gallery(folder, records, "Live")
-    return folder
+from xgradcam.runs.gallery import COLORMAPS
 
 
 @pytest.fixture(scope="module")
@@ -187,6 +134,7 @@ def test_the_legend_says_from_which_value_to_which(visit, live):
     assert words.locator(".unit").inner_text() == "in units of the logit, each cell of 7 × 5"
 
 
+@ONLY_IN_CHROMIUM
 def test_a_crop_dims_what_the_network_did_not_see(visit, tmp_path):
     page = visit(live_run(tmp_path, Framing((40, 40), 50)), state="colours=viridis&opacity=100&map=100")
     pixels(page)
@@ -201,6 +149,7 @@ def test_a_crop_dims_what_the_network_did_not_see(visit, tmp_path):
     assert corner[1] == pytest.approx(128 * 0.35, abs=4)
 
 
+@ONLY_IN_CHROMIUM
 def test_an_outline_is_drawn(visit, tmp_path):
     outline = Outline(box=(10.5 / 40, 0.25, 0.75, 0.75))
     page = visit(live_run(tmp_path, outline=outline), state="colours=viridis&opacity=100")
@@ -219,6 +168,7 @@ def test_a_photograph_without_its_script_says_so(visit, tmp_path):
     assert "cannot be loaded" in lacking.inner_text()
 
 
+@ONLY_IN_CHROMIUM
 @pytest.mark.parametrize("content", ["", "xgradcamMaps({}, '', '')", "throw 1", "xgradcamMaps("])
 def test_a_damaged_script_says_so(visit, tmp_path, content):
     live_run(tmp_path)
@@ -229,6 +179,7 @@ def test_a_damaged_script_says_so(visit, tmp_path, content):
     assert "cannot be loaded" in lacking.inner_text()
 
 
+@ONLY_IN_CHROMIUM
 def test_every_colour_map_has_its_colours(visit, live):
     page = visit(live)
     options = page.evaluate("[...document.querySelector('#colormap').options].map((option) => option.value)")

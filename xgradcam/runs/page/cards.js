@@ -68,6 +68,7 @@ function fillStage(stage, card, before, scale, lazy) {
 
 function single(stage, lazy) {
   stage.replaceChildren();
+  for (const name of ["tabindex", "role", "aria-label"]) stage.removeAttribute(name);
   return [newPicture(stage, lazy)];
 }
 
@@ -97,7 +98,7 @@ function matrix(stage, card, lazy) {
       Object.assign(picture, { record, method, scale });
       cell.append(scale);
       if (pictures.length) {
-        for (const name of ["role", "tabindex", "aria-label", "aria-valuemin", "aria-valuemax"]) part(picture, "divider").removeAttribute(name);
+        for (const name of ["role", "tabindex", "aria-label", "aria-valuemin", "aria-valuemax", "aria-valuenow"]) part(picture, "divider").removeAttribute(name);
       }
       row.append(cell);
       pictures.push(picture);
@@ -105,6 +106,8 @@ function matrix(stage, card, lazy) {
     table.tBodies[0].append(row);
   }
   table.style.setProperty("--columns", shown.length);
+  const words = `Methods and layers of ${wordsOf(card.first)}, ${placeOf(card.first)}`;
+  for (const [name, value] of Object.entries({ tabindex: 0, role: "group", "aria-label": words })) stage.setAttribute(name, value); // it scrolls
   stage.replaceChildren(table);
   return pictures;
 }

@@ -40,8 +40,10 @@ function keyPans(event, card) {
   return true;
 }
 
+const scrolls = (event) => event.target.matches(".stage, .scroll, .side") && event.key.startsWith("Arrow") && !event.shiftKey;
+
 function onGridKey(event) {
-  const card = cardOf(event.target);
+  const card = scrolls(event) ? null : cardOf(event.target);
   if (!card) {
     if (current && event.target === document.body && /^Arrow(Left|Right)$/.test(event.key)) focusCard(current);
     return;
@@ -57,7 +59,7 @@ function onGridKey(event) {
 }
 
 function onLargeKey(event) {
-  if (keyMovesDivider(event, opened) || event.target.matches("input") || keyZooms(event, opened)) return;
+  if (scrolls(event) || keyMovesDivider(event, opened) || event.target.matches("input") || keyZooms(event, opened)) return;
   const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
   if (by === undefined || event.shiftKey) return;
   event.preventDefault();

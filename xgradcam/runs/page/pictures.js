@@ -156,6 +156,7 @@ const common = () => 100 - all.valueAsNumber; // the more map, the farther left 
 
 function tellDivider(picture, position) {
   const divider = part(picture, "divider");
+  if (!divider.hasAttribute("role")) return; // of a grid one tells for all
   const rounded = Math.round(position);
   divider.setAttribute("aria-valuenow", rounded);
   divider.setAttribute("aria-valuetext", `${rounded}% photograph, ${100 - rounded}% map`);
