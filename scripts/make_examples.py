@@ -34,6 +34,8 @@ PLAIN, COMPLETE = "xgrad-cam", "complete-cam"
 LAST_LAYER, LATE_LAYER, EARLY_LAYER = "bn2", "blocks.6.0.bn2", "blocks.4.0.bn2"
 FINE_LAYER = "blocks.4.2.bn3"
 CAT, ESPRESSO = 285, 967
+PAGE_LAYERS, PAGE_METHODS = (LAST_LAYER, EARLY_LAYER), ("grad-cam", "xgrad-cam", "complete-cam", "layer-cam")
+PAGE_VIEW = "view=grid"
 HEIGHT = 336
 # Of the pictures in the docs, which nobody measures.
 QUALITY = 80
@@ -114,7 +116,7 @@ def picture_of_all_layers() -> Photograph:
 
 
 def picture_of_the_page(browser: str) -> Photograph:
-    """The page of a run of the three photographs, as a browser shows it."""
+    """The page of a run of the three photographs, some layers and methods, as a browser shows it."""
     with tempfile.TemporaryDirectory() as folder:
         what = [
             "--image-path",
@@ -124,13 +126,18 @@ def picture_of_the_page(browser: str) -> Photograph:
             "espresso",
             "--model",
             MODEL,
+            "--target-layer",
+            *PAGE_LAYERS,
+            "--method",
+            *PAGE_METHODS,
         ]
-        how = ["--html", "--full-resolution", "--output-dir", folder, "--quiet"]
+        how = ["--html", "--no-pictures", "--output-dir", folder, "--quiet"]
         subprocess.run([sys.executable, "-m", "xgradcam", *what, *how], cwd=ROOT, check=True)
         page, shot = Path(folder, "index.html"), Path(folder, "shot.png")
         # Photographs below the fold are loaded late: the browser waits for them.
         options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--virtual-time-budget=5000"]
-        command = [browser, *options, "--window-size=1280,690", f"--screenshot={shot}", page.as_uri()]
+        address = f"{page.as_uri()}#{PAGE_VIEW}"
+        command = [browser, *options, "--window-size=1280,875", f"--screenshot={shot}", address]
         subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
         return read_image(shot)
 
@@ -242,7 +249,8 @@ def main() -> None:
     }
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
     if browser:
-        pictures["page"] = picture_of_the_page(browser)
+        page = picture_of_the_page(browser)
+        pictures["page"] = smaller(page, page.shape[0] * 3 // 4)
         pictures["report"] = picture_of_a_report(browser, cat, coffee)
     else:
         print("left as they are, for want of Chromium: page.jpg and report.jpg")

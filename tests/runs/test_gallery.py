@@ -65,12 +65,12 @@ def test_a_title_is_text(tmp_path, title):
 @pytest.mark.parametrize("name", [*HOSTILE, os.fsdecode(b"caf\xe9"), "folder/..a/b c.jpg", "https"])
 def test_urls_lead_to_the_files(tmp_path, name):
     name = name.replace("/", "_") if name.startswith("<") else name
-    for path in (tmp_path / name, tmp_path / f"map of {name}"):
+    for path in (tmp_path / name, tmp_path / f"map of {name}", tmp_path / f"maps of {name}"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"picture")
-    sent = record(photograph=name, files={"grad-cam": f"map of {name}"})
+    sent = record(photograph=name, page_maps=f"maps of {name}", files={"grad-cam": f"map of {name}"})
     (found,) = written(tmp_path, [sent]).records
-    for url in (found["photograph"], found["files"]["grad-cam"]):
+    for url in (found["photograph"], found["page_maps"], found["files"]["grad-cam"]):
         assert url.isascii()
         assert not set(url) & set("?#:\\\"'<> &")
         assert Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + unquote_to_bytes(url))).is_file()
