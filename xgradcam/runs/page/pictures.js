@@ -100,7 +100,7 @@ function paint(picture, maps) {
   outline(drawing, maps.outline, rows, columns);
   picture.classList.add("live");
   picture.classList.toggle("signed", look.signed);
-  badge(picture, blankNote(record, method) || (!heat && `no contrast: the ${method} map is blank`));
+  badge(picture, !heat && (blankNote(record, method) ?? `no contrast: the ${method} map is blank`));
   const map = signedMap(maps, record.place, method);
   fillScale(picture, legendOf(record, method, heat, map?.size));
 }
