@@ -93,6 +93,8 @@ def _values(action: argparse.Action) -> list[str]:
     if isinstance(action.metavar, tuple):
         return list(action.metavar)
     name = action.metavar or "|".join(map(str, action.choices or [action.dest.upper()]))
+    if action.nargs == "?":
+        return [f"[{name}]"]
     return [name, "..."] if action.nargs in ("+", "*") else [name]
 
 
