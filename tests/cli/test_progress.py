@@ -91,6 +91,17 @@ def test_the_errors_that_axioms_asks_for_take_their_place(capsys):
     ]
 
 
+def test_of_many_photographs_a_class_has_one_line_however_many_layers_and_axioms_name_theirs(capsys):
+    console = Console("xgrad-cam", json=False, quiet=False, verbose=False, total=2)
+    errors = {"conservation_error": {"cam": 0.5}, "sensitivity_error": {"cam": 0.25}}
+    console.tell([{**RECORD, "layer": layer, **errors} for layer in ("a", "b")], "")
+    console.tell([{**RECORD, "layer": layer} for layer in ("a", "b")], "")
+    first, *axioms, last = capsys.readouterr().out.splitlines()
+    assert first == last
+    assert first.startswith(RECORD["image"])
+    assert axioms == [f"{layer}, cam: conservation error 0.5, sensitivity error 0.25" for layer in ("a", "b")]
+
+
 @pytest.mark.parametrize(
     ("budget", "lines"),
     [
@@ -218,11 +229,13 @@ def test_maps_that_coincide_come_with_the_remedy(capsys):
 
 def test_each_of_many_has_a_line_and_the_notes_are_counted_at_the_end(capsys):
     several = console(total=3)
-    several.tell([RECORD, RECORD], "")
+    several.tell([RECORD, {**RECORD, "class_index": 4}], "")
     several.tell([], "b.jpg: not an image")
     several.sum_up(Path("out"))
     printed = capsys.readouterr()
-    assert printed.out.splitlines() == 2 * ["a.jpg: west (class 3), score 2.5000, probability 25.0%"]
+    assert printed.out.splitlines() == [
+        f"a.jpg: west (class {index}), score 2.5000, probability 25.0%" for index in (3, 4)
+    ]
     assert printed.err.splitlines() == [
         "xgrad-cam: error: b.jpg: not an image",
         "xgrad-cam: note: 2 of 2 explanations: signed activations",

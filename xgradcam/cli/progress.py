@@ -88,8 +88,11 @@ class Console:
         self._judge(records)
         self._objects(records)
         several, notes = len(records) > 1, Counter[str]()
+        if self.total > 1:
+            for line in _short(records):
+                self.say(line)
         for record in records:
-            for line in _long(record, several) if self.total == 1 else _short(record):
+            for line in _long(record, several) if self.total == 1 else ():
                 self.say(line)
             notes.update(_to_print(record))
             self.written += record["written"] if self.total == 1 else ()
@@ -195,7 +198,18 @@ class Console:
             stream.flush()
 
 
-def _short(record: Mapping[str, Any]) -> list[str]:
+def _short(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The lines on one of many photographs: of each class one, however many layers there are."""
+    several = len({record["layer"] for record in records}) > 1
+    lines = [
+        line
+        for record in records
+        for line in (_short_line(record), *_axioms(record, f"{record['layer']}, " if several else ""))
+    ]
+    return list(dict.fromkeys(lines))
+
+
+def _short_line(record: Mapping[str, Any]) -> str:
     if "interest" in record:
         words = f"{record['what']}: {record['interest']}, score {record['score']:.4f}"
     else:
@@ -204,14 +218,15 @@ def _short(record: Mapping[str, Any]) -> list[str]:
             f"score {record['score']:.4f}, probability {record['probability']:.1%}"
         )
     verdict = right_or_wrong(record)
-    return [f"{record['image']}: {words}{verdict and f'; {verdict}'}", *_axioms(record)]
+    return f"{record['image']}: {words}{verdict and f'; {verdict}'}"
 
 
-def _axioms(record: Mapping[str, Any]) -> list[str]:
-    """The errors that --axioms asks for, a line for each method."""
+def _axioms(record: Mapping[str, Any], layer: str = "") -> list[str]:
+    """The errors that --axioms asks for, a line for each method; layer: begins it, if there are several."""
     conservation, sensitivity = record.get("conservation_error", {}), record.get("sensitivity_error", {})
     return [
-        f"{method}: conservation error {_digits(conservation[method])}, sensitivity error {_digits(error)}"
+        f"{layer}{method}: conservation error {_digits(conservation[method])}, "
+        f"sensitivity error {_digits(error)}"
         for method, error in sensitivity.items()
     ]
 
@@ -238,7 +253,8 @@ def _budget(record: Mapping[str, Any]) -> list[str]:
     shares = {term: (budget.get(term) or 0) / score for term in PARTS}
     feature = shares["feature"]
     if "nowhere" in budget:
-        parts = ", ".join(f"{term} {share:.1%}" for term, share in shares.items())
+        # A share that rounds to 0 has no sign.
+        parts = ", ".join(f"{term} {round(share, 3) + 0:.1%}" for term, share in shares.items())
         cancels = budget.get("cancellation") or math.inf
         lines = [f"parts of the score: {parts}; its terms are {cancels:.3g} times as large, with both signs"]
         if abs(shares["nowhere"]) > MUCH_NOWHERE:

@@ -103,8 +103,8 @@ def mean_of(shares: Sequence[float]) -> float | None:
 
 
 def percent(share: float | None) -> str:
-    """A share in words."""
-    return "-" if share is None else f"{share:.0%}"
+    """A share in words; one that rounds to 0 has no sign."""
+    return "-" if share is None else f"{round(share, 2) + 0:.0%}"
 
 
 def number(value: float | None) -> str:
