@@ -3,6 +3,7 @@ import io
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -133,6 +134,29 @@ def test_what_is_no_image_is_named_with_the_reason(tmp_path):
     ):
         with pytest.raises(XGradCamError, match=reason):
             read_image(f"{tmp_path}/{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("phto.jpg", "; did you mean 'photo.jpg'?"),
+        ("photo.jpeg", "; did you mean 'photo.jpg'?"),
+        ("below/Cat.png", "; did you mean 'cat.png'?"),
+        ("belwo", "; did you mean 'below'?"),
+        ("notes.tx", ""),
+        ("else.jpg", ""),
+        ("nowhere/photo.jpg", ""),
+    ],
+)
+def test_a_missing_file_gets_the_nearest_photograph_beside_it(tmp_path, monkeypatch, name, hint):
+    monkeypatch.chdir(tmp_path)
+    Path("below").mkdir()
+    for there in ("photo.jpg", "notes.txt", "below/cat.png"):
+        Path(there).touch()
+    for path in (name, str(tmp_path / name)):
+        with pytest.raises(XGradCamError) as caught:
+            read_image(path)
+        assert str(caught.value) == f"no such image: {path}{hint}"
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "webp", "bmp", "tiff", "gif"])

@@ -4,6 +4,8 @@ import hashlib
 import os
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias, TypeVar
 
@@ -11,11 +13,12 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from xgradcam.errors import XGradCamError, checked_size, shown
+from xgradcam.errors import XGradCamError, checked_size, did_you_mean, shown
 from xgradcam.files import open_regular
 from xgradcam.pictures import decoding
 from xgradcam.pictures.bounds import MAX_BYTES
 from xgradcam.pictures.decoding import Reading
+from xgradcam.pictures.formats import SUFFIXES
 from xgradcam.pictures.levels import ValueRange
 
 if TYPE_CHECKING:
@@ -27,6 +30,8 @@ Read = TypeVar("Read")
 
 # Bytes that are read from a pipe at a time.
 CHUNK = 2**24
+# Files beside a missing one that are compared with its name.
+MOST_BESIDE = 1000
 JPEG_QUALITY = 95
 # The longest side of a picture that OpenCV and libjpeg encode.
 JPEG_LIMIT = 65_500
@@ -69,6 +74,17 @@ def read_file(
     return reading_of(path, lambda file, name: decode_image(file, name, value_range, before))
 
 
+def _nearest(name: str) -> str:
+    """`; did you mean ...?` of the photographs and folders beside a missing file; '' where none is near."""
+    folder, file = os.path.split(name)
+    near = []
+    with suppress(OSError, ValueError), os.scandir(folder or os.curdir) as entries:
+        for entry in islice(entries, MOST_BESIDE):
+            if os.path.splitext(entry.name)[1].lower() in SUFFIXES or entry.is_dir():
+                near.append(entry.name)
+    return did_you_mean(file, sorted(near), count=1)
+
+
 def reading_of(path: str | PathLike[str], read: Callable[[BinaryIO, str], Read]) -> Read:
     """The result of `read` for an open file and its name, with the reasons why a file cannot be opened."""
     name = fspath(path)
@@ -76,7 +92,7 @@ def reading_of(path: str | PathLike[str], read: Callable[[BinaryIO, str], Read])
         with open_regular(path) as file:
             return read(file, name)
     except FileNotFoundError:
-        raise XGradCamError(f"no such image: {name}") from None
+        raise XGradCamError(f"no such image: {name}{_nearest(name)}") from None
     except IsADirectoryError:
         raise XGradCamError(f"a folder, not an image: {name}: name a file in it") from None
     except ValueError as error:
