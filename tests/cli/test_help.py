@@ -65,6 +65,18 @@ def test_a_page_is_as_wide_as_the_terminal_and_as_can_be_read(parser, option, co
     assert option == "-h" or max(widths) > min(columns, WIDEST) - 12
 
 
+@pytest.mark.parametrize("parser", PARSERS[:2])
+def test_a_narrow_terminal_shows_examples_above_what_they_do(parser, monkeypatch, capsys):
+    narrow, wide = (page(parser, "-h", monkeypatch, capsys, columns) for columns in (50, 80))
+    prog = parser().prog
+    example = f"  {prog} photo.jpg"
+    assert re.search(f"^{example}\n      \\S", narrow, re.MULTILINE)
+    assert re.search(f"^{example} +\\S", wide, re.MULTILINE)
+    assert max(map(len, narrow.splitlines())) <= 50
+    # The lines are filled anew, and nothing is lost.
+    assert narrow.split() == wide.split()
+
+
 def test_without_a_terminal_a_page_has_80_columns(monkeypatch, capsys):
     monkeypatch.delenv("COLUMNS", raising=False)
     with pytest.raises(SystemExit, match=r"^0$"):

@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import re
 import shutil
 import sys
 import textwrap
@@ -23,7 +24,8 @@ class Formatter(argparse.HelpFormatter):
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         paragraphs = text.strip("\n").split("\n\n")
         return "\n\n".join(
-            one if one.startswith(" ") else "\n".join(self._split_lines(one, width)) for one in paragraphs
+            _examples(one, width) if one.startswith(" ") else "\n".join(self._split_lines(one, width))
+            for one in paragraphs
         )
 
     def _split_lines(self, text: str, width: int) -> list[str]:
@@ -42,6 +44,14 @@ class Formatter(argparse.HelpFormatter):
         if action.nargs != 0:
             values = f" {self._format_args(action, self._get_default_metavar_for_optional(action))}"
         return ", ".join(action.option_strings) + values
+
+
+def _examples(text: str, width: int) -> str:
+    """Lines of examples, each with what it does beside it, or below it where the terminal is too narrow."""
+    lines = text.split("\n")
+    if max(map(len, lines)) <= width:
+        return text
+    return "\n".join("\n      ".join(re.split(r"(?<=\S) {2,}", line)) for line in lines)
 
 
 @dataclass(frozen=True)
