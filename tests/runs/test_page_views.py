@@ -367,6 +367,22 @@ def test_notes_filter_by_kind_and_are_tied_to_their_method(visit, live):
     assert page.evaluate(count) == 2
 
 
+@ONLY_IN_CHROMIUM
+@pytest.mark.parametrize("width", [390, 1440])
+def test_the_chosen_method_is_in_sight(visit, tmp_path, width):
+    names = [f"method-{number:02}" for number in range(20)]
+    write_gallery(tmp_path, [record(files=dict.fromkeys(names, "cam.jpg"))], "Many methods")
+    page = visit(tmp_path, width)
+    for _ in range(len(names) - 1):
+        page.keyboard.press("m")
+    box = page.locator("#bar [data-switch=method] label").last.bounding_box()
+    assert 0 <= box["x"]
+    assert box["x"] + box["width"] <= width + 1
+    scroller = page.locator("#bar [data-switch=method]").bounding_box()
+    assert box["x"] + box["width"] <= scroller["x"] + scroller["width"] + 1
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
 RULES = {"runOnly": {"type": "tag", "values": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}}
 
 

@@ -74,7 +74,8 @@ function single(stage, lazy) {
 
 /** A heading of a grid: a button that shows this method, or layer, alone. */
 function heading(scope, words, alone) {
-  const head = Object.assign(make("th"), { scope }), button = Object.assign(make("button", words), { type: "button" });
+  const head = Object.assign(make("th"), { scope }), button = Object.assign(make("button"), { type: "button" });
+  for (const piece of words.split(/(?<=[._/ -])/)) button.append(piece, make("wbr")); // long names break there
   button.tabIndex = -1; // keys choose method and layer
   button.title = "show alone";
   Object.assign(button.dataset, alone);

@@ -18,7 +18,7 @@ function fillSwitch(name, label, options, chosen, choose) {
 function markSwitch(name, value) {
   for (const radio of document.querySelectorAll(`[data-switch=${name}] input`)) {
     radio.checked = radio.value === value;
-    if (radio.checked) radio.parentElement.scrollIntoView({ block: "nearest", inline: "nearest" });
+    if (radio.checked && name === "method") radio.parentElement.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 }
 

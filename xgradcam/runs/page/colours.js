@@ -60,5 +60,5 @@ function legendOf(record, method, heat, cells) {
   const unit = METHODS[method]?.logit ? `in units of the ${score}` : `on ${titleOf(method)}’s own scale`;
   const grid = cells ? `, each cell of ${cells[0]} × ${cells[1]}` : "";
   const low = Math.abs(heat.low) < 1e-3 * heat.high ? 0 : heat.low;
-  return { low: digits(low), high: digits(heat.high), title, unit: `${unit}${grid}` };
+  return { low: brief(low), high: brief(heat.high), title, unit: `${unit}${grid}` };
 }

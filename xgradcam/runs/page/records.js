@@ -26,13 +26,18 @@ const isFused = (record) => record.layer.includes(" + ") && !record.conservation
 
 const isNumber = (value) => typeof value === "number";
 const digits = (value) => (isNumber(value) ? String(Number(value.toPrecision(3))) : "–");
+/** At most seven letters. */
+function brief(value) {
+  const size = Math.abs(value);
+  return size && (size < 1e-3 || size >= 1e4) ? value.toExponential(1) : digits(value);
+}
 const decimals = (value) => (isNumber(value) ? value.toFixed(2) : "–");
 const whole = (number) => number.toLocaleString("en");
 const counted = (number, noun, plural = `${noun}s`) => `${whole(number)} ${number === 1 ? noun : plural}`;
 function percent(value) {
   if (!isNumber(value)) return "–";
   if (value > 0 && value < 0.0001) return "< 0.01%";
-  return `${(100 * value).toFixed(value < 0.1 ? 2 : 1)}%`;
+  return `${(100 * value).toFixed(Math.abs(value) < 0.1 ? 2 : 1)}%`;
 }
 
 /** The share of the score that a part of it is; null where it is not known. */
