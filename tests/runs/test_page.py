@@ -474,7 +474,6 @@ def test_without_javascript_a_line_says_what_is_missing(visit, run):
     [
         *(("Chromium", width, scheme) for width in (360, 768, 1440) for scheme in ("light", "dark")),
         ("Firefox", 360, "dark"),
-        ("Firefox", 1440, "light"),
     ],
     indirect=["browsers"],
 )
