@@ -58,6 +58,8 @@ def said_of(parser, line, capsys, several=True):
         ("--bands 1 2 3 photo.jpg", ["photo.jpg"], {"bands": [1, 2, 3]}),
         ("--json photo.jpg --html other.png", ["photo.jpg", "other.png"], {"json": True, "html": True}),
         ("--model vgg16 photo.jpg", ["photo.jpg"], {"model": "vgg16"}),
+        ("--target 3 s3://b/*", ["s3://b/*"], {"target_index": ["3"]}),
+        ("--target 3 s-{0..9}.tar t.parquet", ["s-{0..9}.tar", "t.parquet"], {"target_index": ["3"]}),
         ("--target a photo.jpg --method b other.png", ["photo.jpg", "other.png"], {"method": ["b"]}),
         # Not there, but called as no class is: the error about the file comes when it is read.
         ("--target espresso missing.jpeg", ["missing.jpeg"], {"target_index": ["espresso"]}),

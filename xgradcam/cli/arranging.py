@@ -8,12 +8,13 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from xgradcam.cli.waiting import HOLDING
 from xgradcam.errors import XGradCamError, listed, shown
 from xgradcam.pictures.formats import SUFFIXES
 
 STDIN = "-"
-# The endings of photographs, and those of arrays of bands.
-ENDINGS = (*SUFFIXES, ".npy")
+# The endings of photographs, of arrays of bands, and of what holds or names photographs.
+ENDINGS = (*SUFFIXES, ".npy", *HOLDING)
 IMAGE_PATH = "--image-path"
 # Letters by which a path is known in an error.
 SURE = 40
@@ -158,8 +159,8 @@ def _is_path(value: str) -> bool:
 
 
 def _is_surely_path(value: str) -> bool:
-    """True for what no class, layer or method is called: a photograph's ending, or a folder in the path."""
-    if value == STDIN or os.path.splitext(value)[1].lower() in ENDINGS:
+    """True for what no class, layer or method is called: a photograph's ending, a folder in it, or a URL."""
+    if value == STDIN or os.path.splitext(value)[1].lower() in ENDINGS or "://" in value:
         return True
     separators = [sign for sign in (os.sep, os.altsep) if sign]
     is_folder = any(sign in value for sign in separators) and "\0" not in value
