@@ -303,6 +303,7 @@ def test_an_only_photograph(form, capsys):
     [
         (["--output-format", "webdataset", "--html"], "--html needs results in files of their own"),
         (["--output-format", "parquet", "--html"], "--html needs results in files of their own"),
+        (["--output-format", "webdataset", "--report"], "--report needs results in files of their own"),
         (["--output-format", "parquet", "--panel"], "--panel: --output-format parquet holds numbers"),
         (["--output-format", "parquet", "--guided"], "--guided: --output-format parquet"),
         (["--output-format", "parquet", "--save-maps"], "--save-maps: --output-format parquet"),

@@ -80,6 +80,21 @@ def test_http_is_read_as_far_as_is_asked_and_told_where_it_breaks_off(monkeypatc
         read_range(f"{at}/whole", 0, 7)
 
 
+def test_folders_and_patterns_of_a_file_system_are_listed():
+    memory = pytest.importorskip("fsspec").filesystem("memory")
+    for name in ("v1.0/b.jpg", "v1.0/below/a.PNG", "v1.0/notes.txt", "v1.0/.hidden.jpg", "v1.0/x.tar"):
+        memory.pipe_file(f"/{name}", b"1")
+    try:
+        photographs = ["memory:///v1.0/b.jpg", "memory:///v1.0/below/a.PNG"]
+        assert remote_files("memory://v1.0") == photographs
+        assert remote_files("memory://v1.0/*.tar") == ["memory:///v1.0/x.tar"]
+        assert remote_files("memory://v1.0/**/*.PNG") == photographs[1:]
+        assert remote_files("memory://v1.0/missing.jpg") == ["memory://v1.0/missing.jpg"]
+        assert remote_files("memory://v1.0/b*") == photographs[:1]
+    finally:
+        memory.rm("/v1.0", recursive=True)
+
+
 def test_what_cannot_be_opened_is_told():
     os.mkfifo("pipe")
     for place, words in (("missing", "no such file: missing"), (".", "cannot read .: Is a directory"),

@@ -16,6 +16,8 @@ from xgradcam.pictures.formats import SUFFIXES
 URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.")
 HTTP = re.compile(r"https?://", re.IGNORECASE)
 FILE = re.compile(r"file://(localhost(?=/))?", re.IGNORECASE)
+# Endings of files, of which nobody needs to ask whether they are folders.
+FILES = SUFFIXES | {".npy", ".tar", ".parquet", ".pq"}
 # Seconds without an answer after which a server is given up.
 PATIENCE = 30.0
 # Signs of a URL that stay as they are.
@@ -81,11 +83,12 @@ def remote_files(url: str) -> list[str]:
         system, path = _system(url)
         if any(sign in path for sign in "*?["):
             found = [one for one in sorted(system.glob(path)) if system.isfile(one)]
-        elif os.path.splitext(path)[1] or not system.isdir(path):
+        elif os.path.splitext(path)[1].lower() in FILES or not system.isdir(path):
             return [url]
         else:
             found = [one for one in sorted(system.find(path)) if os.path.splitext(one)[1].lower() in SUFFIXES]
-        return [system.unstrip_protocol(one) for one in found if not name_of(one).startswith(".")]
+        shown = [one for one in found if not one.rpartition("/")[2].startswith(".")]
+        return [system.unstrip_protocol(one) for one in shown]
 
 
 @contextmanager
