@@ -30,7 +30,7 @@ def test_methods_of_one_unit_share_a_scale_and_one_bar_that_says_so():
     assert [ax.get_title() for ax in axes[0]] == ["photograph", "Grad-CAM", "XGrad-CAM", "LayerCAM"]
     largest = max(np.abs(values_of(ax)[0]).max() for ax in axes[0, 1:])
     assert all(values_of(ax)[1] == pytest.approx((0, largest)) for ax in axes[0, 1:])
-    assert bar.get_ylabel() == "evidence for class 3\nlogit per cell; one scale for all maps"
+    assert bar.get_ylabel() == "evidence for class 3\nlogit per cell\none scale for all maps"
     assert np.array_equal(axes[0, 0].images[0].get_array(), photograph())
 
 
@@ -62,7 +62,7 @@ def test_classes_side_by_side_have_their_names_and_one_scale():
     comparison = compare([batch.sample(0), batch.sample(2)], photograph())
     axes, (bar,) = drawn(comparison)
     assert [ax.get_title() for ax in axes[0]] == ["photograph", "class 3", "class 5"]
-    assert bar.get_ylabel() == "evidence for what each map is of\nlogit per cell; one scale for all maps"
+    assert bar.get_ylabel() == "evidence for what each map is of\nlogit per cell\none scale for all maps"
     named = compare({"a $cat": batch.sample(0), "a dog": batch.sample(1)}, photograph())
     assert [ax.get_title() for ax in drawn(named)[0][0]] == ["photograph", "a $cat", "a dog"]
 

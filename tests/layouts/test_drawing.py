@@ -82,7 +82,7 @@ def test_the_figure_holds_the_map_in_the_units_of_the_score(signed):
     assert limits == pytest.approx((-largest, largest) if signed else (0, largest))
     assert ax.images[-1].get_extent() == [0, 20, 12, 0]
     label = bar_of(ax).ax.get_ylabel()
-    assert label == "evidence for class 4\nlogit per cell" + " (below 0: against)" * signed
+    assert label == "evidence for class 4\nlogit per cell" + ", below 0: against" * signed
     assert ax.get_title() == "XGrad-CAM"
     assert (bar_of(ax).vmin, bar_of(ax).vmax) == pytest.approx(limits)
 

@@ -195,7 +195,7 @@ def test_of_a_crop_the_rest_is_shown_dimmed(found, turned, style):
     rows, columns = slice(10 * factor, 90 * factor), slice(60 * factor, 140 * factor)
     seen = (columns, rows) if turned else (rows, columns)
     picture = draw(photograph, found, CROP, style)
-    expected = overlay_heatmap(whole[seen], found((80 * factor, 80 * factor)), alpha=style.alpha)
+    expected = overlay_heatmap(whole[seen], found((80 * factor, 80 * factor)), style.colours, style.alpha)
     assert np.array_equal(picture[seen], expected)
     outside = np.ones(whole.shape[:2], bool)
     outside[seen] = False
@@ -248,7 +248,7 @@ def test_photographs_smaller_than_the_input(found, shape, framing):
         dimmed = np.abs(picture[outside] - DIMMED * whole[outside]).max(initial=0) <= 0.5 + 1e-4
         assert dimmed or np.array_equal(picture, whole)  # where the map is blank in what is seen
         if framing.resize is None:
-            assert np.array_equal(picture, overlay_heatmap(whole, found(size)))
+            assert np.array_equal(picture, overlay_heatmap(whole, found(size), style.colours))
 
 
 def test_photograph_and_map_are_not_written_to(found):

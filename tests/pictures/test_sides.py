@@ -6,6 +6,7 @@ import torch
 
 from xgradcam import XGradCamError, draw_signal, draw_volume, overlay_heatmap
 from xgradcam.pictures import sides
+from xgradcam.pictures.paint import EVEN
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_a_slice_is_the_overlay_of_its_values(captions):
     draw_volume(torch.from_numpy(volume), torch.from_numpy(heat), slices=3)
     share = (volume - volume.min()) / (volume.max() - volume.min())
     grey = np.repeat((255 * share).astype(np.uint8)[1, ..., None], 3, axis=2)
-    expected = overlay_heatmap(grey, heat[1])
+    expected = overlay_heatmap(grey, heat[1], EVEN)
     np.testing.assert_allclose(captions["depth 1 (strongest)"].astype(int), expected.astype(int), atol=1)
 
 
@@ -73,8 +74,8 @@ def test_a_signal_is_drawn_where_its_heat_is(captions):
     ((caption, picture),) = captions.items()
     assert caption == "strongest at 80 of 100"
     hot, cold = picture[:, int(8.96 * 82)].astype(int), picture[:, int(8.96 * 20)].astype(int)
-    assert (hot[:, 0] - hot[:, 2]).mean() > 50  # red
-    assert (cold[:, 2] - cold[:, 0]).mean() > 50  # blue
+    assert (hot[:, 0] - hot[:, 2]).mean() > 50  # yellow
+    assert (cold[:, 2] - cold[:, 1]).mean() > 30  # purple
     assert (picture == 0).all(axis=2).any()  # the curve
     draw_signal(np.stack([np.zeros(100), np.arange(100.0)]), heat, "two channels")
 

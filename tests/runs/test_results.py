@@ -82,7 +82,7 @@ def test_several_layers_have_files_each_and_the_maps_fused(written, tmp_path):
     def fused(size):
         return fuse([explanation.heatmap("grad-cam", size) for (explanation,) in explained])[1].numpy()
 
-    picture = draw(run.canvas(PHOTOGRAPH), fused, run.framing, run.writing.style)
+    picture = draw(run.canvas(PHOTOGRAPH), fused, run.framing, run.writing.style.as_in_the_original())
     assert (tmp_path / "below/cat_1_fused_cam.jpg").read_bytes() == encode_jpeg(picture)
     assert "conservation_error" in records[0]
     assert "conservation_error" not in records[2]

@@ -7,6 +7,7 @@ from typing import Any
 
 from xgradcam.cli.arranging import misplaced
 from xgradcam.cli.bands import add_bands_argument
+from xgradcam.cli.figure_options import add_figure_arguments
 from xgradcam.cli.help_pages import ShortPage
 from xgradcam.cli.input_options import add_column_argument
 from xgradcam.cli.lookup_options import LISTINGS, add_lookup_arguments, lists
@@ -265,16 +266,7 @@ def _add_picture_arguments(parser: Parser) -> None:
     pictures.add_argument(
         "--panel", action="store_true", help="photograph and maps side by side with captions, too"
     )
-    pictures.add_argument(
-        "--colormap",
-        metavar="NAME",
-        default="jet",
-        help="one of OpenCV's: jet (default), turbo, viridis, ...",
-    )
-    pictures.add_argument(
-        "--alpha", metavar="SHARE", type=float,
-        help="of the colours, from 0 to 1; default: the sum of colours and photograph, as in the originals",
-    )  # fmt: skip
+    add_figure_arguments(pictures)
 
 
 def _add_output_arguments(parser: Parser) -> None:

@@ -13,8 +13,12 @@ OF_PICTURES = {
     "guided": False,
     "save_maps": False,
     "full_resolution": False,
-    "colormap": "jet",
+    "colormap": None,
     "alpha": None,
+    "format": "jpg",
+    "color_bar": False,
+    "dpi": None,
+    "signed": False,
 }
 
 

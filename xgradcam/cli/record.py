@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from xgradcam.cli.figure_options import recorded
 from xgradcam.cli.page_options import recorded_page
 from xgradcam.cli.scale_options import FILES
 from xgradcam.cli.scoring import score_files
@@ -70,6 +71,7 @@ def settings_of(
         "std": list(classifier.std),
         **{name: getattr(arguments, name) for name in KEPT},
         "html": recorded_page(arguments),
+        **recorded(arguments, methods),
         # Not there unless it is said, so that runs recorded before it was an option go on.
         **({} if arguments.layout is None else {"layout": arguments.layout}),
         **({} if scoring is None else {"score": scoring.name}),

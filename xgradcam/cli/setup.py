@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from xgradcam.cli.bands import bands_of, early, with_bands
 from xgradcam.cli.choosing import is_auto, layer_for, layer_reached, score_at_first
+from xgradcam.cli.figure_options import writing_of
 from xgradcam.cli.looking import encoding_photographs
 from xgradcam.cli.options import ALL, AUTO
 from xgradcam.cli.record import kept_files, settings_of
@@ -212,13 +213,6 @@ def explaining_of(arguments: argparse.Namespace) -> "Explaining":
     )
 
 
-def style_of(arguments: argparse.Namespace) -> "Style":
-    """The style that the arguments ask for; XGradCamError for an unknown colour map or a wrong alpha."""
-    from xgradcam.pictures.paint import Style
-
-    return Style(arguments.full_resolution, arguments.colormap, arguments.alpha)
-
-
 def run_of(
     arguments: argparse.Namespace,
     sources: "Sequence[Source]",
@@ -258,6 +252,7 @@ def run_of(
         boxes=arguments.boxes,
         kept=kept_files(arguments, list(dict.fromkeys(source.file for source in sources))),
         output_format=arguments.output_format,
+        **writing_of(arguments),
     )
     settings = settings_of(arguments, classifier, layers, explaining.methods, scoring)
     return Run(

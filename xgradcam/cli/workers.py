@@ -160,8 +160,9 @@ def _inside(run: "Run") -> list[str]:
 
 def worker_run(arguments: argparse.Namespace, plan: "Plan", inside: Sequence[str]) -> "Run":
     """The run in a worker: as in the command, with its network prepared alike, and without photographs."""
+    from xgradcam.cli.figure_options import style_of
     from xgradcam.cli.record import kept_files
-    from xgradcam.cli.setup import choose_device, explaining_of, open_classifier, run_of, style_of
+    from xgradcam.cli.setup import choose_device, explaining_of, open_classifier, run_of
     from xgradcam.runs.preparation import prepare
 
     device = choose_device(PROG, arguments)

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from xgradcam.cli.figure_options import style_of
 from xgradcam.cli.finer import with_finer
 from xgradcam.cli.listings import print_listing
 from xgradcam.cli.options import parse, xgrad_cam_parser
@@ -22,7 +23,6 @@ from xgradcam.cli.setup import (
     open_classifier,
     run_of,
     sources_of,
-    style_of,
 )
 from xgradcam.cli.sharing import carry_out_share, device_of, rank_of
 from xgradcam.cli.signals import exit_code_of

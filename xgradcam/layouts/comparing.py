@@ -85,7 +85,7 @@ class Comparison:
             units = {one.rpartition("\n")[2] for one in labels}
             label = f"evidence for what each map is of\n{units.pop() if len(units) == 1 else 'units differ'}"
         if len(cells) > 1:
-            label += f"; one scale for {'all maps' if self.scale == 'all' else 'the row'}"
+            label += f"\none scale for {'all maps' if self.scale == 'all' else 'the row'}"
             where = axes.ravel().tolist() if self.scale == "all" else axes[places[0][0]].tolist()
             add_bar(where, drawn[0], values, label, fraction=0.05, pad=0.02)
         else:
@@ -187,11 +187,11 @@ def _laid_out(
 ) -> "tuple[tuple[tuple[Shown | None, ...], ...], tuple[str, ...]]":
     """The grid with photographs, and the names of its rows; one row or one column of maps fills several."""
     if len(rows) == 1:
-        laid = _in_rows([cell for cell in rows[0] if cell])
+        laid = in_rows([cell for cell in rows[0] if cell])
         names = names if len(laid) == 1 else ()
     elif len(rows[0]) == 1:
         each = zip(rows, names, strict=True)
-        laid = _in_rows([replace(cell, title=name or cell.title) for (cell,), name in each if cell])
+        laid = in_rows([replace(cell, title=name or cell.title) for (cell,), name in each if cell])
         names = ()
     else:
         laid = [[first, *row] if (first := _photograph(row)) else row for row in rows]
@@ -260,7 +260,7 @@ def _photograph(cells: "Sequence[Shown | None]") -> "Shown | None":
     return replace(below, values=np.zeros((0, 0)), title="photograph")
 
 
-def _in_rows(cells: "Sequence[Shown]") -> "list[list[Shown | None]]":
+def in_rows(cells: "Sequence[Shown]") -> "list[list[Shown | None]]":
     """The photograph and the maps in rows of at most `ACROSS`."""
     first = _photograph(cells)
     together: list[Shown | None] = [*([first] if first else []), *cells]

@@ -141,7 +141,7 @@ class Drawable(BriefExplanation):
 
         unit = f"{self.unit} per cell" if method in IN_UNITS_OF_THE_SCORE else "no unit"
         what = named(self.explained(sample) if name is None else str(name))
-        return f"evidence for {what}\n{unit}{' (below 0: against)' if signed else ''}"
+        return f"evidence for {what}\n{unit}{', below 0: against' if signed else ''}"
 
     @property
     def unit(self) -> str:

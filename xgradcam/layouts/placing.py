@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xgradcam.errors import XGradCamError, shown
-from xgradcam.layouts.padding import Share, over_padding
+from xgradcam.layouts.padding import Share
 from xgradcam.layouts.sides import upsampled
+from xgradcam.layouts.sizing import at_size
 from xgradcam.pictures.figure import Shown
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.given import array_of, photograph_given
@@ -59,9 +60,7 @@ def _over(
     shrink = min(1.0, LONGEST / max(shape))
     resolution = max(1, round(shape[0] * shrink)), max(1, round(shape[1] * shrink))
     pixels = framing.pixel_window(shape, resolution)
-    height, width = pixels.size
-    whole = upsampled(values[None, None], over_padding((height, width), share))[0, 0, :height, :width]
-    finite = whole.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0).numpy().astype(np.float32)
+    finite = at_size(values, pixels.size, share).astype(np.float32)
     large = framing.put_back(finite, shape, resolution).astype(np.float64)
     seen = framing.put_back(np.ones(pixels.size, np.uint8), shape, resolution).astype(bool)
     window = framing.window(shape)

@@ -20,6 +20,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, Stroke
 from matplotlib.text import Text
 from numpy.typing import NDArray
+from PIL import Image
 
 from xgradcam.errors import UNSEEN, XGradCamError, did_you_mean, shortened, shown
 from xgradcam.files import write_files
@@ -202,7 +203,7 @@ def add_bar(axes: Any, drawn: Any, values: Values, label: str, **where: Any) -> 
     bar = figure.colorbar(drawn, ax=axes, extend=extend, **{**BAR, **where})
     if bar.solids is not None:
         bar.solids.set_rasterized(True)  # in vector files lines would show between its translucent parts
-    bar.set_label("\n".join(map(plain, label.split("\n"))))
+    bar.set_label("\n".join(map(plain, label.split("\n"))), size="small")
     safe(bar.ax.yaxis.label)
     safe(bar.ax.xaxis.label)
     return bar
@@ -298,6 +299,21 @@ def content_of_figure(figure: Figure, kind: str, dpi: float | None = None) -> by
     with matplotlib.rc_context(TEXT_AS_TEXT), _missing_letters_allowed():
         figure.savefig(picture, format=kind, dpi=dpi or "figure", metadata=NO_DATE.get(kind))
     return picture.getvalue()
+
+
+def pixels_of_figure(figure: Figure, dpi: float) -> Photograph:
+    """The pixels (H, W, 3) of a figure at a resolution in dots per inch."""
+    with Image.open(io.BytesIO(content_of_figure(figure, "png", dpi))) as picture:
+        return np.array(picture.convert("RGB"))
+
+
+def figure_of_picture(picture: Photograph, dpi: float) -> Figure:
+    """A figure of a picture (H, W, 3) as it is, which fills it."""
+    height, width = picture.shape[:2]
+    figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi)
+    FigureCanvasAgg(figure)
+    figure.figimage(picture, resize=False)
+    return figure
 
 
 def save_figure(figure: Figure, path: Any, dpi: float | None = None) -> None:

@@ -1,7 +1,7 @@
 """Paint a heatmap over a photograph, at the resolution of the input or of the photograph."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from numbers import Real
 from types import MappingProxyType
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from xgradcam.errors import XGradCamError, did_you_mean, shown
 from xgradcam.pictures.framing import Framing, visible
 from xgradcam.pictures.photograph import Photograph, require_photograph
+from xgradcam.pictures.signed import signed_blend
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,6 +28,8 @@ COLORMAPS: Mapping[str, int] = MappingProxyType(
 )
 # Even in lightness, and its levels differ for colour-blind readers too: scripts/measure_colours.py.
 EVEN = "viridis"
+# The original scripts'; and the name of those that a style has if none is named.
+ORIGINAL, DEFAULT = "jet", "default"
 # The part of their brightness that pixels keep which the network did not see.
 DIMMED = 0.35
 # Longest side of a heatmap in float32, which takes gigabytes at 100 megapixels; 8 bits are enlarged beyond.
@@ -52,18 +55,35 @@ class Style:
     """The look of an overlay. Raises XGradCamError for a wrong colour map or alpha.
 
     full_resolution: draw at the photograph's resolution instead of the input's.
-    colormap, alpha: see `overlay_heatmap`.
+    colormap, alpha: see `overlay_heatmap`; `default` for colours that are even in lightness.
+    signed: heatmaps go from -1 to 1; evidence against is in blue, or in the first half of the colours.
     """
 
     full_resolution: bool = False
-    colormap: str = "jet"
+    colormap: str = DEFAULT
     alpha: float | None = None
+    signed: bool = False
 
     def __post_init__(self) -> None:
-        check_colours(self.colormap, self.alpha)
+        check_colours(EVEN if self.colormap == DEFAULT else self.colormap, self.alpha)
+
+    @property
+    def named(self) -> str | None:
+        """The colour map that was named; None for the default colours."""
+        return None if self.colormap == DEFAULT else self.colormap
+
+    @property
+    def colours(self) -> str:
+        """The colour map of heatmaps without a sign."""
+        return EVEN if self.named is None else self.named
+
+    def as_in_the_original(self) -> "Style":
+        """The same with the original scripts' colours, if none are named; they show no evidence against."""
+        return self if self.signed or self.named is not None else replace(self, colormap=ORIGINAL)
 
 
 DEFAULT_STYLE = Style()
+ORIGINAL_STYLE = Style(colormap=ORIGINAL)
 
 
 def fused(heatmaps: Sequence[HeatmapOf]) -> HeatmapOf:
@@ -74,7 +94,7 @@ def fused(heatmaps: Sequence[HeatmapOf]) -> HeatmapOf:
 
 
 def draw(
-    photograph: Photograph, heatmap: HeatmapOf, framing: Framing, style: Style = DEFAULT_STYLE
+    photograph: Photograph, heatmap: HeatmapOf, framing: Framing, style: Style = ORIGINAL_STYLE
 ) -> Photograph:
     """The overlay of a photograph (H, W, 3): (H, W, 3), or at the input's scale; uint8 RGB.
 
@@ -97,15 +117,22 @@ def paint(
     resolution = picture.shape[:2]
     window = framing.pixel_window(shape, resolution)
     height, width = window.size
-    values = checked_heatmap(heatmap((min(height, EXACT_SIDE), min(width, EXACT_SIDE))))
+    values = heatmap((min(height, EXACT_SIDE), min(width, EXACT_SIDE)))
+    values = values if style.signed else checked_heatmap(values)
     if not values.any():
         return picture.copy()
-    levels = framing.put_back(levels_of(values), shape, resolution)
-    if window == (0, 0, *resolution):
-        return blend(picture, levels, style.colormap, style.alpha)
     seen = visible(window, resolution)
+    if style.signed:
+        table = None if style.named is None else colours_of(style.named)
+        shares = framing.put_back(values, shape, resolution)
+        part = signed_blend(picture[seen], shares[seen], table, style.alpha)
+    else:
+        levels = framing.put_back(levels_of(values), shape, resolution)
+        part = blend(picture[seen], levels[seen], style.colours, style.alpha)
+    if window == (0, 0, *resolution):
+        return part
     painted = np.asarray(cv2.convertScaleAbs(picture, alpha=DIMMED), np.uint8)
-    painted[seen] = blend(picture[seen], levels[seen], style.colormap, style.alpha)
+    painted[seen] = part
     return painted
 
 

@@ -46,7 +46,8 @@ def draw_panel(
     shown = np.asarray(cv2.resize(photograph, (width, height), interpolation=interpolation), np.uint8)
     pictures = {"photograph": shown}
     for caption, heatmap in heatmaps.items():
-        blank = "" if checked_heatmap(heatmap(framing.size)).any() else " (blank)"
+        values = heatmap(framing.size)
+        blank = "" if (values if style.signed else checked_heatmap(values)).any() else " (blank)"
         pictures[caption + blank] = paint(shown, heatmap, framing, shape, style)
     drawn = {caption: outlined(picture, outline, framing, shape) for caption, picture in pictures.items()}
     return panel(drawn, title, detail)

@@ -55,7 +55,7 @@ def draw_volume(
         size = _size(pixels.take(number, axis).shape[:2])
         cut: list[Any] = [np.ascontiguousarray(one.take(number, axis)) for one in (pixels, heat)]
         picture, hot = (cv2.resize(one, size, interpolation=cv2.INTER_LINEAR) for one in cut)
-        painted = blend(picture, levels_of(hot), style.colormap, style.alpha) if heat.any() else picture
+        painted = blend(picture, levels_of(hot), style.colours, style.alpha) if heat.any() else picture
         mark = " (strongest)" if number == strongest and heat.any() else ""
         pictures[f"{AXES[axis]} {number}{mark}"] = np.asarray(painted, np.uint8)
     return panel(pictures, title, detail)
@@ -85,7 +85,7 @@ def draw_signal(
     places = np.clip((np.arange(WIDTH) + 0.5) * len(heat) / WIDTH - 0.5, 0, len(heat) - 1)
     hot = np.broadcast_to(np.interp(places, np.arange(len(heat)), heat), (HEIGHT, WIDTH))
     alpha = 0.6 if style.alpha is None else style.alpha
-    picture = blend(white, levels_of(np.ascontiguousarray(hot, np.float32)), style.colormap, alpha)
+    picture = blend(white, levels_of(np.ascontiguousarray(hot, np.float32)), style.colours, alpha)
     across = (np.arange(len(heat)) + 0.5) * WIDTH / len(heat)
     for curve in curves:
         low, high = float(curve.min()), float(curve.max())

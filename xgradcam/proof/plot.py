@@ -56,7 +56,7 @@ def plot_split(splits: Mapping[str, Verification], title: str, suffix: str) -> b
     figure.suptitle(title, fontsize=11)
     figure.legend(loc="outside lower center", ncols=2 if width < 9 else 3, fontsize=8, frameon=False)
     picture = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "xgradcam"}):
+    with matplotlib.rc_context({"svg.hashsalt": "xgradcam", "svg.fonttype": "none", "pdf.fonttype": 42}):
         figure.savefig(picture, format=suffix.removeprefix("."), metadata=METADATA[suffix])
     return picture.getvalue()
 

@@ -16,7 +16,8 @@ from xgradcam.pictures.formats import HEAD, READ, SUFFIXES, kind_by_name, kind_o
 
 # Names of results: those of an earlier run are not photographs of this one.
 MADE = re.compile(
-    r"_\d+(-less-\d+)?_(.+_)?(panel|gb|[a-z-]*cam[a-z+-]*(_gb)?)\.jpg$|_photograph\.jpg$|^(X_)?cam(_gb)?\.jpg$"
+    r"_\d+(-less-\d+)?_(.+_)?(panel|gb|[a-z-]*cam[a-z+-]*(_gb)?)\.(jpg|png)$|_photograph\.jpg$"
+    r"|^(X_)?cam(_gb)?\.(jpg|png)$"
 )
 # Kinds of what is passed over, beside those of files.
 RESULT, HIDDEN, PIPE, OTHER = "result", "hidden photograph", "pipe", "other file"

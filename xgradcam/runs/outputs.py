@@ -16,7 +16,9 @@ from xgradcam.cam.methods import METHODS
 from xgradcam.errors import XGradCamError
 from xgradcam.files import open_regular
 from xgradcam.operations.constants import Kind
-from xgradcam.pictures.photograph import JPEG_QUALITY, is_marked
+from xgradcam.pictures.marks import is_marked_picture
+from xgradcam.pictures.photograph import JPEG_QUALITY
+from xgradcam.runs.figures import named
 from xgradcam.runs.gallery import PAGE
 from xgradcam.runs.journal import names_in
 from xgradcam.runs.packs import is_own_pack, packs_in
@@ -40,6 +42,7 @@ NUMBERS = {SCORES, "class_index.npy", *(f"constants_{kind}.npy" for kind in get_
 MAP_NAMES = {f"{method}.npy" for method in METHODS}
 # Endings of the page's files of a photograph.
 OF_PAGE = (f"_{PHOTOGRAPH}", f"_{PAGE_MAPS}")
+PICTURES = (".jpg", ".png", ".pdf", ".svg")
 OTHER_FOLDER = "choose an --output-dir"
 
 
@@ -68,6 +71,7 @@ class Outputs:
         endings += [picture_of(COMPLETE_CAM)] * (run.finer is not None)
         if run.explaining.guided:
             endings += [GUIDED_FILE, *(f"{picture}_{GUIDED_FILE}" for picture in pictures)]
+        endings = [named(ending, run.writing) for ending in endings]
         maps = [MAPS] * run.writing.save_maps
         if len(run.layers) == 1:
             return frozenset([*endings, *maps])
@@ -226,7 +230,9 @@ def is_own(path: Path) -> bool:
                 return SCORES in names and not MAP_NAMES.isdisjoint(names) and names - NUMBERS <= MAP_NAMES
             if path.suffix == ".js":
                 return file.read(len(MARK)) == MARK
-            return is_marked(file.read()) if path.suffix == ".jpg" else GENERATOR in file.read(4096)
+            if path.suffix in PICTURES:
+                return is_marked_picture(file.read())
+            return GENERATOR in file.read(4096)
     except (OSError, ValueError, XGradCamError, zipfile.BadZipFile):
         return False
 

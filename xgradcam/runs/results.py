@@ -18,14 +18,15 @@ from xgradcam.cam.guided import gradient_picture, guided_map
 from xgradcam.cam.methods import title_of
 from xgradcam.errors import XGradCamError
 from xgradcam.files import make_folder, write_files
+from xgradcam.layouts.sizing import signed_heatmap_of
 from xgradcam.models.labels import label_of, name_only
-from xgradcam.pictures.outlines import outlined
-from xgradcam.pictures.paint import HeatmapOf, draw
-from xgradcam.pictures.panel import draw_panel, score_line
-from xgradcam.pictures.photograph import Photograph, encode_jpeg
+from xgradcam.pictures.paint import HeatmapOf
+from xgradcam.pictures.panel import score_line
+from xgradcam.pictures.photograph import Photograph
+from xgradcam.runs.figures import named, overlay_file, panel_file, picture_file
 from xgradcam.runs.packs import ARCHIVE, PARQUET, WEBDATASET, key_of
 from xgradcam.runs.page_maps import PAGE_MAPS, PagePictures, facts_of_page, maps_script
-from xgradcam.runs.run import Explained, Run
+from xgradcam.runs.run import Explained, Run, Writing
 from xgradcam.runs.scoring import Shape
 from xgradcam.runs.sources import Source
 from xgradcam.runs.views import View, views_of
@@ -154,15 +155,17 @@ def _name(run: Run, source: Source, view: View, suffix: str) -> str:
 
 def _contents(run: Run, canvas: Photograph, view: View) -> dict[str, tuple[str, bytes]]:
     """Name endings and contents of a view's files: by method, and `panel` and `maps`."""
-    heatmaps, style = view.heatmaps(), run.writing.style
-    outline, seen = outline_of(view.first.score_of, run.framing), (canvas.shape[0], canvas.shape[1])
+    heatmaps, outline = view.heatmaps(), outline_of(view.first.score_of, run.framing)
+    if run.writing.style.signed:
+        heatmaps = {method: signed_heatmap_of(_samples_of(view, method), method) for method in heatmaps}
     made = {}
     for method, heatmap in heatmaps.items() if run.writing.pictures else ():
-        picture = outlined(draw(canvas, heatmap, run.framing, style), outline, run.framing, seen)
-        made[method] = picture_of(method), encode_jpeg(picture)
+        about = canvas, _samples_of(view, method), method, heatmap, outline, _header(run, view)[0]
+        content = overlay_file(run.writing, run.framing, *about)
+        made[method] = named(picture_of(method), run.writing), content
     if isinstance(view.first, ClassExplanation) and view.first.guided is not None:
-        own = {method: heatmaps[method] for method in view.first.maps}
-        made |= _guided(run.drawn(view.first.guided), own, run.framing.size)
+        own = {method: heatmap for method, heatmap in view.heatmaps().items() if method in view.first.maps}
+        made |= _guided(run.writing, run.drawn(view.first.guided), own, run.framing.size)
     if run.writing.panel:
         title, detail = _header(run, view)
         detail = f"{view.file_part}, {detail}" if len(run.layers) > 1 else detail
@@ -170,11 +173,16 @@ def _contents(run: Run, canvas: Photograph, view: View) -> dict[str, tuple[str, 
         captioned = view.beside or {
             title_of(name) + layers.get(name, ""): heatmap for name, heatmap in heatmaps.items()
         }
-        picture = draw_panel(canvas, captioned, run.framing, title, detail, style, outline)
-        made["panel"] = (PANEL, encode_jpeg(picture))
+        content = panel_file(run.writing, run.framing, canvas, captioned, (title, detail), outline)
+        made["panel"] = named(PANEL, run.writing), content
     if run.writing.save_maps and not view.is_fused:
         made["maps"] = (MAPS, _npz(view.first))
     return made
+
+
+def _samples_of(view: View, method: str) -> Sequence[Explanation]:
+    """The explanations that a method's map is of: at the view's layers, or at the finer one."""
+    return (view.finer,) if view.finer is not None and method in view.finer.maps else view.samples
 
 
 def _header(run: Run, view: View) -> tuple[str, str]:
@@ -272,14 +280,15 @@ def stem_of(method: str) -> str:
 
 
 def _guided(
-    gradient: Tensor, heatmaps: Mapping[str, HeatmapOf], size: tuple[int, int]
+    writing: Writing, gradient: Tensor, heatmaps: Mapping[str, HeatmapOf], size: tuple[int, int]
 ) -> dict[str, tuple[str, bytes]]:
     """Pictures of guided backpropagation (1, 3, h, w), and of each heatmap times it."""
-    made = {GUIDED: (GUIDED_FILE, encode_jpeg(gradient_picture(gradient[0])))}
+    made = {GUIDED: (named(GUIDED_FILE, writing), picture_file(writing, gradient_picture(gradient[0])))}
     for method, heatmap in heatmaps.items():
         hot = torch.from_numpy(heatmap(size)).to(gradient)[None]
         picture = gradient_picture(guided_map(gradient, hot)[0])
-        made[GUIDED + method] = (f"{stem_of(method)}_{GUIDED_FILE}", encode_jpeg(picture))
+        name = named(f"{stem_of(method)}_{GUIDED_FILE}", writing)
+        made[GUIDED + method] = name, picture_file(writing, picture)
     return made
 
 

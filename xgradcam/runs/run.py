@@ -35,6 +35,9 @@ COMPLETE_CAM = "complete-cam"
 # Photographs at a time, unless more are worth it.
 USUAL_BATCH = 8
 
+# Formats of figures.
+FIGURES = ("pdf", "svg")
+
 # For each layer one explanation for each class, or that of a score.
 Explained: TypeAlias = Sequence[Sequence[Explanation | OfSome]]
 # True class of each photograph of a batch; None where it is not known.
@@ -112,6 +115,8 @@ class Writing:
     run reads, which must stay. report: a page on where the evidence for each class lies, which needs the
     maps; boxes: around the objects, for it. output_format: of `FORMATS`: each result in a file of its own, or
     those of a shard in one.
+    format: of the pictures, `jpg`, `png`, `pdf` or `svg`; the latter two are figures. dpi: of figures; None
+    for 150. bar: pictures in `jpg` and `png` are figures with a colour bar, too.
     """
 
     folder: Path
@@ -125,6 +130,14 @@ class Writing:
     report: bool = False
     boxes: Path | None = None
     output_format: str = FILES
+    format: str = "jpg"
+    dpi: int | None = None
+    bar: bool = False
+
+    @property
+    def is_figure(self) -> bool:
+        """True if pictures are figures, with a colour bar and text."""
+        return self.bar or self.format in FIGURES
 
     @property
     def is_packed(self) -> bool:
@@ -184,7 +197,7 @@ class Run:
     @property
     def draws_all(self) -> bool:
         """True if the whole photograph is drawn, not only what the network's scale shows of it."""
-        return self.writing.style.full_resolution or self.writing.panel
+        return self.writing.style.full_resolution or self.writing.panel or self.writing.is_figure
 
     def explain(self, inputs: Tensor, progress: Progress = unheard) -> Explained:
         """For each layer, the finer one last, one explanation for each class of inputs (N, 3, h, w)."""
