@@ -10,7 +10,7 @@ import csv
 from pathlib import Path
 
 from xgradcam.evaluation.measures import MEASURES
-from xgradcam.evaluation.report import ARROWS, Mean, best_of, cell
+from xgradcam.evaluation.tables import ARROWS, Mean, best_of, cell
 
 
 def means_in(folder: Path) -> dict[tuple[str, str, str], Mean]:

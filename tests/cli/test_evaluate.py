@@ -15,7 +15,7 @@ import torch
 import xgradcam
 from tests.cli.support import ROOT
 from tests.support import EXAMPLES, OF_ACTIVATION
-from xgradcam.cli.evaluate import main
+from xgradcam.cli.evaluate import WRITTEN, main
 from xgradcam.errors import CannotWriteError
 from xgradcam.runs.sources import state_of
 
@@ -194,9 +194,9 @@ def test_the_module_and_the_script_are_this_command(command):
     done = in_process_of_its_own(*command, *RUN, *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout == Path("out/evaluation.md").read_text(encoding="utf-8")
-    assert {path.name for path in Path("out").iterdir()} == {
-        f"evaluation.{end}" for end in ("md", "csv", "png", "jsonl")
-    }
+    made = {path.name for path in Path("out").iterdir()}
+    assert {f"evaluation.{end}" for end in ("md", "csv", "png", "jsonl")} <= made <= set(WRITTEN)
+    assert {"evaluation-table.tex", "evaluation-table.csv", "evaluation-pixels.pdf"} <= made
     assert rows("out/evaluation.csv")["features.1", "grad-cam", "drop"]["photographs"] == "1"
     unknown = in_process_of_its_own(*command, "--what")
     assert unknown.returncode == 2
@@ -274,7 +274,7 @@ FEW = [*RUN, "--method", "grad-cam", "--limit", "1", "--randomise", "0"]
 
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]])
-@pytest.mark.parametrize("name", ["evaluation.md", "evaluation.csv", "evaluation.png"])
+@pytest.mark.parametrize("name", ["evaluation.md", "evaluation.png", "evaluation-axioms.pdf"])
 def test_a_file_that_no_evaluation_has_written_is_refused(name, resume, capsys):
     Path("evaluation").mkdir()
     path = Path("evaluation", name)

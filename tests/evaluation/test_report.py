@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 
 from xgradcam import XGradCamError
+from xgradcam.cli.evaluate import QUESTIONS as IN_THE_COMMAND
+from xgradcam.cli.evaluate import WRITTEN
+from xgradcam.evaluation.figures import QUESTIONS
 from xgradcam.evaluation.photographs import FolderClass
-from xgradcam.evaluation.report import Mean, best_of, cell, mean_of, report_on
+from xgradcam.evaluation.report import mean_of, report_on
+from xgradcam.evaluation.tables import Mean, best_of, cell
 
 
 def line(photo, method, layer="conv", **values):
@@ -91,7 +95,7 @@ def test_the_table_has_the_means_and_the_best_in_bold(report):
         "| method | conservation error ↓ | average drop ↓ | likeness when randomised ↓ | seconds |",
         "|---|---|---|---|---|",
         "| xgrad-cam | **0.5** | **0.25** | 0.125 | 0.1 |",
-        "| grad-cam | 3 (2 to 4) | 0.5 (0.25 to 0.75) | – | 0.1 |",
+        "| grad-cam | 3.0 (2 to 4) | 0.50 (0.2 to 0.8) | – | 0.1 |",
         "",
         "**relu**",
         "",
@@ -130,7 +134,16 @@ def test_the_plots_are_a_row_for_each_layer_and_the_same_every_time(report):
 
 def test_the_files_are_those_texts(report, tmp_path):
     report.write(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {f"evaluation.{end}" for end in ("md", "csv", "png")}
+    figures = {
+        f"evaluation-{what}.{end}"
+        for what in ("axioms", "pixels", "weights", "cost")
+        for end in ("pdf", "png")
+    }
+    tables = {"evaluation-table.csv", "evaluation-table.tex"}
+    own = {f"evaluation.{end}" for end in ("md", "csv", "png")}
+    assert {path.name for path in tmp_path.iterdir()} == own | tables | figures
+    assert own | tables | figures <= set(WRITTEN)
+    assert set(QUESTIONS) == set(IN_THE_COMMAND)
     assert (tmp_path / "evaluation.md").read_text(encoding="utf-8") == report.markdown() + "\n"
     assert (tmp_path / "evaluation.csv").read_bytes() == report.csv().encode()
     assert (tmp_path / "evaluation.png").read_bytes() == report.png()
@@ -142,13 +155,13 @@ def test_there_is_no_report_on_nothing():
 
 
 def test_means_that_read_the_same_are_best_together():
-    means = [Mean(value, 0.1, 0.2, 9) for value in (0.18604, 0.18598, 0.19)]
+    means = [Mean(value, 0.18, 0.19, 9) for value in (0.18604, 0.18598, 0.19)]
     best = best_of("drop", means)
     assert best == 0.18598
     assert [cell(mean, best) for mean in means] == [
-        "**0.186** (0.1 to 0.2)",
-        "**0.186** (0.1 to 0.2)",
-        "0.19 (0.1 to 0.2)",
+        "**0.186** (0.18 to 0.19)",
+        "**0.186** (0.18 to 0.19)",
+        "0.190 (0.18 to 0.19)",
     ]
 
 

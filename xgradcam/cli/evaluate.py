@@ -56,11 +56,15 @@ mosaic of four photographs (chance: 0.25); and how much the map stays the same w
 weights are random (mean rank correlation).
 
 Files in the output folder: evaluation.md and evaluation.csv (means with 95% bootstrap intervals),
-evaluation.png (the same as plots, with the curves) and evaluation.jsonl (all numbers; --resume reads it).
+evaluation.png (the same as plots, with the curves), evaluation-table.csv and .tex (the tables), a figure for
+each question (evaluation-axioms.pdf and .png, ...), and evaluation.jsonl (all numbers; --resume reads it).
 Exit code: 0 done, 1 some photographs could not be read, 2 could not run; 129, 130 and 143
 stopped by a signal."""
 LOG = "evaluation.jsonl"
-WRITTEN = ("evaluation.md", "evaluation.csv", "evaluation.png", LOG)
+QUESTIONS = ("axioms", "pixels", "objects", "weights", "cost")
+FIGURES = tuple(f"evaluation-{question}.{kind}" for question in QUESTIONS for kind in ("pdf", "png"))
+TABLES = ("evaluation-table.csv", "evaluation-table.tex")
+WRITTEN = ("evaluation.md", "evaluation.csv", "evaluation.png", *TABLES, *FIGURES, LOG)
 # Settings of the model that a resumed run must share; `Evaluation` knows the others.
 MODEL_SETTINGS = ("model", "weights", "num_classes", "output", "input_size", "mean", "std")
 # Folders whose classes are printed before the work begins.

@@ -16,34 +16,16 @@ from scipy.stats import bootstrap
 
 from xgradcam.cam.methods import METHODS
 from xgradcam.errors import XGradCamError
+from xgradcam.evaluation.figures import figure_files
 from xgradcam.evaluation.measures import MEASURES
 from xgradcam.evaluation.photographs import FolderClass
+from xgradcam.evaluation.tables import Mean, Row, csv_table, latex_tables, markdown_table
 from xgradcam.files import write_files
 
 RESAMPLES = 2000
 COLOURS = "tab20"
-ARROWS: Mapping[bool | None, str] = {True: " ↑", False: " ↓", None: ""}
 AXIOM_ERRORS = ("conservation", "sensitivity")
 CURVES = ("deletion", "insertion")
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over photographs with its 95% bootstrap interval; count: of photographs."""
-
-    value: float
-    low: float
-    high: float
-    count: int
-
-
-@dataclass(frozen=True)
-class Row:
-    """Measure -> mean, for one method at one layer."""
-
-    layer: str
-    method: str
-    means: Mapping[str, Mean]
 
 
 @dataclass(frozen=True)
@@ -62,21 +44,24 @@ class Report:
     remarks: Sequence[str] = ()
 
     def write(self, folder: Path) -> None:
-        """Write evaluation.md, evaluation.csv and evaluation.png; CannotWriteError if that fails."""
-        write_files(
-            {
-                folder / "evaluation.md": (self.markdown() + "\n").encode(),
-                folder / "evaluation.csv": self.csv().encode(),
-                folder / "evaluation.png": self.png(),
-            }
-        )
+        """Write the tables and the figures, `WRITTEN`; CannotWriteError if that fails."""
+        over = f"Means over {self.photographs} photographs with 95% bootstrap intervals."
+        contents = {
+            "evaluation.md": (self.markdown() + "\n").encode(),
+            "evaluation.csv": self.csv().encode(),
+            "evaluation.png": self.png(),
+            "evaluation-table.csv": csv_table(self.rows, self.layers).encode(),
+            "evaluation-table.tex": latex_tables(self.rows, self.layers, over).encode(),
+            **figure_files(self.rows, self.layers),
+        }
+        write_files({folder / name: content for name, content in contents.items()})
 
     def markdown(self) -> str:
         """A table for each layer, the best mean of each measure in bold, and one of the folders' classes."""
         over = f"{self.photographs} photographs" if self.photographs > 1 else "1 photograph"
         lines = [f"Means over {over}, with 95% bootstrap intervals; ↑ more, ↓ less is better."]
         for layer in self.layers:
-            lines += ["", f"**{layer}**", "", *_table(self._rows_at(layer))]
+            lines += ["", f"**{layer}**", "", *markdown_table(self._rows_at(layer))]
         if self.classes:
             lines += ["", "| folder | class explained | photographs |", "|---|---|---|"]
         for one in self.classes:
@@ -166,37 +151,6 @@ def mean_of(values: Iterable[float | None], seed: int = 0) -> Mean:
         random_state=np.random.default_rng(seed),
     ).confidence_interval
     return Mean(mean, float(interval.low), float(interval.high), len(finite))
-
-
-def _table(rows: Sequence[Row]) -> list[str]:
-    """The lines of a Markdown table: a row for each method, a column for each measure."""
-    names = [name for name in MEASURES if any(name in row.means for row in rows)]
-    best = {name: best_of(name, [row.means[name] for row in rows if name in row.means]) for name in names}
-    heads = [MEASURES[name].title + ARROWS[MEASURES[name].more_is_better] for name in names]
-    lines = [f"| method | {' | '.join(heads)} |", "|---" * (len(names) + 1) + "|"]
-    for row in rows:
-        cells = [cell(row.means.get(name), best[name]) for name in names]
-        lines.append(f"| {row.method} | {' | '.join(cells)} |")
-    return lines
-
-
-def best_of(name: str, means: Iterable[Mean]) -> float | None:
-    """The best of a measure's means; None if all are equal, or if neither more nor less is better."""
-    values = {mean.value for mean in means if np.isfinite(mean.value)}
-    more_is_better = MEASURES[name].more_is_better
-    if more_is_better is None or len(values) < 2:
-        return None
-    return max(values) if more_is_better else min(values)
-
-
-def cell(mean: Mean | None, best: float | None) -> str:
-    """The mean and its interval as text; in bold if it reads the same as the best one."""
-    if mean is None or not mean.count:
-        return "–"
-    value = f"{mean.value:.3g}"
-    if best is not None and value == f"{best:.3g}":
-        value = f"**{value}**"
-    return f"{value} ({mean.low:.2g} to {mean.high:.2g})" if mean.high > mean.low else value
 
 
 def _colour(method: str) -> tuple[float, ...]:
