@@ -12,8 +12,9 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,7 +24,9 @@ from skimage import data
 import xgradcam
 from xgradcam.cam.explanation import heatmap_of
 from xgradcam.cam.methods import title_of
+from xgradcam.cli.evaluate import main as evaluate
 from xgradcam.cli.proof_verify import main as proof_verify
+from xgradcam.cli.xgrad_cam import main as xgrad_cam
 from xgradcam.pictures.panel import draw_panel, panel, score_line
 from xgradcam.pictures.photograph import JPEG_QUALITY, Photograph, read_image
 
@@ -33,6 +36,9 @@ MODEL = "efficientnet-lite0"
 PLAIN, COMPLETE = "xgrad-cam", "complete-cam"
 LAST_LAYER, LATE_LAYER, EARLY_LAYER = "bn2", "blocks.6.0.bn2", "blocks.4.0.bn2"
 FINE_LAYER = "blocks.4.2.bn3"
+# Of the figure of an evaluation.
+THREE_LAYERS = ("blocks.4.0.bn2", "blocks.4.2.bn3", "blocks.6.0.bn2")
+EVALUATED = ("grad-cam", "xgrad-cam", "hires-cam", "layer-cam", "complete-cam", "eigen-cam")
 CAT, ESPRESSO = 285, 967
 PAGE_LAYERS, PAGE_METHODS = (LAST_LAYER, EARLY_LAYER), ("grad-cam", "xgrad-cam", "complete-cam", "layer-cam")
 PAGE_VIEW = "view=grid"
@@ -207,6 +213,40 @@ def picture_of_a_report(browser: str, cat: Photograph, coffee: Photograph) -> Ph
         return smaller(shot_of(browser, page, 1080, 640)[40:], 410)
 
 
+def write_figures(classifier: xgradcam.Classifier, path: Path) -> None:
+    """Write a figure, a grid, and a figure of an evaluation, as Python and the evaluation draw them."""
+    both = [PLAIN, COMPLETE]
+    espresso = classifier.explain(path, "espresso", FINE_LAYER, methods=both)
+    classes = classifier.explain(path, ["Egyptian cat", "espresso"], FINE_LAYER, methods=both)
+    write_jpeg(PICTURES / "compare.jpg", _saved(xgradcam.compare(classes, signed=True).save, 58), QUALITY)
+    write_jpeg(PICTURES / "figure.jpg", _saved(espresso.save, 75, method=COMPLETE), QUALITY)
+    with tempfile.TemporaryDirectory() as folder:
+        what = [str(EXAMPLES), "--model", MODEL, "--method", *EVALUATED, "--target-layer", *THREE_LAYERS]
+        how = ["--steps", "2", "--limit", "2", "--randomise", "0", "--output-dir", folder]
+        evaluate([*what, *how])
+        with Image.open(Path(folder, "evaluation-axioms.png")) as picture:
+            picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.LANCZOS).save(
+                PICTURES / "evaluation.png"
+            )
+    store_with_a_palette(PICTURES / "evaluation.png")
+
+
+def _saved(save: Callable[..., None], dpi: int, **how: Any) -> Photograph:
+    """The pixels of a figure at a resolution in dots per inch."""
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder, "figure.png"), dpi=dpi, **how)
+        return read_image(Path(folder, "figure.png"))
+
+
+def picture_of_signed_maps() -> Photograph:
+    """The panel of "espresso" with evidence against it, as the command draws it."""
+    with tempfile.TemporaryDirectory() as folder:
+        what = [str(EXAMPLES / "cat-and-coffee.jpg"), "--target", "espresso", "--model", MODEL]
+        how = ["--target-layer", FINE_LAYER, "--method", PLAIN, COMPLETE, "--signed", "--panel"]
+        xgrad_cam([*what, *how, "--quiet", "--output-dir", folder])
+        return read_image(Path(folder, "panel.jpg"))
+
+
 def write_jpeg(path: Path, picture: Photograph, quality: int) -> None:
     """Write a picture; not by `encode_jpeg`: it is no result of the command, which may write those over."""
     bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
@@ -236,7 +276,8 @@ def main() -> None:
     complete = np.vstack([row_of_the_complete_map(classifier, both, one) for one in (CAT, ESPRESSO)])
     last = np.vstack([row(classifier, both, target, LAST_LAYER) for target in (CAT, ESPRESSO)])
     late = row(classifier, both, CAT, LATE_LAYER)
-    layers, mistake = picture_of_all_layers(), picture_of_a_mistake()
+    layers, mistake, signed = picture_of_all_layers(), picture_of_a_mistake(), picture_of_signed_maps()
+    write_figures(classifier, EXAMPLES / "cat-and-coffee.jpg")
     pictures = {
         "all-layers": smaller(layers, layers.shape[0] // 2),
         "photograph": smaller(both, HEIGHT),
@@ -245,6 +286,7 @@ def main() -> None:
         "last-layer": smaller(last, last.shape[0] * 2 // 3),
         "late-layer": smaller(late, late.shape[0] * 2 // 3),
         "mistake": smaller(mistake, mistake.shape[0] // 2),
+        "signed": smaller(signed, signed.shape[0] // 2),
         "methods": smaller(methods, methods.shape[0] * 2 // 5),
     }
     browser = next(filter(None, map(shutil.which, BROWSERS)), None)
