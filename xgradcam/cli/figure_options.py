@@ -64,7 +64,8 @@ def style_of(arguments: argparse.Namespace) -> "Style":
 
 def writing_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings of the picture files, for `Writing`."""
-    return {"format": arguments.format, "dpi": arguments.dpi, "bar": arguments.color_bar}
+    panel, bar = arguments.panel, arguments.color_bar
+    return {"panel": panel, "format": arguments.format, "dpi": arguments.dpi, "bar": bar}
 
 
 def recorded(arguments: argparse.Namespace, methods: "Sequence[str]") -> dict[str, Any]:

@@ -244,7 +244,6 @@ def run_of(
         folder=arguments.output_dir,
         style=style,
         original_names=_has_original_names(arguments, sources, layers),
-        panel=arguments.panel,
         page=arguments.html,
         pictures=not arguments.no_pictures,
         save_maps=arguments.save_maps,
