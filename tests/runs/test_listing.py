@@ -5,12 +5,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from tests.runs.support import touch
 from xgradcam.errors import XGradCamError
 from xgradcam.files import make_folder
+from xgradcam.pictures.marks import ENCODERS
 from xgradcam.runs.listing import matching, photographs_in
 from xgradcam.runs.sources import find_photographs
 
@@ -202,3 +204,19 @@ def test_names_are_kept_apart_in_linear_time():
     # Half a second; by the square of their number it would be half a minute.
     assert time.process_time() - started < 6
     assert sorted(str(source.stem) for source in find_photographs(["p", "q"], OUT)) == sorted(places)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "png"])
+@pytest.mark.parametrize("stem", ["complete-cam", "grad-cam++", "linear-cam_gb", "panel", "gb"])
+def test_results_of_one_photograph_are_passed_over_but_not_photographs_of_such_names(tmp_path, stem, kind):
+    picture, path = np.zeros((8, 8, 3), np.uint8), tmp_path / f"{stem}.{kind}"
+
+    def listed():
+        skipped = Counter()
+        paths = photographs_in(str(tmp_path), Path("out"), lambda kind: skipped.update([kind]))
+        return [Path(path) for path in paths], skipped
+
+    path.write_bytes(ENCODERS[kind](picture))
+    assert listed() == ([], {"result": 1})
+    Image.fromarray(picture).save(path)
+    assert listed() == ([path], {})

@@ -13,12 +13,14 @@ from typing import TypeAlias
 from xgradcam.errors import XGradCamError
 from xgradcam.files import open_regular
 from xgradcam.pictures.formats import HEAD, READ, SUFFIXES, kind_by_name, kind_of
+from xgradcam.pictures.marks import is_marked_picture
 
 # Names of results: those of an earlier run are not photographs of this one.
 MADE = re.compile(
-    r"_\d+(-less-\d+)?_(.+_)?(panel|gb|[a-z-]*cam[a-z+-]*(_gb)?)\.(jpg|png)$|_photograph\.jpg$"
-    r"|^(X_)?cam(_gb)?\.(jpg|png)$"
+    r"_\d+(-less-\d+)?_(.+_)?(panel|gb|[a-z-]*cam[a-z+-]*(_gb)?)\.jpg$|_photograph\.jpg$|^(X_)?cam(_gb)?\.jpg$"
 )
+# Names of other results, which photographs may have, too: dash-cam.jpg, 12_cam.png.
+PERHAPS_MADE = re.compile(r"(^|_)(panel|gb|[a-z-]*cam[a-z+-]*)\.(jpg|png)$")
 # Kinds of what is passed over, beside those of files.
 RESULT, HIDDEN, PIPE, OTHER = "result", "hidden photograph", "pipe", "other file"
 FORBIDDEN, REPEATED = "folder without permission", "link to a folder listed already"
@@ -157,6 +159,8 @@ def _kind_passed_over(path: str, name: str) -> str:
         return HIDDEN if is_photograph else ""
     if is_photograph and MADE.search(name):
         return RESULT
+    if PERHAPS_MADE.search(name) and _is_ours(path):
+        return RESULT
     try:
         mode = os.stat(path).st_mode
     except OSError:
@@ -165,6 +169,15 @@ def _kind_passed_over(path: str, name: str) -> str:
     if not stat.S_ISREG(mode):
         return PIPE if stat.S_ISFIFO(mode) else OTHER
     return "" if is_photograph else kind_by_name(name) or _kind_by_content(path)
+
+
+def _is_ours(path: str) -> bool:
+    """True for a picture that we have made, and that nobody has changed since."""
+    try:
+        with open_regular(path) as file:
+            return is_marked_picture(file.read())
+    except (OSError, XGradCamError):
+        return False
 
 
 def _kind_by_content(path: str) -> str:
