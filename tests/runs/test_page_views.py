@@ -128,6 +128,23 @@ def test_zoom_and_pan_are_one_in_the_large_view_and_the_card(visit, live):
     assert page.evaluate(f"({matrix})('#large').a") == 1
 
 
+@ONLY_IN_CHROMIUM
+def test_two_fingers_zoom(visit, live):
+    page = visit(live, 390, 844, has_touch=True)
+    page.locator(".open").first.click()
+    at_rest(page)
+    box = page.locator("#large .compare").bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    session = page.context.new_cdp_session(page)
+    for kind, apart in (("touchStart", 40), ("touchMove", 60), ("touchMove", 80)):
+        points = [{"x": middle[0] + side * apart / 2, "y": middle[1], "id": side} for side in (-1, 1)]
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    scale = "new DOMMatrix(getComputedStyle(document.querySelector('#large .seen')).transform).a"
+    assert page.evaluate(scale) == pytest.approx(2, abs=0.1)
+    assert page.evaluate("document.querySelector('#large').open")
+
+
 def test_the_address_holds_the_view(visit, live):
     page = visit(live)
     page.locator("#name").fill("cat")

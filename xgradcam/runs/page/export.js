@@ -76,7 +76,7 @@ function picture(url) {
   });
 }
 
-/** The photograph of a card with the map of the layer and method in the colours that are set, w × h. */
+/** The photograph of a card with the map of the layer and method in the colours that are set, and its legend. */
 async function tileOf(card, most) {
   const record = anyRecordOf(card), maps = await mapsAt(record.page_maps), photograph = await picture(maps.small);
   const scale = Math.min(most / photograph.width, most / photograph.height);
@@ -89,14 +89,21 @@ async function tileOf(card, most) {
     drawing.fillStyle = "rgb(255 255 255 / 45%)";
     drawing.fillRect(0, 0, tile.width, tile.height);
   }
-  if (!methodsOf(record).includes(state.method)) return tile;
+  if (!methodsOf(record).includes(state.method)) return { tile, range: "" };
   const [top, left, bottom, right] = maps.window, [rows, columns] = maps.size;
   const heat = heatOf(maps, record.place, state.method, rows, columns);
   const map = Object.assign(make("canvas"), { width: columns, height: rows });
   if (heat) map.getContext("2d").putImageData(coloured(heat, rows, columns), 0, 0);
   outline(map.getContext("2d"), maps.outline, rows, columns);
-  drawing.drawImage(map, left * tile.width, top * tile.height, (right - left) * tile.width, (bottom - top) * tile.height);
-  return tile;
+  const window = [left * tile.width, top * tile.height, (right - left) * tile.width, (bottom - top) * tile.height];
+  drawing.drawImage(map, ...window);
+  drawing.fillStyle = "rgb(0 0 0 / 65%)"; // dims what the network did not see
+  drawing.beginPath();
+  drawing.rect(0, 0, tile.width, tile.height);
+  drawing.rect(...window);
+  drawing.fill("evenodd");
+  const { low, high } = legendOf(record, state.method, heat);
+  return { tile, range: low ? `: ${low} to ${high}` : "" };
 }
 
 function fitted(drawing, text, width) {
@@ -117,15 +124,16 @@ async function sheet() {
   drawing.fillRect(0, 0, canvas.width, canvas.height);
   for (const [index, card] of some.entries()) {
     const x = TILE_GAP + (index % columns) * (TILE + TILE_GAP), y = TILE_GAP + Math.floor(index / columns) * (TILE + TILE_TEXT + TILE_GAP);
-    const tile = await tileOf(card, TILE), record = anyRecordOf(card);
-    drawing.drawImage(tile, x + (TILE - tile.width) / 2, y + (TILE - tile.height) / 2);
+    const { tile, range } = await tileOf(card, TILE), record = anyRecordOf(card);
+    const probability = isNumber(record.probability) ? `  ${percent(record.probability)}` : "";
+    drawing.drawImage(tile, x + (TILE - tile.width) / 2, y + TILE - tile.height);
     drawing.fillStyle = "#1c2024";
     drawing.font = "600 15px system-ui, sans-serif";
-    drawing.fillText(fitted(drawing, `${wordsOf(record)}  ${percent(record.probability)}`, TILE), x, y + TILE + 20);
+    drawing.fillText(fitted(drawing, `${wordsOf(record)}${probability}`, TILE), x, y + TILE + 20);
     drawing.fillStyle = "#596069";
     drawing.font = "13px system-ui, sans-serif";
     drawing.fillText(fitted(drawing, record.image, TILE), x, y + TILE + 38);
-    drawing.fillText(fitted(drawing, `${titleOf(state.method)}, ${record.layer}`, TILE), x, y + TILE + 54);
+    drawing.fillText(fitted(drawing, `${titleOf(state.method)}, ${record.layer}${range}`, TILE), x, y + TILE + 54);
   }
   return { canvas, left: every.length - some.length, without: exported().length - every.length };
 }

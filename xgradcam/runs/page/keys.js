@@ -94,18 +94,41 @@ function onKey(event) {
 let drag = null;
 let pressed = null; // where the last press began: dragging out of the large view does not close it
 
+const fingers = new Map(); // on pictures: where each is
+let pinch = null; // two of them zoom
+
+function startPinch(picture, card) {
+  const [one, other] = [...fingers.values()];
+  pinch = { picture, card, zoom: card.zoom, apart: Math.hypot(one[0] - other[0], one[1] - other[1]) };
+  drag = null;
+}
+
+function movePinch() {
+  const [one, other] = [...fingers.values()], box = pinch.picture.getBoundingClientRect();
+  const factor = Math.hypot(one[0] - other[0], one[1] - other[1]) / Math.max(1, pinch.apart);
+  const middle = [(one[0] + other[0]) / 2 - box.left, (one[1] + other[1]) / 2 - box.top];
+  zoomCard(pinch.card, zoomed(pinch.zoom, factor, middle[0] / box.width, middle[1] / box.height));
+}
+
 function onPointerDown(event) {
   pressed = event.target;
   const picture = event.target.closest(".compare");
   const inLarge = picture?.closest(".large") !== null;
   if (!picture || event.button !== 0 || (picture.classList.contains("lacks") && inLarge)) return;
   const card = inLarge ? opened : cardOf(picture), onDivider = event.target.matches(".divider");
+  if (event.pointerType === "touch") fingers.set(event.pointerId, [event.clientX, event.clientY]);
+  if (fingers.size === 2) {
+    startPinch(picture, card);
+    return;
+  }
   const pans = !onDivider && card.zoom.scale > 1;
   drag = { picture, card, pans, inLarge, from: [event.clientX, event.clientY], zoom: card.zoom, moves: !pans && (inLarge || onDivider) };
   onPointerMove(event);
 }
 
 function onPointerMove(event) {
+  if (fingers.has(event.pointerId)) fingers.set(event.pointerId, [event.clientX, event.clientY]);
+  if (pinch) movePinch();
   if (!drag) return;
   const [right, down] = [event.clientX - drag.from[0], event.clientY - drag.from[1]];
   drag.moves ||= Math.abs(right) > SLIP || (drag.pans && Math.abs(down) > SLIP);
@@ -118,9 +141,15 @@ function onPointerMove(event) {
   }
 }
 
-function onPointerUp() {
-  if (drag && !drag.moves && !drag.inLarge) open(drag.card);
+function onPointerCancel(event) {
+  fingers.delete(event.pointerId);
+  if (fingers.size < 2) pinch = null;
   drag = null;
+}
+
+function onPointerUp(event) {
+  if (drag && !drag.moves && !drag.inLarge) open(drag.card);
+  onPointerCancel(event);
 }
 
 /** The wheel zooms in the large view, and with Ctrl (two fingers on a pad) on a card. */

@@ -86,7 +86,7 @@ function listen() {
   document.addEventListener("pointerdown", onPointerDown);
   document.addEventListener("pointermove", onPointerMove);
   document.addEventListener("pointerup", onPointerUp);
-  document.addEventListener("pointercancel", () => { drag = null; });
+  document.addEventListener("pointercancel", onPointerCancel);
 }
 
 begin();
