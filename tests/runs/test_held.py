@@ -63,6 +63,28 @@ def test_members_are_found_and_read_in_any_order_also_after_pickling():
         found[-1][1].content("last")
 
 
+@pytest.mark.parametrize("size", [-512, -1024, -(2**62), 2**40, 2**62, 2**63 + 1, 2**70])
+@pytest.mark.parametrize(
+    "kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME]
+)
+def test_wrong_sizes_in_headers_end_the_archive(size, kind):
+    good = tarfile.TarInfo("good.jpg")
+    good.size = 3
+    bad = tarfile.TarInfo("bad.jpg")
+    bad.size, bad.type = size, kind
+    ours = good.tobuf(tarfile.GNU_FORMAT) + b"123".ljust(512, b"\0")
+    Path("x.tar").write_bytes(ours + bad.tobuf(tarfile.GNU_FORMAT) + b"12".ljust(1536, b"\0"))
+    skipped = []
+    found = members_of("x.tar", None, skipped.append)
+    assert found[0][0] == "good.jpg"
+    assert found[0][1].content("x") == b"123"
+    assert {name for name, _ in found[1:]} <= {"bad.jpg"}
+    assert skipped == ["archive with a damaged end"]
+    for name, member in found[1:]:
+        with pytest.raises(XGradCamError, match=r"image too large|ends in the middle"):
+            member.content(name)
+
+
 def test_a_huge_member_is_not_read_whole(monkeypatch):
     Path("x.tar").write_bytes(b"x" * 1000)
     monkeypatch.setattr("xgradcam.runs.held.MAX_BYTES", 10)

@@ -26,6 +26,8 @@ NUMPY = ".npy"
 # Kinds of what is passed over.
 LINK, REPEATED, CUT_OFF = "link in an archive", "repeated name in an archive", "archive with a damaged end"
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+# Errors of reading a damaged header, which may give any number as a size.
+DAMAGED = (tarfile.TarError, ArithmeticError, EOFError, MemoryError, OSError, RecursionError, ValueError)
 Named: TypeAlias = "tuple[str, Member]"
 
 
@@ -136,7 +138,7 @@ def _photographs(file: BinaryIO, place: str, skip: Skip) -> Iterator[Named]:
     """Names and places of the photographs in an open tar, arrays among them."""
     try:
         tar = tarfile.open(fileobj=file, mode="r:")
-    except (tarfile.TarError, EOFError, OSError, ValueError) as error:
+    except DAMAGED as error:
         raise XGradCamError(f"cannot read the archive {place}: {_reason(file, error)}") from None
     with tar:
         for member in _members(tar, skip):
@@ -156,14 +158,20 @@ def _photographs(file: BinaryIO, place: str, skip: Skip) -> Iterator[Named]:
 
 def _members(tar: tarfile.TarFile, skip: Skip) -> Iterator[tarfile.TarInfo]:
     """The members of a tar, as far as it is whole."""
+    place = -1
     while True:
         try:
             member = tar.next()
-        except (tarfile.TarError, EOFError, OSError, ValueError):
+        except DAMAGED:
             skip(CUT_OFF)
             return
         if member is None:
             break
+        # A size below 0 would lead back, and round for ever.
+        if member.size < 0 or tar.offset <= place:
+            skip(CUT_OFF)
+            return
+        place = tar.offset
         yield member
     # For a damaged header, or none, the library ends as at the end, where there is a block of zeros.
     if tar.fileobj is not None:
