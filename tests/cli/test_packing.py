@@ -176,6 +176,25 @@ def test_several_layers_and_classes(form):
 
 
 @pytest.mark.parametrize("form", FORMATS)
+def test_a_contrast_is_told_from_its_class(form):
+    noise("photos", 4)
+    Path("labels.csv").write_text("".join(f"{index:04}.png,0\n" for index in range(4)))
+    options = ["--truth", "labels.csv", "--output-format", form]
+    assert run(*options, "--quiet") == 0
+    mistake = [("predicted", None), ("true", None), ("contrast", "contrast")]
+    if form == "parquet":
+        rows = [row for row in rows_in("out") if row["image"] == "photos/0001.png"]
+        assert [(row["role"], row["what"]) for row in rows] == mistake
+        assert len({row["score"] for row in rows}) == 3
+        return
+    names = [name for name, _ in rows_or_members("out", form)]
+    assert len(names) == len({*names})
+    found = [json.loads(of) for name, of in rows_or_members("out", form) if name.endswith(".json")]
+    of_one = [record for record in found if record["image"] == "photos/0001.png"]
+    assert [(record["role"], record.get("what")) for record in of_one] == mistake
+
+
+@pytest.mark.parametrize("form", FORMATS)
 def test_what_is_killed_goes_on_and_leaves_nothing(photos, form, capsys):
     Path("slow.py").write_text(
         "import time\nfrom tiny import Tiny\n\nclass Slow(Tiny):\n"

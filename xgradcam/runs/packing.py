@@ -24,6 +24,10 @@ COLUMNS = {
     "image": "string",
     "class_index": "int64",
     "class_name": "string",
+    # Of a score that is no class's: its kind, and what it is of; and of --truth what the row is for.
+    "what": "string",
+    "interest": "string",
+    "role": "string",
     "score": "float64",
     "probability": "float64",
     "rank": "int64",
