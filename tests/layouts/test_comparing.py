@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tests.layouts.test_drawing import explained, photograph, seeded, values_of
-from xgradcam import compare
+from xgradcam import Classifier, PhotographExplanation, compare
 from xgradcam.errors import XGradCamError
 
 METHODS = ("grad-cam", "xgrad-cam", "layer-cam")
@@ -65,6 +65,25 @@ def test_classes_side_by_side_have_their_names_and_one_scale():
     assert bar.get_ylabel() == "evidence for what each map is of\nlogit per cell\none scale for all maps"
     named = compare({"a $cat": batch.sample(0), "a dog": batch.sample(1)}, photograph())
     assert [ax.get_title() for ax in drawn(named)[0][0]] == ["photograph", "a $cat", "a dog"]
+
+
+def test_maps_of_other_photographs_stand_beside_their_own():
+    batch = explained(seeded(2, 4, 4))
+    pixels = [photograph(), 255 - photograph()]
+    model = Classifier("tiny", torch.nn.Identity(), (4, 4), (0.5,) * 3, (0.5,) * 3, None)
+    about = {"framing": model.framing(), "model_name": "tiny", "layer": "1"}
+    each = [
+        PhotographExplanation(
+            **vars(batch.sample(number)), photographs=(pixels[number],), class_names=(f"{number}",), **about
+        )
+        for number in range(2)
+    ]
+    axes, _ = drawn(compare(each))
+    assert axes.shape == (2, 2)
+    for row, own in zip(axes, pixels, strict=True):
+        assert np.array_equal(row[0].images[0].get_array(), own)
+        assert row[1].images[-1].get_array().shape == own.shape[:2]
+    assert [ax.get_ylabel() for ax in axes[:, 0]] == ["0", "1"]
 
 
 @pytest.mark.parametrize(("scale", "bars"), [("all", 1), ("row", 2), ("each", 6)])

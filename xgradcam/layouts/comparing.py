@@ -189,7 +189,7 @@ def _laid_out(
     if len(rows) == 1:
         laid = in_rows([cell for cell in rows[0] if cell])
         names = names if len(laid) == 1 else ()
-    elif len(rows[0]) == 1:
+    elif len(rows[0]) == 1 and _of_one_photograph([cell for (cell,) in rows if cell]):
         each = zip(rows, names, strict=True)
         laid = in_rows([replace(cell, title=name or cell.title) for (cell,), name in each if cell])
         names = ()
@@ -258,6 +258,15 @@ def _photograph(cells: "Sequence[Shown | None]") -> "Shown | None":
     if below is None or below.extent[1] == 1:
         return None
     return replace(below, values=np.zeros((0, 0)), title="photograph")
+
+
+def _of_one_photograph(cells: "Sequence[Shown]") -> bool:
+    """True for maps over the same photograph, which need it once."""
+    first, *others = [cell.below for cell in cells]
+    return all(
+        one is first or (one is not None and first is not None and np.array_equal(one, first))
+        for one in others
+    )
 
 
 def in_rows(cells: "Sequence[Shown]") -> "list[list[Shown | None]]":
