@@ -18,7 +18,7 @@ from tests.support import EXAMPLES, noise
 from xgradcam.cli.proof_verify import main as proof_verify
 from xgradcam.cli.xgrad_cam import main
 from xgradcam.errors import CannotWriteError
-from xgradcam.runs import results, sources
+from xgradcam.runs import figures, sources
 from xgradcam.runs.journal import Journal
 from xgradcam.runs.ledger import NAME, alone_in
 
@@ -348,7 +348,7 @@ def test_a_photograph_for_which_the_memory_is_too_small_does_not_stop_the_others
     elif place == "gradient":
         monkeypatch.setattr(torch.autograd, "grad", failing(torch.autograd.grad, 2))
     elif place == "drawing":
-        monkeypatch.setattr("xgradcam.runs.results.draw", failing(results.draw, 3))
+        monkeypatch.setattr("xgradcam.runs.figures.draw", failing(figures.draw, 3))
     else:
         monkeypatch.setattr(
             "xgradcam.runs.sources.read_file",
