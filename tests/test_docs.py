@@ -130,10 +130,14 @@ def test_the_pictures_of_the_first_command_differ(tmp_path):
     assert distance > 10
 
 
-def test_the_python_code_of_the_readme_gives_the_shapes_in_its_comments():
+def test_the_python_code_of_the_readme_gives_the_shapes_in_its_comments(tmp_path, monkeypatch):
     names = {}
-    (code,) = blocks(README, "python")
+    code, figure = blocks(README, "python")
     exec(code, names)
+    (tmp_path / "examples").symlink_to(README.parent / "examples")
+    monkeypatch.chdir(tmp_path)
+    exec(figure, {})
+    assert (tmp_path / "espresso.pdf").read_bytes().startswith(b"%PDF")
     shapes = re.findall(r"^(explanation\..*?)  # \((.*?)\)", code, re.MULTILINE)
     assert len(shapes) == 3
     for expression, shape in shapes:
