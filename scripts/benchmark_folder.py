@@ -148,7 +148,7 @@ def parts(folder: Path, out: Path, runs: int) -> Iterator[tuple[int, list[float]
     network = "efficientnet-lite0"
     layer, weights = NETWORKS[network]
     classifier = load_classifier(network, weights)
-    sources = [Source(str(path), Path(path.stem)) for path in sorted(folder.iterdir())]
+    sources = [Source(str(path), path.stem) for path in sorted(folder.iterdir())]
     run = Run(sources, classifier, classifier.framing(), [layer], [None], Explaining(), Writing(out))
 
     def read(source: Source) -> np.ndarray:

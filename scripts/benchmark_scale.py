@@ -145,13 +145,13 @@ def print_rates(folder: Path, photographs: int, workers: Sequence[int]) -> None:
 
 def print_merging(folder: Path, records: int) -> None:
     """Print time and memory of planning and merging; the parts are written before, and not measured."""
-    sources = [Source(f"photographs/{index:08}.jpg", Path(f"{index:08}")) for index in range(records)]
+    sources = [Source(f"photographs/{index:08}.jpg", f"{index:08}") for index in range(records)]
     plan = Plan({"model": "m"}, 8, SHARD, records, digest_of(sources), 0)
     (folder / FOLDER).mkdir(parents=True)
     for index in range(plan.count):
         lines = [json.dumps({"model": "m"})]
         lines += [
-            json.dumps({"image": source.path, "stem": str(source.stem), "records": [_record(source)]})
+            json.dumps({"image": source.path, "stem": source.stem, "records": [_record(source)]})
             for source in plan.of(index, sources)
         ]
         Files(folder, index).part.write_text("\n".join(lines) + "\n")
@@ -168,7 +168,7 @@ def print_merging(folder: Path, records: int) -> None:
 def merge_measured(folder: str, records: str) -> None:
     """Plan and merge in a process of its own, and print the seconds that it took."""
     begun, count, place = time.perf_counter(), int(records), Path(folder)
-    sources = [Source(f"photographs/{index:08}.jpg", Path(f"{index:08}")) for index in range(count)]
+    sources = [Source(f"photographs/{index:08}.jpg", f"{index:08}") for index in range(count)]
     plan = Plan({"model": "m"}, 8, SHARD, count, digest_of(sources), 0)
     plan.write(place)
     if left_to_do(place, plan):

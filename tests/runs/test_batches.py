@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from xgradcam.runs.batches import MOST, TIMES_KEPT, activation_bytes, batch_size
 from xgradcam.runs.run import USUAL_BATCH
 from xgradcam.runs.sources import Source
 
-SOURCES = [Source(f"{index}.png", Path(str(index))) for index in range(9)]
+SOURCES = [Source(f"{index}.png", str(index)) for index in range(9)]
 ONE = 1000
 
 

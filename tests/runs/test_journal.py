@@ -15,7 +15,7 @@ def test_what_another_photograph_is_said_to_have_stays(tmp_path, monkeypatch):
     Path("photos").mkdir()
     for name in "ab":
         Path(f"photos/{name}.jpg").write_text("photograph")
-    sources = [Source("photos/a.jpg", Path("a")), Source("photos/b.jpg", Path("cat"))]
+    sources = [Source("photos/a.jpg", "a"), Source("photos/b.jpg", "cat")]
     record = {"files": {"grad-cam": "cat_1.jpg"}}
     for name in ("a_1.jpg", "cat_1.jpg"):
         Path(name).touch()
@@ -44,7 +44,7 @@ def sources(tmp_path, monkeypatch):
     for name in "abc":
         Path(f"{name}.jpg").write_text("photograph")
         Path(f"{name}_1_cam.jpg").write_text("map")
-    return [Source(f"{name}.jpg", Path(name)) for name in "abc"]
+    return [Source(f"{name}.jpg", name) for name in "abc"]
 
 
 def records_of(source):

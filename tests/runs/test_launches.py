@@ -39,7 +39,7 @@ def run(net, tmp_path, monkeypatch):
     """Seven photographs in batches of two, with a page."""
     monkeypatch.chdir(tmp_path)
     noise("photos", 7)
-    sources = [Source(f"photos/{index:04}.png", Path(f"{index % 2}/{index:04}")) for index in range(7)]
+    sources = [Source(f"photos/{index:04}.png", f"{index % 2}/{index:04}") for index in range(7)]
     made = run_of(net.float(), (1,), sources, LAYERS[1:], {"batch_size": 2}, Path("out"), page=True)
     return replace(made, settings=SETTINGS)
 

@@ -32,7 +32,7 @@ def text(*lines):
 def planned(net, tmp_path, monkeypatch):
     """Six photographs in shards of two, begun."""
     monkeypatch.chdir(tmp_path)
-    sources = [Source(f"{name}.jpg", Path(name)) for name in "abcdef"]
+    sources = [Source(f"{name}.jpg", name) for name in "abcdef"]
     run = run_of(net, sources=sources, explaining={"batch_size": 2}, folder=tmp_path)
     plan = plan_of(run.__class__(**{**vars(run), "settings": SETTINGS}), 0, 2)
     begin(tmp_path, plan, sources, False)

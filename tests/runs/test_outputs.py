@@ -28,7 +28,7 @@ def own_folder(tmp_path, monkeypatch):
 
 
 def outputs_of(net, layers=LAYERS[1:], classes=(1,), stems=("cat", "below/dog"), explaining=None, **writing):
-    sources = [Source(f"photos/{stem}.jpg", Path(stem)) for stem in stems]
+    sources = [Source(f"photos/{stem}.jpg", stem) for stem in stems]
     return Outputs(run_of(net, classes, sources, layers, explaining, Path("out"), **writing))
 
 

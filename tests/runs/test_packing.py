@@ -16,7 +16,7 @@ from xgradcam.runs.packs import is_own_pack
 from xgradcam.runs.results import Results
 from xgradcam.runs.sources import Source
 
-SOURCE = Source("photos/\udcff.png", Path("x"))
+SOURCE = Source("photos/\udcff.png", "x")
 RECORD = {"image": SOURCE.path, "class_index": 3, "class_name": "cat", "score": 1.5, "notes": ["a \udcff"]}
 MAP = np.arange(6, dtype=np.float32).reshape(2, 3)
 

@@ -27,7 +27,7 @@ def run(net, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     noise("photos", 5)
     Path("photos/0002.png").write_text("no picture")
-    sources = [Source(f"photos/{index:04}.png", Path(f"{index:04}")) for index in range(5)]
+    sources = [Source(f"photos/{index:04}.png", f"{index:04}") for index in range(5)]
     Path("out", FOLDER).mkdir(parents=True)
     made = run_of(net.float(), (1,), sources, LAYERS[1:], {"batch_size": 2}, Path("out"), save_maps=True)
     return replace(made, settings={"model": "tiny"})

@@ -50,7 +50,7 @@ def photographs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     noise("photos", 5)
     Path("photos/0002.png").write_text("no picture")
-    return [Source(f"photos/{index:04}.png", Path(f"{index:04}")) for index in range(5)]
+    return [Source(f"photos/{index:04}.png", f"{index:04}") for index in range(5)]
 
 
 def test_outcomes_come_in_the_order_of_the_photographs_with_records_or_a_problem(net, photographs):

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from xgradcam.runs.results import files_of, stem_of, write_results
 from xgradcam.runs.sources import Source
 
 PHOTOGRAPH = np.random.default_rng(1).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-CAT = Source("photos/cat.jpg", Path("below/cat"))
+CAT = Source("photos/cat.jpg", "below/cat")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from xgradcam.runs.sources import Source
 
 
 def sources_of(*names):
-    return [Source(f"{name}.jpg", Path(name)) for name in names]
+    return [Source(f"{name}.jpg", name) for name in names]
 
 
 def plan(net, names="abcdefg", size=4, folded=0, **settings):
@@ -88,4 +88,4 @@ def test_another_plan_is_refused_by_the_names_of_the_options(net, other, named):
 def test_what_one_process_alone_can_read_is_refused():
     require_files(sources_of("a"))
     with pytest.raises(XGradCamError, match="- reads a photograph from stdin"):
-        require_files([*sources_of("a"), Source("-", Path("stdin"))])
+        require_files([*sources_of("a"), Source("-", "stdin")])

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def found(*places, output_dir=OUT):
-    return [(source.path, str(source.stem)) for source in find_photographs(places, output_dir)]
+    return [(source.path, source.stem) for source in find_photographs(places, output_dir)]
 
 
 def test_files_in_the_order_given_each_once():
@@ -101,11 +101,11 @@ def test_no_two_photographs_share_a_stem_and_none_leaves_the_folder(parts):
     with patch("os.path.isdir", lambda _: False):
         sources = find_photographs(paths, OUT)
     assert [source.path for source in sources] == paths
-    stems = [str(source.stem).casefold() for source in sources]
+    stems = [source.stem.casefold() for source in sources]
     assert len(set(stems)) == len(stems)
     for source in sources:
-        assert not source.stem.is_absolute()
-        assert ".." not in source.stem.parts
+        assert not source.stem.startswith("/")
+        assert ".." not in source.stem.split("/")
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links on this system")
@@ -115,7 +115,7 @@ def test_a_pipe_in_a_folder_is_not_waited_for_and_a_link_to_nowhere_is_told(tmp_
     os.mkfifo(tmp_path / "b.jpg")
     (tmp_path / "c.jpg").symlink_to("nowhere.jpg")
     found = find_photographs([str(tmp_path)], tmp_path / "out")
-    assert [source.stem.name for source in found] == ["a", "c"]
+    assert [source.stem for source in found] == ["a", "c"]
 
 
 @pytest.mark.skipif(not hasattr(os, "symlink"), reason="no links on this system")
@@ -151,7 +151,7 @@ def test_stems_are_short_enough_in_bytes_and_told_apart(letter, count):
 
 def test_many_of_one_name_are_numbered_in_linear_time():
     started = time.process_time()
-    stems = [source.stem.name for source in _with_own_stems([Source("-", Path("x"))] * 20_000)]
+    stems = [source.stem for source in _with_own_stems([Source("-", "x")] * 20_000)]
     assert stems[:3] == ["x", "x-2", "x-3"]
     assert stems[-1] == "x-20000"
     assert time.process_time() - started < 5

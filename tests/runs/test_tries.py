@@ -10,7 +10,7 @@ from xgradcam.runs.sources import Source
 from xgradcam.runs.tries import DEATHS, Tries
 
 pytestmark = pytest.mark.usefixtures("own_folder")
-SOURCES = [Source(f"{index}.jpg", Path(str(index))) for index in range(5)]
+SOURCES = [Source(f"{index}.jpg", str(index)) for index in range(5)]
 
 
 @pytest.mark.parametrize(

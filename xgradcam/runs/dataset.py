@@ -95,7 +95,7 @@ class ExplainBatch:
             _read(value, str(name)) for value, name in zip(batch[self.column], batch[self.key], strict=True)
         ]
         prepared = [
-            Prepared(Source("", Path()), run.inputs(one), None, shape=(one.shape[0], one.shape[1]))
+            Prepared(Source("", ""), run.inputs(one), None, shape=(one.shape[0], one.shape[1]))
             for one, _, _ in rows
             if one is not None
         ]

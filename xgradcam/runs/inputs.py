@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 
 from xgradcam.errors import XGradCamError, shown
 from xgradcam.files import open_regular
@@ -80,7 +79,7 @@ class Expansion:
             return [
                 Source(
                     place,
-                    Path(stem_in(os.path.basename(place), "photograph")),
+                    stem_in(os.path.basename(place), "photograph"),
                     held=Refused(place, str(error)),
                 )
             ]
@@ -94,14 +93,14 @@ class Expansion:
         if suffix == TAR:
             members = members_of(place, self.column, self.skip)
             return [
-                Source(f"{place}/{safe}", Path(stem_in(safe, "photograph")), held=member)
+                Source(f"{place}/{safe}", stem_in(safe, "photograph"), held=member)
                 for name, member in members
                 for safe in [_safe(name)]
             ]
         if suffix in TABLES:
             first = os.path.splitext(os.path.basename(path))[0]
             return [
-                Source(f"{place}#{number}", Path(stem_in(name or "", f"{first}-{number:06}")), held=row)
+                Source(f"{place}#{number}", stem_in(name or "", f"{first}-{number:06}"), held=row)
                 for number, (name, row) in enumerate(rows_of(place, self.column))
             ]
         return None
@@ -143,7 +142,7 @@ def _safe(name: str) -> str:
 
 
 def _plain(path: str) -> Source:
-    return Source(path, Path(os.path.splitext(os.path.basename(path))[0] or "photograph"))
+    return Source(path, os.path.splitext(os.path.basename(path))[0] or "photograph")
 
 
 def _fetched(url: str, root: str) -> Source:
@@ -153,7 +152,7 @@ def _fetched(url: str, root: str) -> Source:
     if root != url and start == f"{root.rpartition('/')[0]}/" and url.startswith(f"{root}/"):
         start = f"{root}/"
     below = url[len(start) :] if root != url and url.startswith(start) else name_of(url)
-    return Source(url, Path(stem_in(below, "photograph")), held=Fetched(url))
+    return Source(url, stem_in(below, "photograph"), held=Fetched(url))
 
 
 def places_in(places: Iterable[str]) -> list[str]:

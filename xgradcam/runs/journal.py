@@ -65,7 +65,7 @@ class Journal:
         if before:
             require_same(before[0], settings, self.path)
         self._order = [source.path for source in sources]
-        stems = {source.path: source.stem.as_posix() for source in sources if source.path != STDIN}
+        stems = {source.path: source.stem for source in sources if source.path != STDIN}
         lines = _of_photographs(before)
         latest = {line["image"]: line for line in lines}
         self._last = {image: names_in_line(line) for image, line in latest.items()}
@@ -126,7 +126,7 @@ class Journal:
 
     def add(self, source: Source, state: Mapping[str, int], records: Sequence[Mapping[str, Any]]) -> None:
         """Add a photograph whose files are all written; state: `state_of` its file when it was read."""
-        line = {"image": source.path, "stem": source.stem.as_posix(), **state, "records": records}
+        line = {"image": source.path, "stem": source.stem, **state, "records": records}
         if self._file is not None and not self.path.exists():
             raise CannotWriteError(f"{self.path} has gone during the run: was the folder moved or emptied?")
         try:

@@ -196,7 +196,7 @@ def _recorded(run: Run, size: int) -> Run:
 
 def _parents(run: Run) -> set[PurePath]:
     """The folders of results, relative to the run's."""
-    return {source.stem.parent for source in run.sources} | {PurePath()}
+    return {PurePath(source.stem).parent for source in run.sources} | {PurePath()}
 
 
 def _clear_up(run: Run) -> None:

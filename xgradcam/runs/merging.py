@@ -57,7 +57,7 @@ def split(folder: Path, plan: Plan, sources: Sequence[Source]) -> None:
     if "image" in settings:
         raise XGradCamError(f"cannot read {path}: its first line holds no settings; {ANEW}")
     require_same(settings, plan.settings, path)
-    shards = {source.path: (index, source.stem.as_posix()) for index, source in enumerate(sources)}
+    shards = {source.path: (index, source.stem) for index, source in enumerate(sources)}
 
     def target(line: tuple[bytes, Mapping[str, Any]]) -> Path:
         position, stem = shards.get(str(line[1].get("image")), (0, None))

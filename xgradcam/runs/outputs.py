@@ -88,7 +88,7 @@ class Outputs:
     @cached_property
     def stems(self) -> dict[str, str]:
         """Stem -> photograph."""
-        return {source.stem.as_posix(): source.path for source in self.run.sources}
+        return {source.stem: source.path for source in self.run.sources}
 
     def is_result(self, name: str, stem: str) -> bool:
         """True if this can be the name of a result whose stem is this one."""

@@ -4,7 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 from importlib.util import find_spec
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from xgradcam.errors import XGradCamError
 from xgradcam.files import open_regular
@@ -88,13 +88,13 @@ def is_own_pack(path: Path) -> bool:
         return False
 
 
-def key_of(stem: PurePath, part: str) -> str:
+def key_of(stem: str, part: str) -> str:
     """The key of a photograph's class, or score, in a tar: no dot in it, and no two stems have the same.
 
     stem: of the photograph's results. part: the class or the score in a name. What could mean something else
     in a name is written as in URLs, `%2E` for a dot.
     """
-    *above, name = stem.parts
+    *above, name = stem.split("/")
     return "/".join([*map(_safe, above), short_name(_safe(f"{name}_{part}"), LONGEST)])
 
 

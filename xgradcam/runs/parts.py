@@ -217,7 +217,7 @@ def _lines_of(run: Run, outcomes: Iterable[Outcome]) -> dict[str, bytes]:
     return {
         outcome.source.path: _line(
             {
-                "image": outcome.source.path, "stem": outcome.source.stem.as_posix(), **outcome.state,
+                "image": outcome.source.path, "stem": outcome.source.stem, **outcome.state,
                 SHARD: digest, "records": outcome.records,
             }
         )

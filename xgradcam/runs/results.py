@@ -124,7 +124,7 @@ def write_results(
         if path in run.writing.kept:
             raise XGradCamError(f"{path} would be written over a file of this run: choose an --output-dir")
     announce([path.relative_to(folder).as_posix() for path in contents])
-    make_folder(folder / source.stem.parent)
+    make_folder((folder / source.stem).parent)
     write_files(contents)
     return results.records
 
@@ -136,8 +136,7 @@ def _of_page(
     outline, samples = outline_of(views[0].first.score_of, run.framing), [view.samples for view in views]
     script = maps_script(samples, outline, run.framing, views[0].shape, page.small)
     contents = {"photograph": (PHOTOGRAPH, page.large), "page_maps": (PAGE_MAPS, script)}
-    stem = source.stem
-    named = {key: stem.with_name(f"{stem.name}_{end}").as_posix() for key, (end, _) in contents.items()}
+    named = {key: f"{source.stem}_{end}" for key, (end, _) in contents.items()}
     return {named[key]: content for key, (_, content) in contents.items()}, named
 
 
@@ -150,7 +149,7 @@ def _name(run: Run, source: Source, view: View, suffix: str) -> str:
         layer = f"{view.file_part}." if len(run.layers) > 1 else ""
         return f"{key_of(source.stem, str(part))}.{layer}{suffix}"
     layer = f"{view.file_part}_" if len(run.layers) > 1 else ""
-    return source.stem.with_name(f"{source.stem.name}_{part}_{layer}{suffix}").as_posix()
+    return f"{source.stem}_{part}_{layer}{suffix}"
 
 
 def _contents(run: Run, canvas: Photograph, view: View) -> dict[str, tuple[str, bytes]]:

@@ -116,8 +116,7 @@ def digest_of(sources: Sequence[Source]) -> str:
     """A digest of the photographs' paths and of the names of their results."""
     digest = hashlib.sha256()
     for source in sources:
-        # The whole stem as text would be kept in memory by each of a million paths.
-        digest.update(f"{source.path}\0{source.stem.name}\0".encode("utf-8", "surrogatepass"))
+        digest.update(f"{source.path}\0{source.stem.rpartition('/')[2]}\0".encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

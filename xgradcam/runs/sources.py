@@ -26,14 +26,15 @@ LONGEST = 200
 class Source:
     """A photograph to explain.
 
-    path: of the file, or '-' for stdin. stem: how the names of its results begin, a relative path that no
-    other photograph of the run has. reading: its pixels and notes, where they were read before the run.
+    path: of the file, or '-' for stdin. stem: how the names of its results begin, a relative path with
+    forward slashes that no other photograph of the run has, as text: a `Path` takes 200 bytes more. reading:
+    its pixels and notes, where they were read before the run.
     bands: those of a network of other than one or three channels. truth: its true class, if that is known.
     held: where its bytes are, if it is no file of its own; the path names it then.
     """
 
     path: str
-    stem: Path
+    stem: str
     reading: Reading | None = field(default=None, compare=False, repr=False)
     bands: Bands | None = None
     truth: int | None = None
@@ -118,7 +119,7 @@ def state_of(path: str) -> dict[str, int]:
 
 def _at(place: str, output_dir: Path, skip: Skip) -> list[Source]:
     if place == STDIN:
-        return [Source(STDIN, Path("stdin"))]
+        return [Source(STDIN, "stdin")]
     if os.path.isdir(place):
         passed: Counter[str] = Counter()
         sources = [_within(place, path) for path in photographs_in(place, output_dir, _both(skip, passed))]
@@ -132,7 +133,7 @@ def _at(place: str, output_dir: Path, skip: Skip) -> list[Source]:
         if not paths:
             raise XGradCamError(f"no photograph matches {place!r}")
         return [_within(root_of(place), path) for path in paths]
-    return [Source(place, Path(os.path.splitext(os.path.basename(place))[0] or "photograph"))]
+    return [Source(place, os.path.splitext(os.path.basename(place))[0] or "photograph")]
 
 
 def _both(skip: Skip, counter: Counter[str]) -> Skip:
@@ -150,30 +151,36 @@ def _within(root: str, path: str) -> Source:
     # A pattern such as 'a*/../../x.jpg' leaves its own folder.
     below = os.path.basename(path) if ".." in Path(below).parts else below
     # Not by `Path.with_suffix`: '..jpg' has no name in front of its ending.
-    return Source(path, Path(os.path.splitext(below)[0]))
+    return Source(path, Path(os.path.splitext(below)[0]).as_posix())
 
 
 def _with_own_stems(sources: list[Source]) -> list[Source]:
     """The sources with unique stems: where several share one, it gets the ending, or the folders too."""
     sources = [replace(source, stem=_short(source.stem)) for source in sources]
-    sources = _where_shared(sources, lambda source: source.stem.with_name(os.path.basename(source.path)))
+    sources = _where_shared(sources, lambda source: _with_name(source.stem, os.path.basename(source.path)))
     shared = _shared_folder(sources)
-    sources = _where_shared(sources, lambda source: Path(_below(shared, source.path)))
+    sources = _where_shared(sources, lambda source: Path(_below(shared, source.path)).as_posix())
     numbers: dict[str, int] = {}
     unique = []
     for source in sources:
         first = stem = _short(source.stem)
         while _key(stem) in numbers:
             numbers[_key(first)] += 1
-            stem = first.with_name(f"{first.name}-{numbers[_key(first)]}")
+            stem = f"{first}-{numbers[_key(first)]}"
         numbers[_key(stem)] = 1
         unique.append(replace(source, stem=stem))
     return unique
 
 
-def _short(stem: Path) -> Path:
+def _short(stem: str) -> str:
     """The stem, shortened to leave room for a class and an ending in a file's name."""
-    return stem.with_name(short_name(stem.name, LONGEST))
+    return _with_name(stem, short_name(stem.rpartition("/")[2], LONGEST))
+
+
+def _with_name(stem: str, name: str) -> str:
+    """The stem with another last part."""
+    above, slash, _ = stem.rpartition("/")
+    return f"{above}{slash}{name}"
 
 
 def short_name(name: str, most: int) -> str:
@@ -186,7 +193,7 @@ def short_name(name: str, most: int) -> str:
     return f"{name[: most // 4]}-{digest}"
 
 
-def _where_shared(sources: list[Source], stem_of: Callable[[Source], Path]) -> list[Source]:
+def _where_shared(sources: list[Source], stem_of: Callable[[Source], str]) -> list[Source]:
     count = Counter(_key(source.stem) for source in sources)
     return [
         replace(source, stem=stem_of(source))
@@ -210,6 +217,6 @@ def _below(folder: str, path: str) -> str:
     return os.path.relpath(os.path.abspath(path), folder) if folder else os.path.basename(path)
 
 
-def _key(stem: Path) -> str:
+def _key(stem: str) -> str:
     """A key that is equal for names which some file systems do not tell apart."""
-    return str(stem).casefold()
+    return stem.casefold()
