@@ -86,11 +86,11 @@ def results_of(
         if run.writing.output_format == WEBDATASET:
             contents[_name(run, source, view, JSON)] = json.dumps(records[-1]).encode()
     if run.writing.page:
-        of_page, named = _of_page(run, source, views, page or run.page_of(canvas))
+        of_page, by_key = _of_page(run, source, views, page or run.page_of(canvas))
         contents |= of_page
-        written = str(run.writing.folder / named["page_maps"])
+        written = str(run.writing.folder / by_key["page_maps"])
         records = [
-            {**record, "written": record["written"] or [written], **named, **facts_of_page(view.samples)}
+            {**record, "written": record["written"] or [written], **by_key, **facts_of_page(view.samples)}
             for record, view in zip(records, views, strict=True)
         ]
     return Results(records, contents)
