@@ -11,6 +11,7 @@ from tests.cli.support import BUNDLED, OWN
 from tests.support import EXAMPLES
 from xgradcam.cli.xgrad_cam import main
 from xgradcam.models.efficientnet_lite0 import FINER_LAYER
+from xgradcam.pictures.paint import EVEN
 from xgradcam.pictures.photograph import read_image
 
 CAT = str(EXAMPLES / "cat.jpg")
@@ -35,7 +36,7 @@ def test_it_is_the_complete_map_of_that_layer_beside_two_maps_that_coincide(both
     assert found.maps["complete-cam"].shape == (1, 14, 14)
     hot = np.asarray(found.heatmap("complete-cam", (224, 224))[0])
     scene = classifier.framing().scene(photograph)
-    expected = xgradcam.overlay_heatmap(scene, hot).astype(float)
+    expected = xgradcam.overlay_heatmap(scene, hot, EVEN).astype(float)
     last, two, three = (
         read_image(name).astype(float) for name in ("cam.jpg", "X_cam.jpg", "complete-cam.jpg")
     )
