@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from skimage.color import rgb2lab
 
-from xgradcam.pictures.figure import Look
+from xgradcam.figures.figure import Look
 from xgradcam.pictures.paint import COLORMAPS, EVEN, colours_of
 from xgradcam.pictures.signed import AGAINST, FOR
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from xgradcam.capture.recording import Recording as Recording
     from xgradcam.capture.recording import record as record
     from xgradcam.errors import XGradCamError as XGradCamError
-    from xgradcam.layouts.comparing import Comparison as Comparison
-    from xgradcam.layouts.comparing import compare as compare
+    from xgradcam.figures.comparing import Comparison as Comparison
+    from xgradcam.figures.comparing import compare as compare
     from xgradcam.models.classifier import Classifier as Classifier
     from xgradcam.models.explaining import PhotographExplanation as PhotographExplanation
     from xgradcam.models.folding import fold_batch_norms as fold_batch_norms
@@ -61,7 +61,7 @@ _HOME = {
     "ClassExplanation": "cam.explanation",
     "ClassScore": "scores.score",
     "Classifier": "models.classifier",
-    "Comparison": "layouts.comparing",
+    "Comparison": "figures.comparing",
     "Contrast": "scores.score",
     "Contribution": "proof.verification",
     "Detection": "scores.boxes",
@@ -81,7 +81,7 @@ _HOME = {
     "Verification": "proof.verification",
     "XGradCamError": "errors",
     "choose_layer": "runs.choice",
-    "compare": "layouts.comparing",
+    "compare": "figures.comparing",
     "default_layer": "capture.layers",
     "draw_signal": "pictures.sides",
     "draw_volume": "pictures.sides",

@@ -13,7 +13,7 @@ from tests.support import EXAMPLES, TINY
 from xgradcam import explain, load_classifier, overlay_heatmap, read_image
 from xgradcam.cli.figure_options import OF_THE_ORIGINALS
 from xgradcam.cli.xgrad_cam import main
-from xgradcam.layouts.sizing import at_size
+from xgradcam.figures.sizing import at_size
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.paint import EVEN, Style, draw
 from xgradcam.pictures.signed import signed_shares

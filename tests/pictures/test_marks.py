@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from xgradcam.errors import XGradCamError
-from xgradcam.pictures.figure import content_of_figure, new_figure
+from xgradcam.figures.figure import content_of_figure, new_figure
 from xgradcam.pictures.marks import ENCODERS, encode_png, is_marked_picture, marked
 
 KINDS = ("jpg", "png", "pdf", "svg")

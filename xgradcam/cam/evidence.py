@@ -13,11 +13,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from xgradcam.capture.recording import Recording, record
 from xgradcam.capture.replacing import replay
 from xgradcam.errors import NotApplicableError, XGradCamError, is_out_of_memory
+from xgradcam.figures.reprs import Brief
 from xgradcam.layouts.layout import Layout
 from xgradcam.lending.borrowing import arranged, borrowed, is_close
 from xgradcam.lending.finding import AnyLayer
 from xgradcam.lending.several import for_sample
-from xgradcam.pictures.reprs import Brief
 from xgradcam.proof.complete import Terms
 from xgradcam.scores.outputs import logits_of
 from xgradcam.scores.score import ClassScore, Score, of_sample

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from xgradcam.cam.methods import METHODS, title_of
 from xgradcam.errors import XGradCamError, checked_size, shown
-from xgradcam.layouts.drawing import Drawable
+from xgradcam.figures.drawing import Drawable
 from xgradcam.layouts.padding import WHOLE, Share, over_padding
 from xgradcam.layouts.sides import upsampled
 from xgradcam.operations.constants import Kind

@@ -17,6 +17,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.checkpoint import CheckpointFunction
 
 from xgradcam.errors import NoGradientError, XGradCamError
+from xgradcam.figures.reprs import Brief
 from xgradcam.lending.borrowing import arranged, borrowed, fields_of
 from xgradcam.lending.detours import detours, listing_new
 from xgradcam.lending.finding import AnyLayer, LayerRun, at_run, find_layer, is_input, run_of
@@ -25,7 +26,6 @@ from xgradcam.lending.norms import contiguous_norm_gradients
 from xgradcam.lending.outputs import at_output, in_place_of, is_new
 from xgradcam.lending.several import Place
 from xgradcam.operations.calls import custom_functions, edge_of, edges_of, refuse_scripted, tensors_of
-from xgradcam.pictures.reprs import Brief
 
 # From the layer's output, as the rest of the model gets it, to a context for that rest.
 Downstream: TypeAlias = Callable[[Tensor], AbstractContextManager[Any]]

@@ -10,7 +10,7 @@ from matplotlib.ticker import NullFormatter
 
 from xgradcam.evaluation.measures import MEASURES
 from xgradcam.evaluation.tables import Row, best_of
-from xgradcam.pictures.figure import content_of_figure, new_figure, plain, safe
+from xgradcam.figures.figure import content_of_figure, new_figure, plain, safe
 
 # Question -> its title, and the measures that answer it.
 QUESTIONS: Mapping[str, tuple[str, tuple[str, ...]]] = MappingProxyType(

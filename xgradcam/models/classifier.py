@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from xgradcam.capture.layers import Layer, default_layer, list_layers
 from xgradcam.errors import XGradCamError
+from xgradcam.figures.reprs import BriefClassifier
 from xgradcam.lending.borrowing import borrowed
 from xgradcam.models.preprocessing import CHANNELS
 from xgradcam.models.reading import FileState
 from xgradcam.pictures.bands import framed
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.photograph import Photograph, normalise
-from xgradcam.pictures.reprs import BriefClassifier
 from xgradcam.scores.outputs import logits_of
 
 if TYPE_CHECKING:

@@ -13,18 +13,18 @@ from xgradcam.cam.class_maps import top_classes
 from xgradcam.cam.explain import DEFAULT_METHODS, explain_classes
 from xgradcam.cam.explanation import ClassExplanation, heatmap_of
 from xgradcam.errors import XGradCamError, shown
+from xgradcam.figures.given import array_of, photograph_given
 from xgradcam.lending.precision import FLOAT32, computing_in
 from xgradcam.models.labels import TOP, class_index, label_of, name_only
 from xgradcam.models.preprocessing import CHANNELS
 from xgradcam.pictures.framing import Framing
-from xgradcam.pictures.given import array_of, photograph_given
 from xgradcam.pictures.paint import EVEN, Style, draw
 from xgradcam.pictures.photograph import Photograph
 from xgradcam.scores.targets import Targets
 
 if TYPE_CHECKING:
+    from xgradcam.figures.figure import Shown
     from xgradcam.models.classifier import Classifier
-    from xgradcam.pictures.figure import Shown
 
 # A class: its index, its name as the command takes it, or None for the one of the highest score.
 Named: TypeAlias = int | str | None

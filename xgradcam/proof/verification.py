@@ -6,8 +6,8 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from xgradcam.figures.reprs import Brief, BriefVerification
 from xgradcam.operations.constants import Kind
-from xgradcam.pictures.reprs import Brief, BriefVerification
 
 # Share of |score| that the residual may have, by the precision that the network ran in.
 RELATIVE_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}

@@ -56,7 +56,7 @@ def overlay_file(
         return picture_file(writing, outlined(draw(canvas, heatmap, framing, style), outline, framing, seen))
     if len(samples) > 1:
         return panel_file(writing, framing, canvas, {title_of(method): heatmap}, (name, ""), outline)
-    from xgradcam.pictures.figure import Look
+    from xgradcam.figures.figure import Look
 
     look = Look(writing.style.signed, writing.style.named, writing.style.alpha)
     content = samples[0].shown(canvas, method, writing.style.signed, name=name, framing=framing)
@@ -74,8 +74,8 @@ def panel_file(
     """The content of the file of photograph and maps side by side; header: the title and the detail."""
     if not writing.is_figure:
         return picture_file(writing, draw_panel(canvas, heatmaps, framing, *header, writing.style, outline))
-    from xgradcam.layouts.comparing import in_rows
-    from xgradcam.pictures.figure import Look, Shown
+    from xgradcam.figures.comparing import in_rows
+    from xgradcam.figures.figure import Look, Shown
 
     shape = canvas.shape[0], canvas.shape[1]
     share = min(1.0, LONGEST / max(shape))
@@ -100,7 +100,7 @@ def picture_file(writing: Writing, picture: Photograph) -> bytes:
     """The content of a file of a picture as it is, (H, W, 3)."""
     if writing.format in ENCODERS:
         return ENCODERS[writing.format](picture)
-    from xgradcam.pictures.figure import content_of_figure, figure_of_picture
+    from xgradcam.figures.figure import content_of_figure, figure_of_picture
 
     with ONE_AT_A_TIME:
         figure = figure_of_picture(picture, PIXELS)
@@ -109,8 +109,8 @@ def picture_file(writing: Writing, picture: Photograph) -> bytes:
 
 def _figure_file(writing: Writing, rows: Any, look: Any, scale: str, title: str = "") -> bytes:
     """The content of the file of a figure of maps; a JPEG is encoded and marked as all others of a run."""
-    from xgradcam.layouts.comparing import Comparison
-    from xgradcam.pictures.figure import content_of_figure, pixels_of_figure, plain, safe
+    from xgradcam.figures.comparing import Comparison
+    from xgradcam.figures.figure import content_of_figure, pixels_of_figure, plain, safe
 
     comparison = Comparison(tuple(map(tuple, rows)), ("",) * len(rows), look, scale)
     dpi = writing.dpi or DPI

@@ -17,8 +17,8 @@ from xgradcam.cam.explanation import ClassExplanation, Explanation
 from xgradcam.cam.guided import gradient_picture, guided_map
 from xgradcam.cam.methods import title_of
 from xgradcam.errors import XGradCamError
+from xgradcam.figures.sizing import signed_heatmap_of
 from xgradcam.files import make_folder, write_files
-from xgradcam.layouts.sizing import signed_heatmap_of
 from xgradcam.models.labels import label_of, name_only
 from xgradcam.pictures.paint import HeatmapOf
 from xgradcam.pictures.panel import score_line

@@ -17,7 +17,7 @@ from PIL import Image
 from xgradcam import BoxScore, Detection, explain
 from xgradcam.cam.explanation import ClassExplanation, Explanation
 from xgradcam.errors import XGradCamError
-from xgradcam.pictures.figure import Look, table_of
+from xgradcam.figures.figure import Look, table_of
 from xgradcam.pictures.framing import Framing
 from xgradcam.scores.regions import RegionMean
 from xgradcam.scores.score import Contrast

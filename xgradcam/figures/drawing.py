@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from xgradcam.errors import XGradCamError, shown
-from xgradcam.pictures.reprs import BriefExplanation
+from xgradcam.figures.reprs import BriefExplanation
 from xgradcam.scores.score import Contrast, of_sample
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from torch import Tensor
 
+    from xgradcam.figures.figure import Look, Shown
     from xgradcam.layouts.padding import Share
-    from xgradcam.pictures.figure import Look, Shown
     from xgradcam.pictures.framing import Framing
 
 # Methods whose maps are in the score's unit: weights are gradients or constants, and no shares or ranks.
@@ -77,7 +77,7 @@ class Drawable(BriefExplanation):
         Colours are not stretched: 0 is no evidence, and the colour bar has the map's values a cell.
         Raises XGradCamError for a wrong method, sample, photograph or colours.
         """
-        from xgradcam.pictures.figure import Look
+        from xgradcam.figures.figure import Look
 
         look = Look(bool(signed), colormap, alpha, limits, bar, grey)
         content = self.shown(
@@ -98,7 +98,7 @@ class Drawable(BriefExplanation):
         dpi: of pixels, and of the photograph in a vector file. The file is there whole or not at all.
         Raises XGradCamError where it cannot be written, and as `plot` does.
         """
-        from xgradcam.pictures.figure import new_figure, save_figure
+        from xgradcam.figures.figure import new_figure, save_figure
 
         figure = new_figure(HEIGHT, HEIGHT)
         axes = self.plot(photograph, figure.add_subplot(), **how)
@@ -119,7 +119,7 @@ class Drawable(BriefExplanation):
         depth: int | None = None,
     ) -> "Shown":
         """The plain arrays and words that `plot` draws; arguments as of `plot`."""
-        from xgradcam.layouts.placing import placed
+        from xgradcam.figures.placing import placed
 
         method = self._method(method)
         of_map = self.maps[method]
@@ -137,7 +137,7 @@ class Drawable(BriefExplanation):
 
     def label_of(self, method: str, sample: int = 0, signed: bool = False, name: str | None = None) -> str:
         """The words at the colour bar: the map's values and their unit."""
-        from xgradcam.pictures.figure import named
+        from xgradcam.figures.figure import named
 
         unit = f"{self.unit} per cell" if method in IN_UNITS_OF_THE_SCORE else "no unit"
         what = named(self.explained(sample) if name is None else str(name))
@@ -174,7 +174,7 @@ class Drawable(BriefExplanation):
 
 def _drawn(ax: Any, content: "Shown", look: "Look") -> "Axes":
     """The axes, or those of a new figure of pyplot's, with the map in them."""
-    from xgradcam.pictures.figure import draw_into
+    from xgradcam.figures.figure import draw_into
 
     if ax is not None:
         if not hasattr(ax, "imshow"):

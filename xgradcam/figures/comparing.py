@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xgradcam.errors import XGradCamError, did_you_mean, shown
-from xgradcam.layouts.drawing import IN_UNITS_OF_THE_SCORE, Drawable
+from xgradcam.figures.drawing import IN_UNITS_OF_THE_SCORE, Drawable
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-    from xgradcam.pictures.figure import Look, Shown
+    from xgradcam.figures.figure import Look, Shown
     from xgradcam.pictures.framing import Framing
 
 SCALES = ("all", "row", "each")
@@ -68,7 +68,7 @@ class Comparison:
 
     def _draw_group(self, axes: "NDArray[Any]", places: Sequence[tuple[int, int]]) -> None:
         """Draw maps that share a scale, and their colour bar."""
-        from xgradcam.pictures.figure import add_bar, draw_into
+        from xgradcam.figures.figure import add_bar, draw_into
 
         cells = [cell for row, column in places if (cell := self.rows[row][column]) is not None]
         limits = [self.look.limits_of(cell.values) for cell in cells]
@@ -92,7 +92,7 @@ class Comparison:
             add_bar(axes[places[0]], drawn[0], values, label)
 
     def _name_rows(self, axes: "NDArray[Any]") -> None:
-        from xgradcam.pictures.figure import named, safe
+        from xgradcam.figures.figure import named, safe
 
         for name, row in zip(self.names, axes[:, 0], strict=True):
             if name:
@@ -109,13 +109,13 @@ class Comparison:
 
     def save(self, path: Any, *, dpi: float | None = None) -> None:
         """Draw the grid into a file, as `Explanation.save` does."""
-        from xgradcam.pictures.figure import save_figure
+        from xgradcam.figures.figure import save_figure
 
         save_figure(self.figure(), path, dpi)
 
     def figure(self) -> "Figure":
         """The figure that `save` writes, which pyplot does not know."""
-        from xgradcam.pictures.figure import new_figure
+        from xgradcam.figures.figure import new_figure
 
         figure = new_figure(*self._size())
         self.plot(figure)
@@ -123,7 +123,7 @@ class Comparison:
 
     def _repr_png_(self) -> bytes:
         """The grid as a picture, for notebooks."""
-        from xgradcam.pictures.figure import content_of_figure
+        from xgradcam.figures.figure import content_of_figure
 
         return content_of_figure(self.figure(), "png", RESOLUTION)
 
@@ -165,7 +165,7 @@ def compare(
     as many cells. The others: see `Explanation.plot`.
     Raises XGradCamError for no explanation, and for a wrong method or scale.
     """
-    from xgradcam.pictures.figure import Look
+    from xgradcam.figures.figure import Look
 
     if scale not in (None, *SCALES):
         hint = did_you_mean(scale, SCALES) if isinstance(scale, str) else ""
@@ -279,6 +279,6 @@ def in_rows(cells: "Sequence[Shown]") -> "list[list[Shown | None]]":
 
 
 def _draw_photograph(axes: Any, cell: "Shown") -> None:
-    from xgradcam.pictures.figure import draw_below
+    from xgradcam.figures.figure import draw_below
 
     draw_below(axes, cell)

@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xgradcam.errors import XGradCamError, shown
+from xgradcam.figures.figure import Shown
+from xgradcam.figures.given import array_of, photograph_given
+from xgradcam.figures.sizing import at_size
 from xgradcam.layouts.padding import Share
 from xgradcam.layouts.sides import upsampled
-from xgradcam.layouts.sizing import at_size
-from xgradcam.pictures.figure import Shown
 from xgradcam.pictures.framing import Framing
-from xgradcam.pictures.given import array_of, photograph_given
 from xgradcam.pictures.outlines import Outline
 from xgradcam.pictures.photograph import Photograph
 from xgradcam.pictures.sides import grey_of
