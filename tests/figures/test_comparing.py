@@ -7,7 +7,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tests.layouts.test_drawing import explained, photograph, seeded, values_of
+from tests.figures.test_drawing import explained, photograph, seeded, values_of
 from xgradcam import Classifier, PhotographExplanation, compare
 from xgradcam.errors import XGradCamError
 
