@@ -1,4 +1,4 @@
-"""What the commands list, and the completion of a shell."""
+"""Lists of models, layers, methods and colours, and the completion of a shell."""
 
 import contextlib
 import os

@@ -1,4 +1,4 @@
-"""What places mean beside files and folders."""
+"""Places of photographs beside files and folders."""
 
 from pathlib import Path
 

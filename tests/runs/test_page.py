@@ -120,7 +120,7 @@ def choose(page, selector, value):
 
 
 def divider(page, where=".card"):
-    """Where the divider is, by what assistive technology is told and by what is seen, in per cent."""
+    """The place of the divider, as assistive technology is told and as it is seen, in per cent."""
     told = page.evaluate(f"Number(document.querySelector('{where} .divider').ariaValueNow)")
     x, _, width, _ = box(page, f"{where} .divider")
     left, _, whole, _ = box(page, f"{where} .compare")

@@ -33,7 +33,7 @@ PIXELS = """new Promise((done) => {
 
 
 def pixels(page, where=".card"):
-    """What is drawn over a photograph: (h, w, 4)."""
+    """The pixels drawn over a photograph: (h, w, 4)."""
     height, width, data = page.evaluate(PIXELS.replace("WHERE", where))
     return np.frombuffer(base64.b64decode(data), np.uint8).reshape(height, width, 4).astype(int)
 

@@ -1,4 +1,4 @@
-"""Where the evidence for each class of a run lies: its explanations by class, with maps and numbers."""
+"""The explanations of a run by class, with maps and numbers: they show where the evidence lies."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence

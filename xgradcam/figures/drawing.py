@@ -151,7 +151,7 @@ class Drawable(BriefExplanation):
         return "probability" if getattr(self, "probability_rule", None) == "none" else "logit"
 
     def explained(self, sample: int = 0) -> str:
-        """What is explained in a sample, in words: `class 285`, `the score`."""
+        """The thing that is explained in a sample, in words: `class 285`, `the score`."""
         targets = getattr(self, "targets", None)
         if targets is not None:
             return f"class {int(targets[sample])}"

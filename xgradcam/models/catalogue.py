@@ -111,7 +111,7 @@ def _of_hugging_face() -> Iterator[Listed]:
 
 
 def _architecture(folder: Path) -> str:
-    """What the model in a folder of the cache is for; '' if it is not for photographs, or not known."""
+    """The task of the model in a folder of the cache; '' if it is not for photographs, or not known."""
     for path in sorted(folder.glob("snapshots/*/config.json")):
         with suppress(OSError, ValueError, AttributeError, TypeError):
             for name in json.loads(path.read_text(encoding="utf-8")).get("architectures") or ():

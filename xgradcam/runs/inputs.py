@@ -1,4 +1,4 @@
-"""What the photographs' places mean beside files and folders: archives, tables, lists, URLs and braces."""
+"""Places of photographs beside files and folders: archives, tables, lists, URLs and braces."""
 
 import glob
 import os
@@ -70,7 +70,7 @@ class Expansion:
     def _or_refused(
         self, place: str, read: Callable[[str], list[Source] | None], is_only: bool
     ) -> list[Source] | None:
-        """What `read` finds at the place; a photograph that fails where it cannot, among other places."""
+        """The photographs that `read` finds at the place; among other places one that fails, if it cannot."""
         try:
             return read(place)
         except XGradCamError as error:

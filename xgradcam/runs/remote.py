@@ -102,7 +102,7 @@ def reading(place: str) -> Iterator[None]:
         raise XGradCamError(f"no such file: {place}") from None
     except OSError as error:
         raise XGradCamError(f"cannot read {place}: {error.strerror or first_line(error)}") from None
-    except Exception as error:
+    except Exception as error:  # each library has errors of its own
         raise XGradCamError(f"cannot read {place}: {first_line(error)}") from None
 
 
