@@ -10,14 +10,17 @@ import tarfile
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from torch import nn
 
 from tests.cli.support import ROOT, process, tree
 from tests.cli.support import SHARED_RUN as RUN
 from tests.support import noise
 from xgradcam import explain_dataset
+from xgradcam.cli.workers import _release
 from xgradcam.cli.xgrad_cam import main
 
 SLOW = ["--model", "slow.py:Slow", "--input-size", "32", "--image-path", "photos", "--output-dir", "out"]
@@ -385,3 +388,13 @@ def test_what_makes_no_sense_is_one_line(own_models, options, words, capsys, mon
     err = capsys.readouterr().err
     assert words in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("is_movable", [True, False])
+def test_the_command_holds_no_weights_while_the_workers_compute(monkeypatch, is_movable):
+    net = nn.Linear(4, 4)
+    if not is_movable:
+        monkeypatch.setattr(nn.Linear, "to", property(lambda _: 1 / 0))
+    device = SimpleNamespace(type="cpu")
+    _release(SimpleNamespace(classifier=SimpleNamespace(module=net, device=lambda: device)))
+    assert net.weight.is_meta == is_movable

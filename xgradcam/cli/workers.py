@@ -3,6 +3,7 @@
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import replace
 from functools import partial
@@ -120,14 +121,15 @@ def tell_report(console: Console, folder: Path, report: "Report", every: bool) -
 
 
 def _release(run: "Run") -> None:
-    """Free the memory, also of a GPU, which the workers need."""
+    """Free the memory of the network, on a GPU or not: from here on the workers alone compute."""
     import torch
 
     from xgradcam.runs.memory import give_freed_memory_back
 
-    module = run.classifier.module
-    if run.classifier.device().type == CUDA:
-        module.to("cpu")
+    is_on_gpu = run.classifier.device().type == CUDA
+    with suppress(Exception):  # a model of the user's may not be movable
+        run.classifier.module.to("meta")
+    if is_on_gpu:
         torch.cuda.empty_cache()
     give_freed_memory_back()
 
