@@ -75,6 +75,18 @@ def test_long_names_are_shortened(shape):
     assert (row[:40, -20:-8] < 200).any()
 
 
+def test_a_detail_without_room_beside_the_title_stands_below_it():
+    pictures = {"a": photograph_of((224, 224)), "b": photograph_of((224, 224))}
+    title, detail = "an Egyptian cat of the house", "score 12.34, probability 56.7%"
+    beside, below = panel(pictures, "cat", detail), panel(pictures, title, detail)
+    assert below.shape[0] == beside.shape[0] + 2 * (224 // 14)
+    large, small = 2 * (224 // 11), 2 * (224 // 14)
+    alone = panel(pictures, title)
+    np.testing.assert_array_equal(below[:large], alone[:large])
+    assert dark(below[large : large + small, :230]).any()
+    np.testing.assert_array_equal(below[large + small :], alone[large:])
+
+
 @pytest.mark.parametrize(
     ("shape", "usual", "full"),
     [

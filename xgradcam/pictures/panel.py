@@ -103,11 +103,19 @@ def _column(caption: str, picture: Photograph, size: tuple[int, int], text: int)
 
 
 def _header(title: str, detail: str, width: int, sizes: tuple[int, int, int]) -> Photograph:
-    """The title on the left, the detail on the right; sizes: of the two fonts, and of the margin."""
+    """The title on the left, the detail on the right, or below it where that has no room.
+
+    sizes: of the two fonts, and of the margin.
+    """
     large, small, margin = sizes
-    header = np.full((2 * large, width, 3), WHITE, np.uint8)
-    right = line(detail, small, GREY, width // 2, 2 * large)
-    left = line(title, large, BLACK, width - right.shape[1] - 3 * margin, 2 * large)
-    header[:, margin : margin + left.shape[1]] = left
-    header[:, width - margin - right.shape[1] : width - margin] = right
+    whole = width - 2 * margin
+    left = line(title, large, BLACK, whole, 2 * large)
+    right = line(detail, small, GREY, whole, 2 * large)
+    is_beside = left.shape[1] + margin + right.shape[1] <= whole
+    header = np.full((2 * large if is_beside else 2 * large + 2 * small, width, 3), WHITE, np.uint8)
+    header[: 2 * large, margin : margin + left.shape[1]] = left
+    if is_beside:
+        header[:, width - margin - right.shape[1] : width - margin] = right
+    else:
+        header[2 * large :, margin : margin + right.shape[1]] = line(detail, small, GREY, whole, 2 * small)
     return header
