@@ -17,7 +17,15 @@ from PIL import Image
 from xgradcam import BoxScore, Detection, explain
 from xgradcam.cam.explanation import ClassExplanation, Explanation
 from xgradcam.errors import XGradCamError
-from xgradcam.figures.figure import Look, table_of
+from xgradcam.figures.comparing import compare
+from xgradcam.figures.figure import (
+    Look,
+    content_of_figure,
+    figure_of_picture,
+    new_figure,
+    pixels_of_figure,
+    table_of,
+)
 from xgradcam.pictures.framing import Framing
 from xgradcam.scores.regions import RegionMean
 from xgradcam.scores.score import Contrast
@@ -409,3 +417,27 @@ def test_explanations_of_models_are_drawn_as_they_come(tmp_path):
     assert "evidence for a cat" in bar_of(ax).ax.get_ylabel()
     expected = one.maps["xgrad-cam"][1].double().numpy().clip(0)
     np.testing.assert_allclose(values_of(ax)[0], by_hand(expected, 8, 8), atol=1e-6)
+
+
+@pytest.mark.parametrize("settings", [{"image.origin": "lower"}, {"image.aspect": "auto"}])
+@pytest.mark.parametrize("drawn", [False, True])
+def test_no_settings_turn_a_photograph_upside_down_or_stretch_it(settings, drawn):
+    explanation, below = explained(seeded(1, 3, 4)), photograph(40, 30)
+
+    def picture():
+        if drawn:
+            return compare(explanation, below)._repr_png_()
+        figure = new_figure(3, 3)
+        explanation.plot(below, figure.add_subplot())
+        return content_of_figure(figure, "png")
+
+    expected = picture()
+    with matplotlib.rc_context(settings):
+        assert picture() == expected
+
+
+def test_no_settings_turn_a_picture_in_a_figure_upside_down():
+    below = photograph(40, 30)
+    with matplotlib.rc_context({"image.origin": "lower"}):
+        found = pixels_of_figure(figure_of_picture(below, 100), 100)
+    assert np.array_equal(found, below)

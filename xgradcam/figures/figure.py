@@ -44,6 +44,8 @@ FULL, FAR = 99.5, 1.5
 NAME = 44
 # Width of a colour bar as a share of the axes', and its distance.
 BAR = {"fraction": 0.046, "pad": 0.035}
+# Said with each picture, for a user's settings may say otherwise, and turn photographs upside down.
+UPRIGHT: Any = {"origin": "upper", "aspect": "equal"}
 # Text stays text, so that it can be searched and edited; no date, so that the same map gives the same file.
 TEXT_AS_TEXT: Any = {
     "svg.fonttype": "none",
@@ -155,12 +157,12 @@ def draw_into(axes: Axes, shown_map: Shown, look: Look) -> Any:
     below = shown_map.below
     is_signal = values.shape[0] == 1
     if below is not None and not is_signal:
-        axes.imshow(_faint(below, look.grey), extent=frame, interpolation="bilinear", zorder=0)
+        axes.imshow(_faint(below, look.grey), extent=frame, interpolation="bilinear", zorder=0, **UPRIGHT)
     axes.set_facecolor("white" if below is None or is_signal else "0.8")
     drawn = axes.imshow(
         np.ma.masked_invalid(values), cmap=look.colours(), vmin=low, vmax=high, extent=frame,
         interpolation="nearest" if below is None or is_signal else "bilinear",
-        aspect="auto" if is_signal else "equal", zorder=1,
+        zorder=1, **{**UPRIGHT, "aspect": "auto" if is_signal else "equal"},
     )  # fmt: skip
     axes.set_xlim(0, width)
     axes.set_ylim(height, 0)
@@ -183,9 +185,8 @@ def draw_below(axes: Axes, shown_map: Shown) -> None:
     """Draw the photograph below the map, in its own colours, without the map."""
     width, height = shown_map.extent
     if shown_map.below is not None:
-        axes.imshow(
-            _faint(shown_map.below, False), extent=(0.0, width, height, 0.0), interpolation="bilinear"
-        )
+        frame = (0.0, width, height, 0.0)
+        axes.imshow(_faint(shown_map.below, False), extent=frame, interpolation="bilinear", **UPRIGHT)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_title(plain(shown_map.title))
@@ -312,7 +313,7 @@ def figure_of_picture(picture: Photograph, dpi: float) -> Figure:
     height, width = picture.shape[:2]
     figure = Figure(figsize=(width / dpi, height / dpi), dpi=dpi)
     FigureCanvasAgg(figure)
-    figure.figimage(picture, resize=False)
+    figure.figimage(picture, resize=False, origin="upper")
     return figure
 
 
