@@ -441,3 +441,22 @@ def test_no_settings_turn_a_picture_in_a_figure_upside_down():
     with matplotlib.rc_context({"image.origin": "lower"}):
         found = pixels_of_figure(figure_of_picture(below, 100), 100)
     assert np.array_equal(found, below)
+
+
+def contrast_of(path, below, dpi):
+    """The spread of a file's grey levels, in the middle of a map over a photograph."""
+    explained(-torch.ones(1, 2, 3)).save(path, below, dpi=dpi)
+    levels = np.asarray(Image.open(path).convert("L"), float)
+    height, width = levels.shape
+    return levels[height // 2 - 20 : height // 2 + 20, width // 3 : width // 2].std()
+
+
+def test_a_figure_shows_the_pixels_of_a_photograph_that_its_resolution_has_space_for(tmp_path):
+    stripes = np.zeros((1200, 2000, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert contrast_of(tmp_path / "a.png", stripes, None) < 5
+    assert contrast_of(tmp_path / "b.png", stripes, 600) > 30
+    grid = compare(explained(seeded(1, 3, 4)), stripes)
+    few, many = (grid.figure(dpi).axes[0].images[0].get_array().shape[1] for dpi in (100, 900))
+    assert few == 1000
+    assert many == 2000

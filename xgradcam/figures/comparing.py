@@ -111,13 +111,13 @@ class Comparison:
         """Draw the grid into a file, as `Explanation.save` does."""
         from xgradcam.figures.figure import save_figure
 
-        save_figure(self.figure(), path, dpi)
+        save_figure(self.figure(dpi), path, dpi)
 
-    def figure(self) -> "Figure":
+    def figure(self, dpi: float | None = None) -> "Figure":
         """The figure that `save` writes, which pyplot does not know."""
         from xgradcam.figures.figure import new_figure
 
-        figure = new_figure(*self._size())
+        figure = new_figure(*self._size(), dpi)
         self.plot(figure)
         return figure
 

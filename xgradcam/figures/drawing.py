@@ -100,7 +100,7 @@ class Drawable(BriefExplanation):
         """
         from xgradcam.figures.figure import new_figure, save_figure
 
-        figure = new_figure(HEIGHT, HEIGHT)
+        figure = new_figure(WIDEST, HEIGHT, dpi)
         axes = self.plot(photograph, figure.add_subplot(), **how)
         (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
         figure.set_size_inches(size_for(right - left, bottom - top))

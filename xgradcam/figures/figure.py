@@ -34,8 +34,9 @@ if TYPE_CHECKING:
 
 Values: TypeAlias = NDArray[np.float64]
 
-# Longest side of a picture in a figure, in pixels: a vector file would hold all of a large photograph.
-LONGEST = 1000
+# Longest side of a photograph in a figure of the usual resolution, in pixels; and, in one of more, the pixels
+# that it keeps for each of the axes', whose size is not quite known before the figure is laid out.
+LONGEST, SPARE = 1000, 1.3
 # Lightest the photograph is made, and the share of it that the colours of the most evidence cover.
 LIGHTENED, COVER = 0.35, 0.85
 # Values beyond this percentile of all sizes have the full colour, where the largest is far above it.
@@ -157,7 +158,7 @@ def draw_into(axes: Axes, shown_map: Shown, look: Look) -> Any:
     below = shown_map.below
     is_signal = values.shape[0] == 1
     if below is not None and not is_signal:
-        axes.imshow(_faint(below, look.grey), extent=frame, interpolation="bilinear", zorder=0, **UPRIGHT)
+        axes.imshow(_faint(below, look.grey, axes), extent=frame, interpolation="bilinear", zorder=0, **UPRIGHT)
     axes.set_facecolor("white" if below is None or is_signal else "0.8")
     drawn = axes.imshow(
         np.ma.masked_invalid(values), cmap=look.colours(), vmin=low, vmax=high, extent=frame,
@@ -186,7 +187,7 @@ def draw_below(axes: Axes, shown_map: Shown) -> None:
     width, height = shown_map.extent
     if shown_map.below is not None:
         frame = (0.0, width, height, 0.0)
-        axes.imshow(_faint(shown_map.below, False), extent=frame, interpolation="bilinear", **UPRIGHT)
+        axes.imshow(_faint(shown_map.below, False, axes), extent=frame, interpolation="bilinear", **UPRIGHT)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_title(plain(shown_map.title))
@@ -227,10 +228,10 @@ def safe(text: Text) -> None:
     text.set_usetex(False)
 
 
-def _faint(photograph: Photograph, grey: bool) -> Photograph:
-    """The photograph, smaller if it is large, in lighter grey, on which all colours show."""
+def _faint(photograph: Photograph, grey: bool, axes: Axes) -> Photograph:
+    """The photograph, smaller if the axes show less of it, in lighter grey, on which all colours show."""
     height, width = photograph.shape[:2]
-    share = LONGEST / max(height, width)
+    share = max(LONGEST, SPARE * axes.bbox.width, SPARE * axes.bbox.height) / max(height, width)
     if share < 1:
         size = max(1, round(width * share)), max(1, round(height * share))
         photograph = np.asarray(cv2.resize(photograph, size, interpolation=cv2.INTER_AREA), np.uint8)
@@ -270,9 +271,10 @@ def _draw_outline(axes: Axes, shown_map: Shown) -> None:
         axes.contour(across, down, region.astype(float), levels=[0.5], colors="white", linewidths=1.2)
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """A figure of this size in inches that pyplot does not know."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+def new_figure(width: float, height: float, dpi: float | None = None) -> Figure:
+    """A figure of this size in inches, and of so many dots per inch, that pyplot does not know."""
+    _require_resolution(dpi)
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -293,13 +295,17 @@ def content_of_figure(figure: Figure, kind: str, dpi: float | None = None) -> by
     kinds = figure.canvas.get_supported_filetypes()
     if kind not in kinds:
         raise XGradCamError(f"no picture of the kind {shown(kind)}: take {', '.join(sorted(kinds))}")
-    is_number = isinstance(dpi, int | float) and not isinstance(dpi, bool)
-    if dpi is not None and not (is_number and 1 <= dpi <= 2400):
-        raise XGradCamError(f"the resolution is {shown(dpi)}: give dots per inch, from 1 to 2400")
+    _require_resolution(dpi)
     picture = io.BytesIO()
     with matplotlib.rc_context(TEXT_AS_TEXT), _missing_letters_allowed():
         figure.savefig(picture, format=kind, dpi=dpi or "figure", metadata=NO_DATE.get(kind))
     return picture.getvalue()
+
+
+def _require_resolution(dpi: Any) -> None:
+    is_number = isinstance(dpi, int | float) and not isinstance(dpi, bool)
+    if dpi is not None and not (is_number and 1 <= dpi <= 2400):
+        raise XGradCamError(f"the resolution is {shown(dpi)}: give dots per inch, from 1 to 2400")
 
 
 def pixels_of_figure(figure: Figure, dpi: float) -> Photograph:

@@ -115,7 +115,7 @@ def _figure_file(writing: Writing, rows: Any, look: Any, scale: str, title: str 
     comparison = Comparison(tuple(map(tuple, rows)), ("",) * len(rows), look, scale)
     dpi = writing.dpi or DPI
     with ONE_AT_A_TIME:
-        figure = comparison.figure()
+        figure = comparison.figure(dpi)
         if title:
             width, height = figure.get_size_inches()
             figure.set_size_inches(width, height + 0.4)
