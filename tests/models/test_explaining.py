@@ -1,5 +1,6 @@
 import re
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -117,6 +118,18 @@ def test_pixels_that_are_not_normalised_are_warned_of():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tiny().explain(torch.rand(3, 8, 8) - 0.5, 1)
+        tiny().explain(torch.full((3, 8, 8), 19.0), 1)
+    with pytest.warns(UserWarning, match="these go up to 255, where those of photographs end at 2: give"):
+        tiny().explain(torch.full((3, 8, 8), 255.0), 1)
+
+
+def test_threads_that_explain_by_one_model_take_turns():
+    model = tiny()
+    below = [pixels(12, 20 + number) for number in range(8)]
+    expected = [model.explain(one, "a cup").maps["xgrad-cam"] for one in below]
+    with ThreadPoolExecutor(4) as threads:
+        found = [one.maps["xgrad-cam"] for one in threads.map(lambda one: model.explain(one, "a cup"), below)]
+    assert all(map(torch.equal, found, expected))
 
 
 @pytest.mark.parametrize(
@@ -166,6 +179,10 @@ def test_models_and_layers_are_told_apart_in_a_comparison():
         (["a.jpg", "b.jpg"], None, r"the photograph is \['a.jpg', 'b.jpg'\]: give a path"),
         ("no-such.jpg", None, "no such image: no-such.jpg"),
         (pixels() / 255, None, "multiply floats by 255"),
+        (pixels().transpose(2, 0, 1), None, r"channels come first: photograph.transpose\(1, 2, 0\)"),
+        (np.zeros((9, 9, 4), np.uint8), None, r"photograph\[..., :3\] leaves transparency out"),
+        (pixels()[None], None, "one photograph, not a batch"),
+        (pixels()[..., :2], None, "give a colour image"),
         (
             torch.zeros(1, 4, 8, 8),
             None,

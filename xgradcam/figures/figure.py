@@ -158,7 +158,9 @@ def draw_into(axes: Axes, shown_map: Shown, look: Look) -> Any:
     below = shown_map.below
     is_signal = values.shape[0] == 1
     if below is not None and not is_signal:
-        axes.imshow(_faint(below, look.grey, axes), extent=frame, interpolation="bilinear", zorder=0, **UPRIGHT)
+        axes.imshow(
+            _faint(below, look.grey, axes), extent=frame, interpolation="bilinear", zorder=0, **UPRIGHT
+        )
     axes.set_facecolor("white" if below is None or is_signal else "0.8")
     drawn = axes.imshow(
         np.ma.masked_invalid(values), cmap=look.colours(), vmin=low, vmax=high, extent=frame,

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
@@ -30,6 +32,11 @@ if TYPE_CHECKING:
 Named: TypeAlias = int | str | None
 # Longest side of a picture in a notebook's table, and its quality.
 THUMBNAIL, QUALITY = 160, 80
+# Normalised inputs so many times above those of white are likely to be pixels up to 255.
+FAR = 10
+# A model has hooks while it is explained, which the run of another thread would call, too.
+_TURNS: "WeakKeyDictionary[nn.Module, RLock]" = WeakKeyDictionary()
+_FINDING_TURNS = Lock()
 OTHER_KINDS = {
     "segmentation": "PredictedRegion",
     "detection": "BoxScore",
@@ -110,13 +117,13 @@ def explain_photograph(
 ) -> tuple[PhotographExplanation, ...]:
     """Explain classes of a photograph: an explanation for each, in order, of `top3` three.
 
-    The arguments are those of `Classifier.explain`; say: called with a line about what was guessed.
+    The arguments are those of `Classifier.explain`; say: called with a line about what was guessed. Threads
+    that explain by one model take turns.
     Raises XGradCamError for what is no photograph, and for a wrong class, layer or method.
     """
     _require_classes(classifier)
     wanted = [_wanted(one, classifier, say) for one in classes]
     inputs, photographs, framing = _taken(classifier, photograph, crop, say)
-    layer = classifier.default_layer() if layer is None else layer
 
     def targets_of(logits: Tensor) -> list[Targets]:
         targets: list[Targets] = []
@@ -124,7 +131,8 @@ def explain_photograph(
             targets += one(logits) if callable(one) else [one]
         return targets
 
-    with computing_in(FLOAT32, inputs.device.type):
+    with _turn(classifier.module), computing_in(FLOAT32, inputs.device.type):
+        layer = classifier.default_layer() if layer is None else layer
         found = explain_classes(
             classifier.module, inputs, layer, targets_of, methods, classifier.output, **how
         )
@@ -138,6 +146,11 @@ def explain_photograph(
     return tuple(
         PhotographExplanation(**vars(one), **about, class_names=_names(classifier, one)) for one in found
     )
+
+
+def _turn(model: nn.Module) -> "RLock":
+    with _FINDING_TURNS:
+        return _TURNS.setdefault(model, RLock())
 
 
 def is_several(target: Any) -> bool:
@@ -199,12 +212,7 @@ def _of_inputs(
         torch.tensor(values, dtype=torch.float64, device=given.device).view(-1, *[1] * (sides - 1))
         for values in (classifier.mean, classifier.std)
     )
-    low, high = float(inputs.min()), float(inputs.max())
-    if 0 <= low and high <= 1 and (bool((mean != 0).any()) or bool((std != 1).any())):
-        say(
-            f"floats are taken as normalised inputs of {classifier.name}, and these lie in [0, 1], as pixels "
-            "that are not: give uint8 pixels, a path, or classifier.inputs(photograph)"
-        )
+    _warn_of_pixels(classifier, inputs, mean, std, say)
     own = classifier.like_weights(inputs).to(classifier.device())
     if sides != 3 or count not in (1, CHANNELS):
         return own, (), None
@@ -212,6 +220,19 @@ def _of_inputs(
     each = pixels.to(torch.uint8).expand(-1, CHANNELS, -1, -1).permute(0, 2, 3, 1).cpu().numpy()
     height, width = inputs.shape[2:]
     return own, tuple(np.ascontiguousarray(one) for one in each), Framing((height, width))
+
+
+def _warn_of_pixels(
+    classifier: "Classifier", inputs: Tensor, mean: Tensor, std: Tensor, say: Callable[[str], None]
+) -> None:
+    """Say where normalised inputs look like pixels: from 0 to 1, or far beyond what pixels become."""
+    low, high = float(inputs.min()), float(inputs.max())
+    taken = f"floats are taken as normalised inputs of {classifier.name}, and these"
+    remedy = "give uint8 pixels, a path, or classifier.inputs(photograph)"
+    if 0 <= low and high <= 1 and (bool((mean != 0).any()) or bool((std != 1).any())):
+        say(f"{taken} lie in [0, 1], as pixels that are not: {remedy}")
+    elif high > FAR * (highest := float(((1 - mean) / std).max().clamp(min=1))):
+        say(f"{taken} go up to {high:.4g}, where those of photographs end at {highest:.3g}: {remedy}")
 
 
 def _names(classifier: "Classifier", one: ClassExplanation) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Read a photograph (H, W, 3) uint8 RGB from a file, make an input of it, or encode it for a file."""
 
+import difflib
 import hashlib
 import os
 import warnings
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from xgradcam.errors import XGradCamError, checked_size, did_you_mean, shown
+from xgradcam.errors import XGradCamError, checked_size, shown
 from xgradcam.files import open_regular
 from xgradcam.pictures import decoding
 from xgradcam.pictures.bounds import MAX_BYTES
@@ -77,12 +78,15 @@ def read_file(
 def _nearest(name: str) -> str:
     """`; did you mean ...?` of the photographs and folders beside a missing file; '' where none is near."""
     folder, file = os.path.split(name)
-    near = []
+    beside = {}
     with suppress(OSError, ValueError), os.scandir(folder or os.curdir) as entries:
         for entry in islice(entries, MOST_BESIDE):
-            if os.path.splitext(entry.name)[1].lower() in SUFFIXES or entry.is_dir():
-                near.append(entry.name)
-    return did_you_mean(file, sorted(near), count=1)
+            stem, suffix = os.path.splitext(entry.name.casefold())
+            if suffix in SUFFIXES or entry.is_dir():
+                beside[stem] = min(entry.name, beside.get(stem, entry.name))
+    # By their stems: all photographs of a folder have the ending in common.
+    near = difflib.get_close_matches(os.path.splitext(file.casefold())[0], sorted(beside), n=1)
+    return f"; did you mean {os.path.join(folder, beside[near[0]])!r}?" if near else ""
 
 
 def reading_of(path: str | PathLike[str], read: Callable[[BinaryIO, str], Read]) -> Read:
@@ -131,9 +135,22 @@ def require_photograph(photograph: Photograph) -> None:
     remedy = "numpy.asarray makes an array of it"
     if is_array:
         remedy = "multiply floats by 255, and give a colour image"
+        if photograph.dtype == np.uint8 and photograph.size:
+            remedy = _remedy_for(photograph.shape)
     raise XGradCamError(
         f"a photograph is (H, W, 3) uint8 in RGB from 0 to 255, not {shown(photograph)}: {remedy}"
     )
+
+
+def _remedy_for(shape: tuple[int, ...]) -> str:
+    """What makes pixels uint8 of this shape a photograph."""
+    if len(shape) == 4:
+        return "give one photograph, not a batch"
+    if len(shape) == 3 and shape[0] == 3:
+        return "its channels come first: photograph.transpose(1, 2, 0) has them last"
+    if shape[2:] == (4,):
+        return "photograph[..., :3] leaves transparency out"
+    return "give a colour image"
 
 
 def stretch(photograph: Photograph, size: tuple[int, int]) -> Photograph:
