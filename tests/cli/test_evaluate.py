@@ -195,6 +195,8 @@ def test_the_module_and_the_script_are_this_command(command):
     assert done.returncode == 0, done.stderr
     assert done.stdout == Path("out/evaluation.md").read_text(encoding="utf-8")
     made = {path.name for path in Path("out").iterdir()}
+    (told,) = re.findall("wrote (.*), in out", done.stderr)
+    assert set(told.split(", ")) == made
     assert {f"evaluation.{end}" for end in ("md", "csv", "png", "jsonl")} <= made <= set(WRITTEN)
     assert {"evaluation-table.tex", "evaluation-table.csv", "evaluation-pixels.pdf"} <= made
     assert rows("out/evaluation.csv")["features.1", "grad-cam", "drop"]["photographs"] == "1"

@@ -133,7 +133,10 @@ def test_the_plots_are_a_row_for_each_layer_and_the_same_every_time(report):
 
 
 def test_the_files_are_those_texts(report, tmp_path):
-    report.write(tmp_path)
+    (tmp_path / "evaluation-objects.pdf").write_bytes(b"of an earlier report with boxes")
+    written = report.write(tmp_path)
+    assert sorted(written) == sorted(path.name for path in tmp_path.iterdir())
+    assert b"% Means over 2 photographs with" in (tmp_path / "evaluation-table.tex").read_bytes()
     figures = {
         f"evaluation-{what}.{end}"
         for what in ("axioms", "pixels", "weights", "cost")

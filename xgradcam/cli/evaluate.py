@@ -290,7 +290,7 @@ def _measure(
                 resume=arguments.resume, progress=progress, say=partial(note, PROG),
             )  # fmt: skip
             say(report.markdown(), sys.stdout)
-            report.write(folder)
-            note(PROG, f"wrote {', '.join(WRITTEN)}, in {folder}")
+            written = report.write(folder)
+            note(PROG, f"wrote {', '.join((*written, LOG))}, in {folder}")
         except CannotWriteError as error:
             raise XGradCamError(f"{error}: make room there; --resume goes on later") from None

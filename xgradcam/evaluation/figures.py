@@ -38,6 +38,7 @@ FIRST = ("xgrad-cam", "complete-cam", "grad-cam", "random-cam")
 # Measures that span powers of ten.
 ON_LOGARITHMS = ("conservation", "sensitivity", "seconds", "evaluations")
 RESOLUTION = 300
+KINDS = ("pdf", "png")
 # The least distance of two labels, as a share of the height of axes.
 APART = 0.075
 
@@ -58,7 +59,7 @@ def figure_files(rows: Sequence[Row], layers: Sequence[str]) -> dict[str, bytes]
     return {
         name_of(question, kind): content_of_figure(figure, kind, RESOLUTION)
         for question, figure in question_figures(rows, layers).items()
-        for kind in ("pdf", "png")
+        for kind in KINDS
     }
 
 

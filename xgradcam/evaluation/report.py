@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from scipy.stats import bootstrap
 
 from xgradcam.cam.methods import METHODS
 from xgradcam.errors import XGradCamError
-from xgradcam.evaluation.figures import figure_files
+from xgradcam.evaluation.figures import KINDS, QUESTIONS, figure_files, name_of
 from xgradcam.evaluation.measures import MEASURES
 from xgradcam.evaluation.photographs import FolderClass
 from xgradcam.evaluation.tables import Mean, Row, csv_table, latex_tables, markdown_table
@@ -43,9 +44,12 @@ class Report:
     classes: Sequence[FolderClass] = ()
     remarks: Sequence[str] = ()
 
-    def write(self, folder: Path) -> None:
-        """Write the tables and the figures, `WRITTEN`; CannotWriteError if that fails."""
-        over = f"Means over {self.photographs} photographs with 95% bootstrap intervals."
+    def write(self, folder: Path) -> tuple[str, ...]:
+        """Write the tables and the figures, and remove those of an earlier report; return the files' names.
+
+        Raises CannotWriteError if that fails.
+        """
+        over = f"Means over {self._over()} with 95% bootstrap intervals."
         contents = {
             "evaluation.md": (self.markdown() + "\n").encode(),
             "evaluation.csv": self.csv().encode(),
@@ -55,11 +59,20 @@ class Report:
             **figure_files(self.rows, self.layers),
         }
         write_files({folder / name: content for name, content in contents.items()})
+        # An earlier report answered a question that this one leaves out, by boxes for instance.
+        for name in {name_of(question, kind) for question in QUESTIONS for kind in KINDS}.difference(
+            contents
+        ):
+            with suppress(FileNotFoundError):
+                (folder / name).unlink()
+        return tuple(contents)
+
+    def _over(self) -> str:
+        return f"{self.photographs} photographs" if self.photographs > 1 else "1 photograph"
 
     def markdown(self) -> str:
         """A table for each layer, the best mean of each measure in bold, and one of the folders' classes."""
-        over = f"{self.photographs} photographs" if self.photographs > 1 else "1 photograph"
-        lines = [f"Means over {over}, with 95% bootstrap intervals; ↑ more, ↓ less is better."]
+        lines = [f"Means over {self._over()}, with 95% bootstrap intervals; ↑ more, ↓ less is better."]
         for layer in self.layers:
             lines += ["", f"**{layer}**", "", *markdown_table(self._rows_at(layer))]
         if self.classes:

@@ -137,7 +137,7 @@ def latex_tables(rows: Sequence[Row], layers: Sequence[str], about: str) -> str:
         ]
         lines += [
             f"% layer {' '.join(layer.split())}",
-            rf"\begin{{tabular}}{{l{'l' * len(names)}}}",
+            rf"\begin{{tabular}}{{l{'r' * len(names)}}}",
             r"\toprule",
             f"{' & '.join(['method', *heads])} \\\\",
             r"\midrule",

@@ -78,7 +78,7 @@ def read_file(
 def _nearest(name: str) -> str:
     """`; did you mean ...?` of the photographs and folders beside a missing file; '' where none is near."""
     folder, file = os.path.split(name)
-    beside = {}
+    beside: dict[str, str] = {}
     with suppress(OSError, ValueError), os.scandir(folder or os.curdir) as entries:
         for entry in islice(entries, MOST_BESIDE):
             stem, suffix = os.path.splitext(entry.name.casefold())
