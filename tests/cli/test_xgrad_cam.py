@@ -121,6 +121,23 @@ def test_the_note_of_no_positive_evidence_and_its_picture_is_the_photograph(both
     assert np.abs(read_image("X_cam.jpg").astype(int) - seen).mean() > 10
 
 
+def test_a_signed_picture_without_positive_evidence_is_not_called_the_photograph(both, capsys):
+    options = [
+        "--target-index",
+        "285",
+        "--target-layer",
+        "blocks.6.0.bn2",
+        "--method",
+        "grad-cam",
+        "--signed",
+    ]
+    assert main([str(both), *options, *BUNDLED]) == 0
+    assert "; its picture shows the evidence against\n" in capsys.readouterr().err
+    colours = read_image("cam.jpg").astype(int)
+    assert (colours[..., 2] - colours[..., 0]).max() > 60
+    assert (colours[..., 0] - colours[..., 2]).max() < 30
+
+
 def test_list_layers_marks_the_default(capsys):
     assert main(["--list-layers", *BUNDLED]) == 0
     rows = capsys.readouterr().out.splitlines()

@@ -26,6 +26,8 @@ CLOSE = 0.01
 PARTS = ("feature", "bias", "bypass", "curvature", "nowhere")
 LITTLE_MISSING, MUCH_NOWHERE = 0.5, 0.2
 COINCIDE, ROUNDING = "the two maps coincide", 1e-3
+# Of such a map the usual picture is the photograph, but with --signed it is not.
+NO_EVIDENCE = "no positive evidence"
 # Follows the note on it, which ends in the advice to take an earlier layer.
 THERE = ", and --method complete-cam shows all of the score there"
 # Evaluations that take longer than this are worth a line, in seconds.
@@ -38,7 +40,8 @@ class Console:
 
     total: photographs of the run. out: for the JSON, and the text if there is none; stdout by default.
     verdicts: on the predictions. skipped: kinds of what is passed over in folders. written: files of an only
-    photograph. write: prints a line above a progress bar, where there is one.
+    photograph. signed: pictures have evidence against, too. write: prints a line above a progress bar, where
+    there is one.
     """
 
     prog: str
@@ -55,6 +58,7 @@ class Console:
     verdicts: Counter[Any] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     written: list[str] = field(default_factory=list)
+    signed: bool = False
     write: Any = None
     bar: Any = None
     begun: tuple[int, float] = (0, 0.0)
@@ -94,7 +98,7 @@ class Console:
         for record in records:
             for line in _long(record, several) if self.total == 1 else ():
                 self.say(line)
-            notes.update(_to_print(record))
+            notes.update(_to_print(record, self.signed))
             self.written += record["written"] if self.total == 1 else ()
         self.notes.update(notes)
         # Those of an only photograph come with the last lines.
@@ -310,11 +314,13 @@ def _finer(record: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _to_print(record: Mapping[str, Any]) -> list[str]:
-    """The notes without what the lines say already, and with the remedy where maps coincide."""
+def _to_print(record: Mapping[str, Any], signed: bool) -> list[str]:
+    """The notes on these pictures without what the lines say, and with the remedy where maps coincide."""
     notes = []
     for line in record["notes"]:
-        if not line.startswith(COINCIDE):
+        if signed and line.startswith(NO_EVIDENCE):
+            notes.append(line.partition(";")[0] + "; its picture shows the evidence against")
+        elif not line.startswith(COINCIDE):
             notes.append(line)
         elif "finer_layer" not in record:
             notes.append(line + THERE)

@@ -61,7 +61,10 @@ def _main(arguments: argparse.Namespace, out: TextIO) -> int:
     device = device_of(PROG, arguments, rank)
     several = len(sources) > 1
     verbose = arguments.verbose or not several
-    console = Console(PROG, arguments.json, arguments.quiet, verbose, len(sources), out, skipped=skipped)
+    console = Console(
+        PROG, arguments.json, arguments.quiet, verbose, len(sources), out,
+        skipped=skipped, signed=arguments.signed,
+    )  # fmt: skip
     arguments.output_format = format_of(arguments, len(sources), console.note)
     console.say(device_line(device))
     classifier = open_classifier(PROG, arguments, many=several).to(device)
