@@ -460,3 +460,22 @@ def test_a_figure_shows_the_pixels_of_a_photograph_that_its_resolution_has_space
     few, many = (grid.figure(dpi).axes[0].images[0].get_array().shape[1] for dpi in (100, 900))
     assert few == 1000
     assert many == 2000
+
+
+@pytest.mark.parametrize("kind", ["volumes", "inputs", "list", "own", "own channel"])
+def test_of_several_volumes_the_samples_own_is_drawn(kind):
+    signed, volumes = seeded(2, 2, 3, 3), torch.rand(2, 8, 6, 5, generator=torch.Generator().manual_seed(1))
+    forms = {
+        "volumes": volumes, "inputs": volumes[:, None], "list": list(volumes), "own": volumes[1],
+        "own channel": volumes[1:],
+    }  # fmt: skip
+    ax = explained(signed).plot(forms[kind], axes(), sample=1, depth=3, grey=False)
+    expected = explained(signed).plot(volumes[1].numpy(), axes(), sample=1, depth=3, grey=False)
+    assert np.array_equal(ax.images[0].get_array(), expected.images[0].get_array())
+    assert np.array_equal(values_of(ax)[0], values_of(expected)[0])
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 6, 5), (8, 6, 5, 3), (2, 2, 8, 6, 5), (6, 5)])
+def test_other_volumes_are_refused(shape):
+    with pytest.raises(XGradCamError, match=r"the volume is|3 photographs for a batch of 2"):
+        explained(seeded(2, 2, 3, 3)).plot(torch.rand(shape), axes())

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xgradcam.errors import XGradCamError, shown
 from xgradcam.figures.figure import Shown
-from xgradcam.figures.given import array_of, photograph_given
+from xgradcam.figures.given import COLOURS, array_of, photograph_given
 from xgradcam.figures.sizing import at_size
 from xgradcam.layouts.padding import Share
 from xgradcam.layouts.sides import upsampled
@@ -39,7 +39,7 @@ def placed(
     if values.ndim == 1:
         return _signal(values, _one(below, sample, count, (1, 2)), label, title)
     if values.ndim == 3:
-        number, values, below = _slice(values, _one(below, sample, count, (3, 4)), depth)
+        number, values, below = _slice(values, _volume(below, sample, count), depth)
         title = f"{title}, slice {number[0]} of 0 to {number[1] - 1}"
     elif below is not None:
         below = photograph_given(_one(below, sample, count, (2, 3)))
@@ -99,7 +99,7 @@ def _slice(values: Tensor, below: Any, depth: int | None) -> tuple[tuple[int, in
     """The number of a slice and how many there are, its map (h, w), and the pixels (H, W, 3) below it."""
     volume = None if below is None else array_of(below)
     if volume is not None:
-        of_colours = volume.ndim == 4 and volume.shape[3] == 3 and volume.dtype == np.uint8
+        of_colours = volume.ndim == 4 and volume.shape[3] == COLOURS and volume.dtype == np.uint8
         if volume.dtype.kind not in "uif" or not (volume.ndim == 3 or of_colours):
             raise XGradCamError(
                 f"the volume is {shown(below)}: give (D, H, W), or colours (D, H, W, 3) uint8"
@@ -116,6 +116,18 @@ def _slice(values: Tensor, below: Any, depth: int | None) -> tuple[tuple[int, in
     number = int(depth) % count
     pixels: Photograph | None = None if volume is None else np.ascontiguousarray(volume[number])
     return (number, count), whole[number], pixels
+
+
+def _volume(given: Any, sample: int, count: int) -> Any:
+    """The sample's own volume; an only channel, as in the network's inputs (N, 1, D, H, W), is left out."""
+    is_array = hasattr(given, "ndim") and hasattr(given, "shape")
+    # A last axis of three may be colours, of which there is one volume.
+    if is_array and given.ndim == 4 and given.shape[3] != COLOURS:
+        return given[0] if len(given) == 1 else _one(given, sample, count, (2, 3))
+    found = _one(given, sample, count, (3, 4))
+    return (
+        found[0] if is_array and given.ndim == 5 and len(found) == 1 and found.shape[3] != COLOURS else found
+    )
 
 
 def _one(given: Any, sample: int, count: int, sides: tuple[int, int]) -> Any:
