@@ -8,6 +8,8 @@ import pytest
 
 from tests.cli.support import OWN
 from tests.support import noise
+from xgradcam.cli.options import xgrad_cam_parser
+from xgradcam.cli.page_options import require_page
 from xgradcam.cli.xgrad_cam import main
 
 pytestmark = pytest.mark.usefixtures("own_models")
@@ -93,3 +95,18 @@ def test_no_pictures_is_for_the_page(capsys):
         "xgrad-cam: error: --no-pictures leaves the page's files alone: give --html too\n"
     )
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "more", [["--format", "pdf"], ["--color-bar"], ["--signed"], ["--colormap", "jet"], ["--alpha", "0.5"]]
+)
+def test_no_pictures_refuses_what_only_pictures_have(more, capsys):
+    assert main([*ALONE, *more]) == 2
+    assert capsys.readouterr().err.startswith(f"xgrad-cam: error: {more[0]} is about pictures, and --no-pic")
+    assert not Path("out").exists()
+
+
+def test_no_pictures_takes_looks_for_panels_and_for_the_report():
+    arguments = xgrad_cam_parser().parse_args([*ALONE, "--signed", "--panel", "--format", "svg"])
+    require_page(arguments)
+    require_page(xgrad_cam_parser().parse_args([*ALONE, "--colormap", "bone", "--report"]))

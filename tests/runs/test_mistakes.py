@@ -168,6 +168,8 @@ def test_the_records_know_the_true_and_the_predicted_class(net, inputs):
         (["grad-cam", "xgrad-cam"], "xgrad-cam"),
         (["xgrad-cam", "complete-xgrad-cam", "complete-cam"], "complete-xgrad-cam"),
         (["layer-cam", "grad-cam"], "layer-cam"),
+        (["random-cam", "eigen-cam"], "eigen-cam"),
+        (["random-cam"], "random-cam"),
     ],
 )
 def test_the_method_that_tells_most(methods, expected):

@@ -18,14 +18,32 @@ def add_page_arguments(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--no-pictures",
         action="store_true",
-        help="with --html: no overlay pictures; the page colours the maps, from two files a photograph",
+        help="with --html: no overlay pictures; the page colours the maps, from two files a photograph; "
+        "--panel and --guided write theirs all the same",
     )
 
 
 def require_page(arguments: argparse.Namespace) -> None:
-    """Raise XGradCamError for a run that would write nothing."""
-    if arguments.no_pictures and not arguments.html:
+    """Raise XGradCamError for a run that would write nothing, or looks of pictures that it leaves out."""
+    if not arguments.no_pictures:
+        return
+    if not arguments.html:
         raise XGradCamError("--no-pictures leaves the page's files alone: give --html too")
+    if arguments.panel or arguments.guided:
+        return
+    looks = {
+        "--format": arguments.format != "jpg",
+        "--color-bar": arguments.color_bar,
+        "--signed": arguments.signed,
+        # The report's examples have them, too.
+        "--colormap": arguments.colormap is not None and not arguments.report,
+        "--alpha": arguments.alpha is not None and not arguments.report,
+    }
+    for name in (name for name, asked in looks.items() if asked):
+        raise XGradCamError(
+            f"{name} is about pictures, and --no-pictures leaves them out: leave out one of the two; the "
+            "page has colours of its own, which can be chosen there"
+        )
 
 
 def recorded_page(arguments: argparse.Namespace) -> bool | str:

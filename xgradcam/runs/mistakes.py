@@ -15,6 +15,7 @@ from xgradcam.cam.score_explainer import ScoreExplainer
 from xgradcam.lending.inputs import lent
 from xgradcam.models.labels import label_of
 from xgradcam.runs.explainer import Explainer, explain_layers
+from xgradcam.runs.page_maps import BASELINE
 from xgradcam.runs.scoring import Scoring
 from xgradcam.scores.outputs import logits_of
 from xgradcam.scores.probability import probability_rule
@@ -163,6 +164,8 @@ def truth_record(
 
 
 def telling_method(methods: Sequence[str]) -> str:
-    """The method whose maps tell most: the first complete one, else XGrad-CAM, else the first."""
+    """The method whose maps tell most: the first complete one, XGrad-CAM, or the first but the baseline."""
     complete = [method for method in methods if METHODS[method].complete]
-    return next(iter([*complete, *(method for method in methods if method == "xgrad-cam"), *methods]))
+    xgrad_cam = [method for method in methods if method == "xgrad-cam"]
+    others = [method for method in methods if method != BASELINE]
+    return next(iter([*complete, *xgrad_cam, *others, *methods]))
