@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.figures.test_drawing import explained, photograph, seeded, values_of
 from xgradcam import Classifier, PhotographExplanation, compare
+from xgradcam.cam.explanation import ClassExplanation
 from xgradcam.errors import XGradCamError
 
 METHODS = ("grad-cam", "xgrad-cam", "layer-cam")
@@ -124,7 +125,7 @@ def test_a_comparison_is_written_shown_and_drawn_by_notebooks(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("given", "how", "says"),
     [
-        ([], {}, "to compare is None: give explanations"),
+        ([], {}, "nothing to compare: give explanations"),
         (7, {}, "to compare is 7: give explanations"),
         ([torch.ones(3)], {}, "to compare is a Tensor .*: give explanations"),
         (None, {"methods": "layer-cam"}, "no map of 'layer-cam' here; there are: grad-cam"),
@@ -137,3 +138,24 @@ def test_what_cannot_be_compared_is_refused_in_a_line(given, how, says):
     one = explained(seeded(1, 4, 4), ["grad-cam"]) if given is None else given
     with pytest.raises(XGradCamError, match=says):
         compare(one, photograph(), **how)
+
+
+@pytest.mark.parametrize("scale", ["all", "row"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_map_without_evidence_does_not_stretch_the_scale_of_the_others(scale, signed):
+    some = 0.01 * seeded(1, 3, 4).abs()
+    one = ClassExplanation(
+        {"grad-cam": torch.zeros(1, 3, 4), "xgrad-cam": some},
+        torch.ones(1), ((),), torch.zeros(1, 9), torch.tensor([3]),
+    )  # fmt: skip
+    axes, _bars = drawn(compare([one, one], photograph(), scale=scale, signed=signed))
+    alone, _bars = drawn(compare(one, photograph(), methods="xgrad-cam", signed=signed))
+    expected = values_of(alone[0, 1])[1]
+    assert 0 < expected[1] < 0.1
+    assert [values_of(ax)[1] for ax in axes[:, 1:].flat] == [pytest.approx(expected)] * 4
+
+
+@pytest.mark.parametrize("scale", ["all", "row", "each"])
+def test_maps_without_evidence_have_no_bar_of_a_scale_made_up(scale):
+    _axes, bars = drawn(compare([explained(-torch.ones(1, 3, 4))] * 2, photograph(), scale=scale))
+    assert bars == []

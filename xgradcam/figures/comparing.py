@@ -68,15 +68,17 @@ class Comparison:
 
     def _draw_group(self, axes: "NDArray[Any]", places: Sequence[tuple[int, int]]) -> None:
         """Draw maps that share a scale, and their colour bar."""
-        from xgradcam.figures.figure import add_bar, draw_into
+        from xgradcam.figures.figure import add_bar, draw_into, is_blank
 
         cells = [cell for row, column in places if (cell := self.rows[row][column]) is not None]
-        limits = [self.look.limits_of(cell.values) for cell in cells]
+        # A map without evidence has no scale of its own, and must not stretch that of the others.
+        told = [cell for cell in cells if not is_blank(cell.values)]
+        limits = [self.look.limits_of(cell.values) for cell in told or cells]
         look = replace(
             self.look, bar=False, limits=(min(low for low, _ in limits), max(high for _, high in limits))
         )
         drawn = [draw_into(axes[place], cell, look) for place, cell in zip(places, cells, strict=True)]
-        if not self.look.bar:
+        if not self.look.bar or not (told or self.look.limits):
             return
         values = np.concatenate([cell.values[np.isfinite(cell.values)] for cell in cells])
         labels = dict.fromkeys(cell.label for cell in cells)
@@ -206,7 +208,9 @@ def _named(explanations: Any) -> tuple[tuple[str, ...], list[Drawable]]:
         every = list(given.values() if is_named else given)
     except TypeError:
         every = [given]
-    for one in every or [None]:
+    if not every:
+        raise XGradCamError("nothing to compare: give explanations, in a list or by their names")
+    for one in every:
         if not isinstance(one, Drawable):
             raise XGradCamError(f"to compare is {shown(one)}: give explanations, in a list or by their names")
     return (tuple(map(str, given)) if is_named else _differences(every)), every

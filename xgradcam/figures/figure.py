@@ -178,10 +178,14 @@ def draw_into(axes: Axes, shown_map: Shown, look: Look) -> Any:
         _draw_outline(axes, shown_map)
     axes.set_title(plain(shown_map.title))
     safe(axes.title)
-    is_blank = not np.nan_to_num(values, posinf=0, neginf=0).any()
-    if look.bar and not (is_blank and look.limits is None):  # a scale of nothing would be made up
+    if look.bar and not (is_blank(values) and look.limits is None):  # a scale of nothing would be made up
         add_bar(axes, drawn, values, shown_map.label)
     return drawn
+
+
+def is_blank(values: Values) -> bool:
+    """True for a map in which no finite value differs from 0."""
+    return not np.nan_to_num(values, posinf=0, neginf=0).any()
 
 
 def draw_below(axes: Axes, shown_map: Shown) -> None:
