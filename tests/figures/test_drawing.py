@@ -6,6 +6,7 @@ import sys
 import warnings
 
 import matplotlib
+import matplotlib.texmanager
 import numpy as np
 import pytest
 import torch
@@ -479,3 +480,17 @@ def test_of_several_volumes_the_samples_own_is_drawn(kind):
 def test_other_volumes_are_refused(shape):
     with pytest.raises(XGradCamError, match=r"the volume is|3 photographs for a batch of 2"):
         explained(seeded(2, 2, 3, 3)).plot(torch.rand(shape), axes())
+
+
+def test_settings_by_which_matplotlib_cannot_draw_are_told_in_a_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # where there is no LaTeX
+    monkeypatch.setattr(matplotlib.texmanager.TexManager, "_cache_dir", tmp_path)
+    with (
+        matplotlib.rc_context({"text.usetex": True}),
+        pytest.raises(
+            XGradCamError, match=r"matplotlib cannot draw the figure: .* \(its settings: "
+        ) as error,
+    ):
+        explained(seeded(1, 3, 3)).save(tmp_path / "figure.pdf", photograph())
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "figure.pdf").exists()

@@ -22,7 +22,7 @@ from matplotlib.text import Text
 from numpy.typing import NDArray
 from PIL import Image
 
-from xgradcam.errors import UNSEEN, XGradCamError, did_you_mean, shortened, shown
+from xgradcam.errors import UNSEEN, XGradCamError, did_you_mean, first_line, shortened, shown
 from xgradcam.files import write_files
 from xgradcam.pictures.outlines import Outline
 from xgradcam.pictures.paint import COLORMAPS, EVEN, colours_of
@@ -296,15 +296,20 @@ def _missing_letters_allowed() -> "Iterator[None]":
 def content_of_figure(figure: Figure, kind: str, dpi: float | None = None) -> bytes:
     """The content of a picture file of a figure; kind: `png`, `pdf`, `svg`, `jpg`, ...
 
-    Raises XGradCamError for another kind, with those that there are, and for a wrong resolution.
+    Raises XGradCamError for another kind, with those that there are, for a wrong resolution, and where
+    matplotlib cannot draw by its settings.
     """
     kinds = figure.canvas.get_supported_filetypes()
     if kind not in kinds:
         raise XGradCamError(f"no picture of the kind {shown(kind)}: take {', '.join(sorted(kinds))}")
     _require_resolution(dpi)
     picture = io.BytesIO()
-    with matplotlib.rc_context(TEXT_AS_TEXT), _missing_letters_allowed():
-        figure.savefig(picture, format=kind, dpi=dpi or "figure", metadata=NO_DATE.get(kind))
+    try:
+        with matplotlib.rc_context(TEXT_AS_TEXT), _missing_letters_allowed():
+            figure.savefig(picture, format=kind, dpi=dpi or "figure", metadata=NO_DATE.get(kind))
+    except RuntimeError as error:  # such as text.usetex without LaTeX
+        why = f"{first_line(error)} (its settings: {matplotlib.matplotlib_fname()})"
+        raise XGradCamError(f"matplotlib cannot draw the figure: {why}") from None
     return picture.getvalue()
 
 
