@@ -63,7 +63,11 @@ SHORT_OPTIONS = {
     "--output-dir": "where to write (default: here)",
     "--panel": "photograph and maps side by side, too",
     "--full-resolution": "paint at the photograph's own resolution",
+    "--signed": "evidence against in blue, too",
+    "--format": "jpg, png, or figures with a colour bar: pdf, svg",
     "--html": "a page to look through all results",
+    "--truth": "the true classes: which are wrong, and why",
+    "--report": "a page on where each class's evidence lies",
     "--json": "print the numbers as JSON",
     "--use-cuda": "compute on the GPU if there is one",
 }
