@@ -14,6 +14,8 @@ GENERATED = {"PKG-INFO"}
 NEEDED = ("docs/", "examples/", "scripts/", "tests/", "xgradcam/")
 PAGE = "xgradcam/runs/page/"  # the parts of the page of a run
 DATA = {
+    "xgradcam/evaluation/overview.css",
+    "xgradcam/evaluation/overview.html",
     "xgradcam/models/imagenet_classes.md",
     "xgradcam/models/imagenet_classes.txt",
     "xgradcam/py.typed",
