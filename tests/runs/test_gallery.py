@@ -109,7 +109,7 @@ def test_the_page_needs_nothing_but_the_pictures(tmp_path):
         assert not any(name.startswith("on") for name in attrs), tag
 
 
-@pytest.mark.parametrize("name", ["page.css", *(f"{name}.js" for name in SCRIPTS)])
+@pytest.mark.parametrize("name", ["theme.css", "page.css", *(f"{name}.js" for name in SCRIPTS)])
 def test_the_parts_may_stand_in_html(name):
     part = (files("xgradcam.runs") / "page" / name).read_text(encoding="utf-8")
     assert "</" not in part

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from xgradcam.cli.depth import depth_lines
 from xgradcam.cli.options import BOTH
+from xgradcam.cli.proof_report import PARTS
 from xgradcam.cli.terminal import note, shown
 from xgradcam.cli.truth_options import accuracy_lines, right_or_wrong
 from xgradcam.errors import escaped
@@ -22,8 +23,7 @@ COUNTED = re.compile(r"^(folder|link|result|pipe|icon|video|archive)|(?<=other )
 # Conservation errors that differ by less than this share are not worth a line.
 CLOSE = 0.01
 # Nor where the maps are the same, and so differ by rounding, if no more than this of the score.
-# Parts of a score; the share that plain maps may leave out without a word; that which may have no place.
-PARTS = ("feature", "bias", "bypass", "curvature", "nowhere")
+# The share that plain maps may leave out without a word; that which may have no place.
 LITTLE_MISSING, MUCH_NOWHERE = 0.5, 0.2
 COINCIDE, ROUNDING = "the two maps coincide", 1e-3
 # Of such a map the usual picture is the photograph, but with --signed it is not.

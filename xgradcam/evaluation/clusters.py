@@ -69,7 +69,7 @@ def group(maps: Maps) -> Groups:
     points = _points(maps)
     if len(points) < FEWEST:
         return Groups(np.zeros(len(points), np.int64))
-    chosen = np.unique(np.linspace(0, len(points) - 1, min(len(points), MOST_COMPARED)).astype(int))
+    chosen = _compared(points)
     labels, silhouette = _labels(points[chosen])
     if silhouette is None:
         return Groups(np.zeros(len(points), np.int64))
@@ -120,11 +120,16 @@ def unusual(maps: Maps, count: int) -> list[int]:
     points = _points(maps)
     if len(points) < 2:
         return []
-    chosen = np.unique(np.linspace(0, len(points) - 1, min(len(points), MOST_COMPARED)).astype(int))
+    chosen = _compared(points)
     near = np.sort(_distances(points, points[chosen]), axis=1)
     # The nearest of those that are compared is the point itself.
     apart = near[:, 1 : 1 + min(NEIGHBOURS, len(chosen) - 1)].mean(axis=1)
     return [int(place) for place in np.argsort(-apart, kind="stable")[:count]]
+
+
+def _compared(points: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The places of the points that are compared with one another: evenly spread, at most `MOST_COMPARED`."""
+    return np.unique(np.linspace(0, len(points) - 1, min(len(points), MOST_COMPARED)).astype(np.int64))
 
 
 def _points(maps: Maps) -> NDArray[np.float64]:

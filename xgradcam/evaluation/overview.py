@@ -88,7 +88,8 @@ class Overview:
     """The explanations of a run at one layer by one method.
 
     classes: those of most mistakes first, then those of most photographs. contrasts: of mistakes, the most
-    frequent first. photographs: those explained. verdicts: on their predictions. remarks: lines on boxes.
+    frequent first. photographs: those explained. verdicts: on their predictions. sources: the photographs by
+    their paths. remarks: lines on boxes.
     """
 
     run: Run
@@ -98,12 +99,8 @@ class Overview:
     contrasts: Sequence[Explained]
     photographs: int
     verdicts: Verdicts
+    sources: Mapping[str, Source]
     remarks: Sequence[str] = field(default=())
-
-    @cached_property
-    def sources(self) -> dict[str, Source]:
-        """The photographs by their paths."""
-        return {source.path: source for source in self.run.sources}
 
 
 def overview_of(
@@ -123,7 +120,8 @@ def overview_of(
     of_contrast = telling_method([name for name in methods if name not in OF_CLASSES] or methods)
     paths = list(dict.fromkeys(record["image"] for record in records))
     verdicts = verdicts_on([[record] for record in {record["image"]: record for record in records}.values()])
-    inside = _Inside(run, matches_in(boxes, paths, say))
+    sources = {source.path: source for source in run.sources}
+    inside = _Inside(run, matches_in(boxes, paths, say), sources)
     kinds: defaultdict[tuple[bool, int | None, str], list[Record]] = defaultdict(list)
     for record in records:
         if record["layer"] == layer and "maps" in record:
@@ -139,7 +137,7 @@ def overview_of(
         run, layer, method,
         sorted(classes, key=lambda one: (-_mistakes(one), -len(one.records))),
         sorted(contrasts, key=lambda one: -len(one.records)),
-        len(paths), verdicts, [] if boxes is None else [inside.matches.summary(len(paths))],
+        len(paths), verdicts, sources, [] if boxes is None else [inside.matches.summary(len(paths))],
     )  # fmt: skip
 
 
@@ -202,19 +200,16 @@ class _Inside:
 
     run: Run
     matches: Matches
+    sources: Mapping[str, Source]
     shapes: dict[str, tuple[int, int]] = field(default_factory=dict)
-
-    @cached_property
-    def _sources(self) -> dict[str, Source]:
-        return {source.path: source for source in self.run.sources}
 
     def share(self, record: Record, signed: NDArray[np.float32]) -> float | None:
         """The share of one map; None without boxes of its class, or without positive evidence."""
         image, target = record["image"], record.get("class_index")
-        if image not in self.matches.found or target is None or image not in self._sources:
+        if image not in self.matches.found or target is None or image not in self.sources:
             return None
         if image not in self.shapes:
-            photograph = self._sources[image].read(self.run.value_range).photograph
+            photograph = self.sources[image].read(self.run.value_range).photograph
             self.shapes[image] = photograph.shape[0], photograph.shape[1]
         shape = self.shapes[image]
         boxes = self.matches.boxes_of(image, target, self.run.classifier.labels, shape)

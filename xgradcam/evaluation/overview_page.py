@@ -35,7 +35,7 @@ from xgradcam.evaluation.overview_words import (
 from xgradcam.files import write_files
 from xgradcam.pictures.paint import Style, paint
 from xgradcam.pictures.photograph import Photograph
-from xgradcam.runs.gallery import PAGE
+from xgradcam.runs.gallery import PAGE, page_part
 from xgradcam.runs.outputs import REPORT
 from xgradcam.runs.verdicts import right_of
 
@@ -62,7 +62,7 @@ def render_report(overview: Overview, title: str) -> str:
     page = _Page(overview, MOST_PAIRS)
     return Template(_part("overview.html")).substitute(
         title=text(title),
-        style=_part("overview.css"),
+        style=page_part("theme.css") + _part("overview.css"),
         summary="\n".join(f"<p>{line}</p>" for line in page.summary()),
         table=page.table(),
         mistakes=page.mistakes(),

@@ -9,6 +9,7 @@ import numpy as np
 from xgradcam.evaluation.clusters import Maps
 from xgradcam.evaluation.overview import PLACED, Explained, Record
 from xgradcam.models.labels import name_only
+from xgradcam.runs.verdicts import right_of, verdict_on, verdicts_on
 
 ROWS, COLUMNS = ("upper", "middle", "lower"), ("left", "centre", "right")
 
@@ -56,19 +57,20 @@ def facts(one: Explained) -> Iterator[str]:
 def group_words(one: Explained, members: Sequence[int]) -> str:
     """The number of a group's maps, and how many of its photographs are right."""
     words = f"{len(members):,} of {len(one.shown):,} maps, {place_words(one.mean(members))}"
-    known = [one.records[place] for place in members if "truth" in one.records[place]]
+    known = verdicts_on([[one.records[place]] for place in members])
     if not known:
         return words
-    right = sum(record["truth"]["index"] == record["prediction"]["index"] for record in known)
-    return f"{words}; {right:,} of {len(known):,} right ({right / len(known):.0%})"
+    right, count = right_of(known)
+    return f"{words}; {right:,} of {count:,} right ({right / count:.0%})"
 
 
 def wrong(record: Record) -> str:
     """The mistake in words; empty for a right prediction, and where that is not known."""
-    if "truth" not in record or record["truth"]["index"] == record["prediction"]["index"]:
+    verdict = verdict_on([record])
+    if verdict is None or verdict.is_right:
         return ""
     truth, taken = (text(first_name(record[key]["name"])) for key in ("truth", "prediction"))
-    return f" <strong>wrong: {truth} taken for {taken} ({record['prediction']['probability']:.0%})</strong>"
+    return f" <strong>wrong: {truth} taken for {taken} ({confidence(record):.0%})</strong>"
 
 
 def confidence(record: Record) -> float:

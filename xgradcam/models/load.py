@@ -14,6 +14,7 @@ from xgradcam.models import vgg16 as vgg
 from xgradcam.models.building import DEFAULT_WEIGHTS as DEFAULT_WEIGHTS
 from xgradcam.models.building import NO_WEIGHTS as NO_WEIGHTS
 from xgradcam.models.building import Request, build_model, build_or_fetch, chosen, filled, require_classes
+from xgradcam.models.catalogue import BUNDLED as BUNDLED
 from xgradcam.models.channels import input_channels
 from xgradcam.models.checkpoints import read_state_dicts
 from xgradcam.models.classifier import Classifier as Classifier
@@ -35,7 +36,6 @@ from xgradcam.models.published import published_name
 from xgradcam.models.user_code import HUGGING_FACE, TIMM, build_own, is_own
 
 PAPERS_MODEL = "vgg16"
-BUNDLED = "efficientnet-lite0"
 
 
 def load_classifier(

@@ -4,10 +4,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from xgradcam.errors import XGradCamError, listed, shown
-from xgradcam.models.labels import class_named, classes_called, classes_listed
+from xgradcam.models.labels import LONGEST_INDEX, class_named, classes_called, classes_listed
 
-# Digits of a class index, at most.
-LONGEST_INDEX = 9
 FOLDER = "the folder"
 
 

@@ -143,7 +143,7 @@ def require_photograph(photograph: Photograph) -> None:
 
 
 def _remedy_for(shape: tuple[int, ...]) -> str:
-    """What makes pixels uint8 of this shape a photograph."""
+    """The change that makes pixels uint8 of this shape a photograph."""
     if len(shape) == 4:
         return "give one photograph, not a batch"
     if len(shape) == 3 and shape[0] == 3:

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 from xgradcam.cam.methods import METHODS
+from xgradcam.figures.drawing import IN_UNITS_OF_THE_SCORE
 from xgradcam.files import write_files
 from xgradcam.pictures.paint import colours_of
 
@@ -46,13 +47,12 @@ def write_gallery(folder: Path, records: Iterable[Mapping[str, Any]], title: str
 def render_page(records: Iterable[Mapping[str, Any]], title: str) -> str:
     """The page as HTML text."""
     lines = ",\n".join(_script_json(_with_urls(record)) for record in records)
-    return Template(_part("page.html")).substitute(
+    return Template(page_part("page.html")).substitute(
         title=html.escape(title),
-        style=_part("page.css"),
+        style=page_part("theme.css") + page_part("page.css"),
         methods=_script_json(
             {
-                # Maps by the gradient are parts of the logit; others have scales of their own.
-                name: {"title": method.title, "logit": method.needs_gradient and not method.of_attention}
+                name: {"title": method.title, "logit": name in IN_UNITS_OF_THE_SCORE}
                 for name, method in METHODS.items()
             }
         ),
@@ -60,7 +60,7 @@ def render_page(records: Iterable[Mapping[str, Any]], title: str) -> str:
             {name: base64.b64encode(colours_of(name).tobytes()).decode() for name in COLORMAPS}
         ),
         records=f"[\n{lines}\n]",
-        script="\n".join(_part(f"{name}.js") for name in SCRIPTS),
+        script="\n".join(page_part(f"{name}.js") for name in SCRIPTS),
     )
 
 
@@ -89,5 +89,6 @@ def _finite(value: Any) -> Any:
     return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _part(name: str) -> str:
+def page_part(name: str) -> str:
+    """The text of a file of the page: its HTML, styles and scripts."""
     return (files("xgradcam.runs") / "page" / name).read_text(encoding="utf-8")

@@ -39,9 +39,9 @@ class Held(ABC):
     place: str
 
     @property
-    @abstractmethod
     def length(self) -> int:
         """The number of bytes, -1 where it is not known before they are read."""
+        return -1
 
     @abstractmethod
     def content(self, name: str) -> bytes:
@@ -207,11 +207,6 @@ class Fetched(Held):
 
     place: str
 
-    @property
-    def length(self) -> int:
-        """-1: it is not known."""
-        return -1
-
     def content(self, name: str) -> bytes:
         """The bytes."""
         return read_range(self.place, 0, MAX_BYTES + 1)
@@ -223,11 +218,6 @@ class Refused(Held):
 
     place: str
     reason: str
-
-    @property
-    def length(self) -> int:
-        """-1: it is not known."""
-        return -1
 
     def content(self, name: str) -> bytes:
         """Raises XGradCamError with the reason."""

@@ -31,11 +31,6 @@ class Row(Held):
     group: int
     index: int
 
-    @property
-    def length(self) -> int:
-        """-1: it is not known."""
-        return -1
-
     def content(self, name: str) -> bytes:
         """The bytes."""
         with TURN:
