@@ -260,6 +260,7 @@ CHANGES = {
     "one number": lambda net: net.get_parameter(WEIGHT).data[0, 0, 1].zero_(),
     "exchanged": lambda net: net.get_parameter(WEIGHT).data.copy_(net.get_parameter(WEIGHT).data.flip(0)),
     "buffer": lambda net: net.features[1].running_var.numpy().__imul__(3),
+    "turned": lambda net: setattr(net.get_parameter(WEIGHT), "data", net.get_parameter(WEIGHT).data.mT),
     "new data": lambda net: setattr(net.get_parameter(WEIGHT), "data", -net.get_parameter(WEIGHT).data),
     "eps": lambda net: setattr(net.features[1], "eps", 1.0),
     "stride": lambda net: setattr(net.features[0], "stride", (2, 2)),

@@ -104,6 +104,8 @@ CHANGES_OF_A_MODEL = {
     "a weight": _write,
     "another parameter": _replace_weight,
     "other memory": _replace_data,
+    "the order of the memory": lambda net: setattr(net.inner[0].weight, "data", net.inner[0].weight.data.T),
+    "the length": lambda net: setattr(net.inner[0].weight, "data", net.inner[0].weight.data[:1]),
     "a buffer": lambda net: net.shift.add_(1),
     "another buffer": lambda net: setattr(net, "shift", torch.zeros(1)),
     "a number": lambda net: setattr(net, "scale", 3.0),

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 
 from xgradcam.lending.precision import is_coarse, tf32_switches
 from xgradcam.operations.calls import substitute, tensors_of
+from xgradcam.runs.values import Values
 
 T = TypeVar("T")
 
@@ -77,7 +78,7 @@ class CudaGraphs:
 
 
 class State:
-    """Everything that a model holds: which objects, and the memory and version of its tensors.
+    """Everything that a model holds: which objects, and the memory, shape and version of its tensors.
 
     Numbers and words are objects too. All are kept alive, so that no other gets their identity or memory.
     by_value: compare copies of the tensors too, for writing by `.data` or NumPy leaves the version.
@@ -112,8 +113,8 @@ class State:
         self._kept = [tensor.detach() for tensor in self._tensors]
         self._dense = [tensor for tensor in self._tensors if tensor.layout is torch.strided]  # with memory
         self._counted = [tensor for tensor in self._tensors if not tensor.is_inference()]
-        self._memory, self._versions = self._read()
-        self._values = [tensor.detach().clone() for tensor in self._dense] if by_value else []
+        self._read_before = self._read()
+        self._values = Values(self._dense) if by_value else None
 
     def is_that_of(self, model: nn.Module) -> bool:
         """True if the model is the same and holds the same."""
@@ -124,19 +125,13 @@ class State:
             and sum(map(len, self._views)) == len(self._things)
             # Without a list of its own: this is done at every call.
             and all(map(is_, chain.from_iterable(self._views), self._things))
-            and (self._memory, self._versions) == self._read()
-            and _holds(self._dense[: len(self._values)], self._values)
+            and self._read_before == self._read()
+            and (self._values is None or self._values.are_unchanged())
         )
 
-    def _read(self) -> tuple[list[int], list[int]]:
-        return list(map(Tensor.data_ptr, self._dense)), [tensor._version for tensor in self._counted]
-
-
-def _holds(tensors: list[Tensor], values: list[Tensor]) -> bool:
-    """True if no tensor differs from its value; waits for a device once."""
-    with torch._C.DisableTorchFunctionSubclass():
-        differ = [(tensor != value).any() for tensor, value in zip(tensors, values, strict=True)]
-        return not differ or not torch.stack([one.to(differ[0].device) for one in differ]).any()
+    def _read(self) -> tuple[list[Any], ...]:
+        memory = [[*map(of, self._dense)] for of in (Tensor.data_ptr, Tensor.size, Tensor.stride)]
+        return *memory, [tensor._version for tensor in self._counted]
 
 
 @dataclass
