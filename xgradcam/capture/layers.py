@@ -172,7 +172,7 @@ def recorded(
     said = said.said if isinstance(said, Frames) else said
     if is_input(model, layer) and said is None:
         said = input_layout(model, inputs)
-    with watched(model, inputs) if said is None else nullcontext() as watch:
+    with watched(model, inputs, layer=module) if said is None else nullcontext() as watch:
         recording = record(model, inputs, layer, downstream)
     shape = tuple(recording.activation.shape)
     if len(recording.activation) != len(inputs) * max(1, frames):

@@ -5,9 +5,12 @@ into. Neither global variables are seen, nor arrays of NumPy that change.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from inspect import getattr_static
+from operator import is_
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary, ref
@@ -29,22 +32,24 @@ _ASIDE = frozenset(
     name for name in vars(nn.Module()) if re.search("backward|state_dict|persistent|train", name)
 )
 _CODE = (type, BuiltinFunctionType, ModuleType)
-_FOUND: WeakKeyDictionary[nn.Module, tuple[list[Any], Known]] = WeakKeyDictionary()
+_DICTIONARIES = frozenset({dict, OrderedDict})
+_OBJECT = object()
+_FOUND: "WeakKeyDictionary[nn.Module, tuple[_Held, Known]]" = WeakKeyDictionary()
 
 
 def known_layouts(model: nn.Module) -> Known:
     """The layouts found for the model as it is now, to read and to add to; they keep no model alive."""
     try:
-        things = list(_things(model))
+        things = _things(model)
     # What a model holds may answer by anything.
     except Exception:
         return {}
-    if len(things) > MOST_OBJECTS:
+    if len(things.atoms) > MOST_OBJECTS:
         return {}
-    held, known = _FOUND.get(model, ([], {}))
-    if len(held) != len(things) or not all(map(_is, held, things)) or len(known) > MOST_LAYOUTS:
+    held, known = _FOUND.get(model, (None, {}))
+    if held is None or not held.holds(things) or len(known) > MOST_LAYOUTS:
         known = {}
-        _FOUND[model] = list(map(_hold, things)), known
+        _FOUND[model] = _Held(things), known
     return known
 
 
@@ -69,26 +74,57 @@ def finder_of(
     return find
 
 
-def _things(model: nn.Module) -> Iterator[Any]:
-    """Yield everything that a model holds, in an order that is the same while it holds the same."""
-    seen: set[int] = set()
+@dataclass(slots=True)
+class _Things:
+    """Everything that a model holds, in an order that is the same while it holds the same.
+
+    atoms: numbers, words and so on, and `_OBJECT` in the place of each of the objects.
+    """
+
+    atoms: list[Any] = field(default_factory=list)
+    objects: list[Any] = field(default_factory=list)
+
+    def add(self, thing: Any) -> None:
+        self.atoms.append(_OBJECT)
+        self.objects.append(thing)
+
+
+class _Held:
+    """The things of a model, held weakly, that the model may go."""
+
+    def __init__(self, things: _Things) -> None:
+        self._atoms, self._objects = things.atoms, [*map(_hold, things.objects)]
+
+    def holds(self, things: _Things) -> bool:
+        """True if these are the same: objects the same ones, numbers and words equal and of the same type."""
+        return (
+            len(self._objects) == len(things.objects)
+            and self._atoms == things.atoms
+            and all(map(is_, map(type, self._atoms), map(type, things.atoms)))
+            and all(held() is thing for held, thing in zip(self._objects, things.objects, strict=True))
+        )
+
+
+def _things(model: nn.Module) -> _Things:
+    # A network of 200 modules has 5,000 of them, which are read at every call: hence one plain loop.
+    things, seen, kinds = _Things(), set[int](), set[type]()
+    add, atoms = things.add, things.atoms
     left: list[Any] = [model, [*of_all_modules._global_forward_hooks.values()]]
     left.append([*of_all_modules._global_forward_pre_hooks.values()])
-    while left and len(seen) <= MOST_OBJECTS:
+    while left and len(atoms) <= MOST_OBJECTS:
         thing = left.pop()
         kind = type(thing)
         if kind in _ATOMS:
-            yield thing
+            atoms.append(thing)
             continue
         is_container = isinstance(thing, (dict, list, tuple, set, frozenset))
-        yield len(thing) if is_container else thing
+        add(thing) if not is_container else atoms.append(len(thing))
         if id(thing) in seen:
             continue
         seen.add(id(thing))
         if isinstance(thing, Tensor):
             # What is written into a tensor of inference is not counted.
-            yield object() if thing.is_inference() else thing._version
-            yield thing.shape
+            atoms += object() if thing.is_inference() else thing._version, thing.shape
         elif is_container:
             left += [*thing, *thing.values()] if isinstance(thing, dict) else thing
         elif isinstance(thing, FunctionType):
@@ -98,10 +134,20 @@ def _things(model: nn.Module) -> Iterator[Any]:
         elif isinstance(thing, partial):
             left += thing.func, thing.args, thing.keywords
         elif hasattr(thing, "__dict__") and not isinstance(thing, _CODE):
-            yield kind
-            if isinstance(thing, nn.Module):
-                yield getattr_static(kind, "forward", None)
-            left += [one for name, one in vars(thing).items() if name not in _ASIDE]
+            add(kind)
+            if isinstance(thing, nn.Module) and kind not in kinds:
+                kinds.add(kind)
+                add(getattr_static(kind, "forward", None))
+            for name, one in vars(thing).items():
+                if name in _ASIDE:
+                    continue
+                if type(one) in _ATOMS:
+                    atoms.append(one)
+                elif type(one) in _DICTIONARIES and not one:  # such as those of the hooks
+                    atoms.append(0)
+                else:
+                    left.append(one)
+    return things
 
 
 def _is_filled(cell: Any) -> bool:
@@ -111,17 +157,9 @@ def _is_filled(cell: Any) -> bool:
         return False
 
 
-def _hold(thing: Any) -> Any:
-    """A thing of a model, held weakly, that the model may go; itself where it is a number, a word or so."""
-    if type(thing) in _ATOMS:
-        return thing
+def _hold(thing: Any) -> Callable[[], Any]:
+    """A function that returns the thing, while it lives if it can be held weakly."""
     try:
         return ref(thing)
     except TypeError:
-        return thing
-
-
-def _is(held: Any, thing: Any) -> bool:
-    if type(held) is ref:
-        return held() is thing
-    return held is thing or (type(held) in _ATOMS and type(held) is type(thing) and bool(held == thing))
+        return lambda: thing

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xgradcam.lending.borrowing import borrowed
+from xgradcam.lending.borrowing import borrowed, modules_of
 from xgradcam.lending.finding import is_input
 
 # Share of the maps' rows and columns over the image; what follows lies over padding.
@@ -17,7 +17,7 @@ RESIZER = "GeneralizedRCNNTransform"
 
 def share_of_image(model: nn.Module, inputs: Tensor, layer: Any) -> Share:
     """The share of the maps of a model's layer that lies over these inputs (N, C, H, W)."""
-    resizers: list[Any] = [module for module in model.modules() if type(module).__name__ == RESIZER]
+    resizers: list[Any] = [module for module in modules_of(model) if type(module).__name__ == RESIZER]
     if len(resizers) != 1 or inputs.ndim != 4 or inputs.is_meta or is_input(model, layer):
         return WHOLE
     with borrowed(resizers[0]), torch.no_grad():

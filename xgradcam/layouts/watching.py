@@ -4,13 +4,14 @@ The type of a module decides where it can: a convolution's channels come first. 
 of these maps does, by what it changes in the output of the layer itself.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from threading import get_ident
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 from torch import Tensor, nn
 from torch.nn.modules import activation
@@ -21,8 +22,11 @@ from xgradcam.layouts.axes import FIRST, LAST, axis_by_type
 from xgradcam.layouts.layout import HOW_TO_SAY, PREFIXES, Layout, image_grids, token_layouts
 from xgradcam.layouts.memory import Known, key_of, known_layouts
 from xgradcam.layouts.places import Grid, Marked, halved
-from xgradcam.lending.borrowing import borrowed
+from xgradcam.lending.borrowing import borrowed, modules_of
 from xgradcam.lending.several import for_sample
+
+# Modules whose type told their layout when it was last asked for.
+_TOLD_BY_TYPE: WeakSet[nn.Module] = WeakSet()
 
 
 class Made(NamedTuple):
@@ -47,14 +51,14 @@ class Watch:
     made: list[Made] = field(default_factory=list)
     frames: int = 1
     _last: Tensor | None = None
-    _modules: set[nn.Module] = field(init=False)
+    _modules: Collection[nn.Module] = field(init=False)
     _thread: int = field(default_factory=get_ident)
     _axes: dict[int, int | None] = field(default_factory=dict)
     _images: dict[tuple[Grid, int], Marked] = field(default_factory=dict)
     _larger: dict[int, dict[nn.Module, tuple[int, ...]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._modules = set(self.model.modules())
+        self._modules = modules_of(self.model)
 
     @cached_property
     def sides(self) -> int:
@@ -103,6 +107,10 @@ class Watch:
         if shape is not None and self.made[number].shape != shape:
             self.made[number] = Made(module, shape, False)
         shape = tuple(self.made[number].shape or ())
+        if told := self._of_type(number, shape):
+            _TOLD_BY_TYPE.add(module)
+            return told
+        _TOLD_BY_TYPE.discard(module)
         key = key_of(module, self.inputs, shape, self.frames)
         if key not in self.known:
             try:
@@ -113,6 +121,12 @@ class Watch:
         if isinstance(found, str):
             raise XGradCamError(found)
         return found
+
+    def _of_type(self, number: int, shape: tuple[int, ...]) -> Layout | None:
+        """The layout of maps of two or three sides that the type of a module makes certain."""
+        rows, axes = len(self.inputs) * self.frames, len(shape)
+        certain = axes in (4, 5) and shape[0] == rows and axes == 2 + self.sides
+        return Layout.of("maps", shape[2:]) if certain and self._axis_of(number) == FIRST else None
 
     def _found(self, number: int, shape: tuple[int, ...]) -> Layout:
         if shape[:1] == (len(self.inputs) * self.frames,):
@@ -132,7 +146,7 @@ class Watch:
     def _of_maps(self, number: int, shape: tuple[int, ...]) -> Layout:
         module, axis, sides = self.made[number].module, self._axis_of(number), self.sides
         layouts = {FIRST: Layout.of("maps", shape[2:]), LAST: Layout.of("channels last", shape[1:-1])}
-        if axis == FIRST or prod(shape[2:]) == 1:
+        if prod(shape[2:]) == 1:
             return layouts[FIRST]
         # Not the tokens of a later stage, of which the first are the same.
         told = [
@@ -248,12 +262,16 @@ class Watch:
 
 
 @contextmanager
-def watched(model: nn.Module, inputs: Tensor, *, hooked: bool = False) -> Iterator[Watch]:
+def watched(
+    model: nn.Module, inputs: Tensor, *, hooked: bool = False, layer: nn.Module | None = None
+) -> Iterator[Watch]:
     """Watch all modules that run in the context: `model(inputs)`, once.
 
     hooked: see outputs as the modules' own hooks leave them; PyTorch's transformers are slower then.
+    layer: the only module whose layout will be asked for. If its type told it before, the model is not read
+    for a layout that is known, which takes as long as a small network's forward.
     """
-    watch = Watch(model, inputs, known_layouts(model))
+    watch = Watch(model, inputs, {} if layer in _TOLD_BY_TYPE else known_layouts(model))
     with ExitStack() as hooks:
         for module in model.modules() if hooked else ():
             hooks.enter_context(module.register_forward_hook(watch.see))

@@ -52,6 +52,15 @@ def is_input(model: nn.Module, layer: AnyLayer) -> bool:
     return not is_module and (inner is None or is_input(inner, layer))
 
 
+def _at_path(model: nn.Module, path: str) -> nn.Module | None:
+    """The module at a path such as `layer4.2`, without a look at all of the others; None if there is none."""
+    found: nn.Module | None = model
+    for name in path.split(".") if path else ():
+        children = {} if found is None else dict(found._modules.items())  # a scripted model has no dictionary
+        found = children.get(name)
+    return found
+
+
 def find_layer(model: nn.Module, layer: AnyLayer) -> tuple[str, nn.Module]:
     """The name and the module of `layer`, a module of the model or its name; the model itself for `input`."""
     model = without_others(model)
@@ -59,6 +68,8 @@ def find_layer(model: nn.Module, layer: AnyLayer) -> tuple[str, nn.Module]:
     refuse_exported(model)
     if not isinstance(model, nn.Module):
         raise XGradCamError(f"the model is a {type(model).__name__}: give a torch.nn.Module")
+    if isinstance(layer, str) and (found := _at_path(model, layer)) is not None:
+        return layer, found
     modules = dict(model.named_modules(remove_duplicate=False))
     if isinstance(layer, nn.Module):
         for name, module in modules.items():
