@@ -192,3 +192,84 @@ def test_a_model_is_not_kept_alive_though_its_parts_know_it():
     del model
     gc.collect()
     assert left() is None
+
+
+class Block(nn.Module):
+    """Four maps of 4 x 4, which are put last where `turned` is True; its activation runs twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.relu = nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4), nn.ReLU(inplace=True)
+        self.turned, self.runs = False, 0
+
+    def forward(self, images):
+        self.runs += 1
+        maps = self.norm(self.relu(self.conv(images)))
+        maps += 1
+        maps = self.relu(maps)
+        return maps.permute(0, 2, 3, 1) if self.turned else maps
+
+
+class Turned(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.block, self.head = nn.Sequential(Block()), nn.Linear(4, 3)
+
+    def forward(self, images):
+        maps = self.block(images)
+        turned = self.block[0].turned or getattr(self, "hooked", False)
+        return self.head(maps.mean(dim=(1, 2) if turned else (2, 3)))
+
+
+def turn(model):
+    model.block[0].turned = True
+
+
+def turn_by_a_hook(model):
+    model.hooked = model.block.register_forward_hook(lambda _module, _given, maps: maps.permute(0, 2, 3, 1))
+
+
+def replace_by_a_turned_one(model):
+    model.block[0] = Block()
+    turn(model)
+
+
+def forget_the_norm(model):
+    del model.block[0].norm
+    model.block[0].norm = nn.Identity()
+    turn(model)
+
+
+@pytest.mark.parametrize("layer", ["block", "block.0", "block.0.relu", "block.0.norm"])
+@pytest.mark.parametrize("change", [turn, turn_by_a_hook, replace_by_a_turned_one, forget_the_norm])
+def test_what_a_type_told_before_is_asked_for_again(change, layer):
+    model, images = Turned().eval(), torch.randn(2, 3, 8, 8)
+    layer_of = {"layer": layer, "run": 1 if layer == "block.0.relu" else None}
+    for _ in range(2):
+        explain(model, images, **layer_of)
+    change(model)
+    fresh = Turned().eval()
+    change(fresh)
+    fresh.load_state_dict(model.state_dict())
+    for _ in range(2):
+        found, expected = (explain(one, images, **layer_of).maps["grad-cam"] for one in (model, fresh))
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_a_model_whose_types_tell_is_neither_watched_nor_read_again(monkeypatch):
+    model, images = Turned().eval(), torch.randn(1, 3, 8, 8)
+    expected = explain(model, images, "block").maps["xgrad-cam"]
+
+    def refuse(*_args):
+        raise AssertionError
+
+    monkeypatch.setattr("xgradcam.layouts.watching.register_module_forward_hook", refuse)
+    monkeypatch.setattr("xgradcam.layouts.watching.known_layouts", refuse)
+    model.block[0].runs = 0
+    found = explain(model, images, "block").maps["xgrad-cam"]
+    assert model.block[0].runs == 1
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    turn(model)
+    with pytest.raises(AssertionError):
+        explain(model, images, "block")

@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -16,7 +16,7 @@ from xgradcam.layouts.axes import input_layout
 from xgradcam.layouts.heads import gives_classes, read_by_heads
 from xgradcam.layouts.layout import Frames, Said, said_layout
 from xgradcam.layouts.layout import Layout as Layout
-from xgradcam.layouts.watching import Watch, watched
+from xgradcam.layouts.watching import Watch, watched, watching
 from xgradcam.lending.borrowing import borrowed, is_close
 from xgradcam.lending.finding import AnyLayer, find_layer, is_input, run_of
 from xgradcam.lending.inputs import Inputs, advice_on, lent
@@ -172,8 +172,9 @@ def recorded(
     said = said.said if isinstance(said, Frames) else said
     if is_input(model, layer) and said is None:
         said = input_layout(model, inputs)
-    with watched(model, inputs, layer=module) if said is None else nullcontext() as watch:
-        recording = record(model, inputs, layer, downstream)
+    work = partial(record, model, inputs, layer, downstream)
+    watched_work = partial(watching, model, inputs, module, run_of(layer), work)
+    recording, watch = (work(), None) if said is not None else watched_work()
     shape = tuple(recording.activation.shape)
     if len(recording.activation) != len(inputs) * max(1, frames):
         hint = "" if frames else ", or give the number of a sample's frames by frames="

@@ -4,14 +4,14 @@ The type of a module decides where it can: a convolution's channels come first. 
 of these maps does, by what it changes in the output of the layer itself.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from threading import get_ident
-from typing import Any, NamedTuple
-from weakref import WeakSet
+from typing import Any, NamedTuple, Protocol, TypeVar
+from weakref import WeakKeyDictionary, ref
 
 from torch import Tensor, nn
 from torch.nn.modules import activation
@@ -25,8 +25,8 @@ from xgradcam.layouts.places import Grid, Marked, halved
 from xgradcam.lending.borrowing import borrowed, modules_of
 from xgradcam.lending.several import for_sample
 
-# Modules whose type told their layout when it was last asked for.
-_TOLD_BY_TYPE: WeakSet[nn.Module] = WeakSet()
+# Modules whose layout a type told last time: with them, back to the one of that type, the modules between.
+_TOLD_BY_TYPE: WeakKeyDictionary[nn.Module, list[ref[nn.Module]]] = WeakKeyDictionary()
 
 
 class Made(NamedTuple):
@@ -94,6 +94,19 @@ class Watch:
             self._axes[number] = self._axis_of(number - 1) if axis is None and same else axis
         return self._axes[number]
 
+    def _number_of(self, module: nn.Module, shape: tuple[int, ...] | None, run: int | None) -> int:
+        """The number of a module's output, which gets this shape."""
+        numbers = [index for index, made in enumerate(self.made) if made.module is module] or [0]
+        number = numbers[-1 if run is None else min(run, len(numbers) - 1)]
+        if shape is not None and self.made[number].shape != shape:
+            self.made[number] = Made(module, shape, False)
+        return number
+
+    def tells_by_type(self, module: nn.Module, shape: tuple[int, ...], run: int | None) -> bool:
+        """True if types tell the layout of a module's output, as in `layout`."""
+        ran = any(made.module is module for made in self.made)
+        return ran and len(shape) in (4, 5) and self._axis_of(self._number_of(module, shape, run)) == FIRST
+
     def layout(
         self, module: nn.Module, shape: tuple[int, ...] | None = None, run: int | None = None
     ) -> Layout:
@@ -102,15 +115,12 @@ class Watch:
         shape: of the output, where a hook may have made another one of it. run: of the module, if it runs
         several times; the last for None.
         """
-        numbers = [index for index, made in enumerate(self.made) if made.module is module] or [0]
-        number = numbers[-1 if run is None else min(run, len(numbers) - 1)]
-        if shape is not None and self.made[number].shape != shape:
-            self.made[number] = Made(module, shape, False)
+        number = self._number_of(module, shape, run)
         shape = tuple(self.made[number].shape or ())
         if told := self._of_type(number, shape):
-            _TOLD_BY_TYPE.add(module)
+            _TOLD_BY_TYPE[module] = [ref(one) for one in self._asked(number)]
             return told
-        _TOLD_BY_TYPE.discard(module)
+        _TOLD_BY_TYPE.pop(module, None)
         key = key_of(module, self.inputs, shape, self.frames)
         if key not in self.known:
             try:
@@ -127,6 +137,11 @@ class Watch:
         rows, axes = len(self.inputs) * self.frames, len(shape)
         certain = axes in (4, 5) and shape[0] == rows and axes == 2 + self.sides
         return Layout.of("maps", shape[2:]) if certain and self._axis_of(number) == FIRST else None
+
+    def _asked(self, number: int) -> list[nn.Module]:
+        """The modules whose types tell the layout of an output, from the last back."""
+        module, shape, _ = self.made[number]
+        return [module, *([] if axis_by_type(module, shape) else self._asked(number - 1))]
 
     def _found(self, number: int, shape: tuple[int, ...]) -> Layout:
         if shape[:1] == (len(self.inputs) * self.frames,):
@@ -263,21 +278,50 @@ class Watch:
 
 @contextmanager
 def watched(
-    model: nn.Module, inputs: Tensor, *, hooked: bool = False, layer: nn.Module | None = None
+    model: nn.Module, inputs: Tensor, *, hooked: bool = False, few: Sequence[nn.Module] = ()
 ) -> Iterator[Watch]:
     """Watch all modules that run in the context: `model(inputs)`, once.
 
     hooked: see outputs as the modules' own hooks leave them; PyTorch's transformers are slower then.
-    layer: the only module whose layout will be asked for. If its type told it before, the model is not read
-    for a layout that is known, which takes as long as a small network's forward.
+    few: watch these alone, whose types tell the only layout that will be asked for.
     """
-    watch = Watch(model, inputs, {} if layer in _TOLD_BY_TYPE else known_layouts(model))
+    watch = Watch(model, inputs, {} if few else known_layouts(model))
     with ExitStack() as hooks:
+        for module in few:
+            hooks.enter_context(module.register_forward_hook(watch.see, prepend=True))
         for module in model.modules() if hooked else ():
             hooks.enter_context(module.register_forward_hook(watch.see))
-        if not hooked:
+        if not few and not hooked:
             hooks.enter_context(register_module_forward_hook(watch.see))
         yield watch
+
+
+class _Recorded(Protocol):
+    @property
+    def activation(self) -> Tensor: ...
+
+
+AnyRecorded = TypeVar("AnyRecorded", bound=_Recorded)
+
+
+def watching(
+    model: nn.Module, inputs: Tensor, layer: nn.Module, run: int | None, record: Callable[[], AnyRecorded]
+) -> tuple[AnyRecorded, Watch]:
+    """What `record` records at the layer, or at a run of it, in `model(inputs)`; and a watch of the modules.
+
+    To watch all modules, and to read the model for a layout that is known, takes as long as the forward of a
+    small network. So the few whose types told the layout last time are watched alone; if they do not now, it
+    is recorded anew.
+    """
+    told = _TOLD_BY_TYPE.get(layer, [])
+    few = dict.fromkeys(module for one in told if (module := one()) is not None)
+    if few:
+        with watched(model, inputs, few=[*few]) as watch:
+            recorded = record()
+        if watch.tells_by_type(layer, recorded.activation.shape, run):
+            return recorded, watch
+    with watched(model, inputs) as watch:
+        return record(), watch
 
 
 def _unknown(shape: tuple[int, ...], choices: list[Layout]) -> XGradCamError:
