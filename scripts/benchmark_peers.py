@@ -1,7 +1,7 @@
 """Time of xgradcam beside other packages, interleaved in one run; prints a Markdown table.
 
     pip install '.[bench]' && python scripts/benchmark_peers.py [--device cuda] [--network NAME ...]
-        [--batch SIZE ...] [--quick]
+        [--batch SIZE ...] [--side PIXELS] [--quick]
 
 One XGrad-CAM map (captum has Grad-CAM only), 224 x 224, at the last feature map, for batches of 1, 8 and 32:
 medians of the times over those of plain forwards in the same round (`torch.no_grad()`, the model in its
@@ -12,6 +12,9 @@ the peak memory of a process that explains a batch of 32 over that of one that r
 `torch.inference_mode()`, and Ablation-CAM and Score-CAM of VGG-16 at `features.30` (512 channels) by both
 packages that have them, once. Weights are random: but for Score-CAM, which passes over channels that are 0,
 time does not depend on them. Peers that are not installed are left out.
+
+With `--side 32 --batch 1` there is hardly any arithmetic: that is what each does beside it, in Python and in
+PyTorch's calls, of which small batches on a GPU consist, too.
 """
 
 import argparse
@@ -119,14 +122,16 @@ def network(name: str, device: str, *, plain: bool = False) -> nn.Module:
     return classifier.to(torch.device(device)).module
 
 
-def batch(size: int, device: str) -> Tensor:
-    """Noise for inputs."""
-    return torch.randn(size, 3, 224, 224, generator=torch.Generator().manual_seed(0)).to(device)
+def batch(size: int, device: str, side: int = 224) -> Tensor:
+    """Noise for inputs, square ones of this side."""
+    return torch.randn(size, 3, side, side, generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def maps(name: str, size: int, peers: dict[str, str], runs: int, device: str) -> dict[str, list[float]]:
+def maps(
+    name: str, size: int, peers: dict[str, str], runs: int, device: str, side: int
+) -> dict[str, list[float]]:
     """The times of the maps of a batch by each, over those of a plain forward."""
-    layer, inputs = NETWORKS[name], batch(size, device)
+    layer, inputs = NETWORKS[name], batch(size, device, side)
     ours, model = network(name, device), network(name, device, plain=True)
     folding = Explainer(ours, layer, ["xgrad-cam"], fold=True)
     works = {
@@ -201,6 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--batch", nargs="+", type=int, choices=RUNS, default=[*RUNS], help="batches of these sizes alone"
     )
+    parser.add_argument("--side", type=int, default=224, help="of the inputs, in pixels (default: 224)")
     arguments = parser.parse_args(argv)
     quick, device, names = arguments.quick, arguments.device, arguments.network
     warnings.simplefilter("ignore")
@@ -212,10 +218,10 @@ def main(argv: list[str] | None = None) -> int:
     for name in names[-1:] if quick else names:
         for size in (1,) if quick else arguments.batch:
             runs = 3 if quick else RUNS[size]
-            found = maps(name, size, peers, runs, device)
+            found = maps(name, size, peers, runs, device, arguments.side)
             cells = [spread(found[column]) if column in found else "-" for column in columns]
             print(f"| {name}, {size} | {' | '.join(cells)} |", flush=True)
-    if quick or len(names) < len(NETWORKS) or len(arguments.batch) < len(RUNS):
+    if quick or len(names) < len(NETWORKS) or len(arguments.batch) < len(RUNS) or arguments.side != 224:
         return 0
     print("\n| peak memory, 32 photographs, a plain forward = 1 | xgradcam |\n|---|---|")
     for name in NETWORKS:
