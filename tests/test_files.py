@@ -121,14 +121,14 @@ class TestParts:
 
     def test_are_there_while_files_are_written_and_gone_afterwards(self, tmp_path, monkeypatch):
         seen = []
-        replace = Path.replace
+        replace = os.replace
 
-        def watched(self, target):
+        def watched(part, target):
             seen.append(sorted(os.listdir(tmp_path)))
             remove_parts(tmp_path)  # as another process does: this one is at work
-            return replace(self, target)
+            return replace(part, target)
 
-        monkeypatch.setattr(Path, "replace", watched)
+        monkeypatch.setattr(os, "replace", watched)
         write_files({tmp_path / "a": b"one", tmp_path / "b": b"two"})
         assert [PART.fullmatch(name)[0] for name in seen[0]] == seen[0]
         assert len(seen[0]) == 3
@@ -150,7 +150,7 @@ class TestParts:
     def test_a_killed_process_leaves_what_the_next_removes(self, tmp_path):
         script = (
             "import os, signal, sys; from pathlib import Path; from xgradcam.files import write_files; "
-            "Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
+            "os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL); "
             "write_files({Path(sys.argv[1]): b'new', Path(sys.argv[1] + 'b'): b'new'})"
         )
         run = subprocess.run([sys.executable, "-c", script, str(tmp_path / "a")], check=False)

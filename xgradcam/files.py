@@ -15,13 +15,14 @@ from errno import (
     EISDIR,
     ELOOP,
     ENAMETOOLONG,
+    ENOENT,
     ENOTDIR,
     EPERM,
     EWOULDBLOCK,
 )
 from itertools import takewhile
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from xgradcam.errors import CannotWriteError, XGradCamError
 
@@ -29,6 +30,8 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+Place = TypeVar("Place", str, Path)
 
 # Errors of a name or its place, while others can be written.
 OF_ONE_NAME = (ENAMETOOLONG, EISDIR, ENOTDIR, EEXIST, EACCES, EPERM, EINVAL, EILSEQ, ELOOP)
@@ -117,31 +120,36 @@ def lock(descriptor: int, shared: bool = False) -> bool | None:
     return True
 
 
-def write_files(contents: Mapping[Path, bytes | Iterable[bytes]]) -> None:
+def write_files(contents: Mapping[Place, bytes | Iterable[bytes]]) -> None:
     """Write all files under temporary names, then rename them.
 
     contents: whole, or in pieces, of which one at a time is in memory. Raises CannotWriteError if no file can
     be written there, as on a full disk, and XGradCamError if those of these names cannot.
     """
-    path = None
+    path: str | Path | None = None
+    # By names: a `Path` takes longer to make than a file.
+    parts: dict[str, str | Path] = {}
+    tokens: dict[str, str] = {}
     with ExitStack() as stack:
         try:
-            parts: dict[Path, Path] = {}
-            tokens: dict[Path, str] = {}
             for number, (path, content) in enumerate(contents.items(), 1):
-                if path.is_dir():
-                    raise IsADirectoryError(EISDIR, "a folder has that name")
-                if path.parent not in tokens:
-                    tokens[path.parent] = stack.enter_context(_writing_in(path.parent))
+                place = os.fspath(path)
+                _require_no_folder(place)
+                folder = os.path.dirname(place)
+                if folder not in tokens:
+                    tokens[folder] = stack.enter_context(_writing_in(folder))
                 # Not by tempfile: only the owner can read its files, but here the umask decides who can.
-                parts[path] = part = _part(path.parent, tokens[path.parent], number)
-                stack.callback(_discard, part)
-                with part.open("xb") as file:
+                part = _part(folder, tokens[folder], number)
+                parts[part] = path
+                with open(part, "xb") as file:
                     file.writelines([content] if isinstance(content, bytes) else content)
-            for path, part in parts.items():
-                part.replace(path)
+            for part, path in [*parts.items()]:
+                os.replace(part, path)
+                del parts[part]
         except OSError as error:
             raise cannot_write(path, error) from None
+        finally:
+            _discard(parts)
 
 
 @contextmanager
@@ -151,24 +159,37 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     Raises XGradCamError and CannotWriteError as `write_files` does. Who writes to it turns errors of that
     into these by `cannot_write`.
     """
+    part = ""
     with ExitStack() as stack:
         try:
-            if path.is_dir():
-                raise IsADirectoryError(EISDIR, "a folder has that name")
-            part = _part(path.parent, stack.enter_context(_writing_in(path.parent)), 1)
-            stack.callback(_discard, part)
-            file = stack.enter_context(part.open("xb"))
+            _require_no_folder(os.fspath(path))
+            folder = os.path.dirname(path)
+            part = _part(folder, stack.enter_context(_writing_in(folder)), 1)
+            stack.callback(_discard, [part])
+            file = stack.enter_context(open(part, "xb"))
         except OSError as error:
             raise cannot_write(path, error) from None
         yield file
         try:
             file.close()
-            part.replace(path)
+            os.replace(part, path)
         except OSError as error:
             raise cannot_write(path, error) from None
 
 
-def cannot_write(path: Path | None, error: OSError) -> XGradCamError:
+def _require_no_folder(path: str) -> None:
+    """Raise OSError if a folder has that name, or if no file can have it."""
+    try:
+        is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+    except OSError as error:
+        if error.errno not in (ENOENT, ENOTDIR, ELOOP):
+            raise
+        return
+    if is_folder:
+        raise IsADirectoryError(EISDIR, "a folder has that name")
+
+
+def cannot_write(path: str | Path | None, error: OSError) -> XGradCamError:
     """The error of a file that cannot be written: one of its name, or CannotWriteError for all files."""
     kind = XGradCamError if error.errno in OF_ONE_NAME else CannotWriteError
     return kind(f"cannot write {path}: {error.strerror or error}")
@@ -185,34 +206,36 @@ def remove_parts(folder: Path) -> None:
         with suppress(OSError), ExitStack() as stack:
             # Without a first file nobody writes any more.
             with suppress(FileNotFoundError):
-                file = stack.enter_context(_part(folder, token, 0).open("rb+"))
+                file = stack.enter_context(open(_part(os.fspath(folder), token, 0), "rb+"))
                 if not lock(file.fileno()):
                     continue
             for part in parts:
                 part.unlink(missing_ok=True)
 
 
-def _part(folder: Path, token: str, number: int) -> Path:
-    return folder / f".xgradcam-{token}-{number}.part"
+def _part(folder: str, token: str, number: int) -> str:
+    return os.path.join(folder, f".xgradcam-{token}-{number}.part")
 
 
 @contextmanager
-def _writing_in(folder: Path) -> Iterator[str]:
+def _writing_in(folder: str) -> Iterator[str]:
     """A token for temporary files in the folder, which count as used within the block."""
     while True:
         token = os.urandom(8).hex()
         first = _part(folder, token, 0)
         try:
-            with first.open("xb") as file:
+            with open(first, "xb") as file:
                 # Between the two calls `remove_parts` of another process may have taken it for left.
                 if lock(file.fileno()) is False or not os.fstat(file.fileno()).st_nlink:
                     continue
                 yield token
                 return
         finally:
-            _discard(first)
+            _discard([first])
 
 
-def _discard(path: Path) -> None:
-    with suppress(OSError):
-        path.unlink()
+def _discard(parts: Iterable[str]) -> None:
+    """Delete temporary files, as far as they are there."""
+    for part in parts:
+        with suppress(OSError):
+            os.unlink(part)

@@ -64,11 +64,11 @@ class Explanation(Drawable):
         """One sample of the batch, as a batch of its own."""
         chosen = slice(index, index + 1)
         score_of = None if self.score_of is None else of_sample(self.score_of, index)
-        changed = self._with_each(lambda tensor: tensor[chosen])
-        return replace(changed, notes=self.notes[chosen], score_of=score_of)
+        others = {"notes": self.notes[chosen], "score_of": score_of}
+        return self._with_each(lambda tensor: tensor[chosen], **others)
 
-    def _with_each(self: AnyExplanation, change: Callable[[Tensor], Tensor]) -> AnyExplanation:
-        return replace(self, **{name: _changed(value, change) for name, value in vars(self).items()})
+    def _with_each(self: AnyExplanation, change: Callable[[Tensor], Tensor], **others: Any) -> AnyExplanation:
+        return replace(self, **{name: _changed(value, change) for name, value in vars(self).items()} | others)
 
     @property
     def detections(self) -> "tuple[Detection, ...]":

@@ -216,10 +216,17 @@ def blend(
 
 
 def _sum(photograph: Photograph, levels: NDArray[np.uint8], colormap: str) -> NDArray[np.float32]:
-    grey = np.arange(256, dtype=np.float32) / np.float32(255)
-    whole = _looked_up(levels, _table(colormap).astype(np.float32) / np.float32(255))
+    colours, grey = _shares(colormap)
+    whole = _looked_up(levels, colours)
     whole += cv2.LUT(photograph, grey)
     return whole
+
+
+@cache
+def _shares(colormap: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The colours of all levels (1, 256, 3), and those of the pixels of a channel (256,), from 0 to 1."""
+    grey = np.arange(256, dtype=np.float32) / np.float32(255)
+    return _table(colormap).astype(np.float32) / np.float32(255), grey
 
 
 def _colours(levels: NDArray[np.uint8], colormap: str) -> Photograph:

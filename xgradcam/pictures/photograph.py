@@ -6,12 +6,14 @@ import os
 import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import lru_cache
 from itertools import islice
 from os import PathLike, fspath
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias, TypeVar
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from xgradcam.errors import XGradCamError, checked_size, shown
@@ -176,13 +178,19 @@ def normalise(pixels: Photograph, mean: tuple[float, ...], std: tuple[float, ...
             f"mean and deviation are of {channels} channels, and a photograph has {pixels.shape[2]}: give "
             "one of as many bands, or explain inputs of your own"
         )
-    # A pixel has 256 values: normalised once, they are looked up, in a sixth of the time.
+    normalised = np.empty((1, channels, *pixels.shape[:2]), np.float32)
+    tables = _normalised(tuple(mean), tuple(std))
+    for plane, table, to in zip(cv2.split(pixels), tables, normalised[0], strict=True):
+        cv2.LUT(plane, table, dst=to)
+    return torch.from_numpy(normalised)
+
+
+@lru_cache(maxsize=16)
+def _normalised(mean: tuple[float, ...], std: tuple[float, ...]) -> NDArray[np.float32]:
+    """The 256 values of a pixel, normalised: (channels, 256). They are looked up, in a sixth of the time."""
     scaled = np.arange(256, dtype=np.float32)[:, None] / 255
     table = (scaled - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
-    normalised = np.empty((1, channels, *pixels.shape[:2]), np.float32)
-    for channel, plane in enumerate(cv2.split(pixels)):
-        normalised[0, channel] = cv2.LUT(plane, np.ascontiguousarray(table[:, channel]))
-    return torch.from_numpy(normalised)
+    return np.ascontiguousarray(table.T)
 
 
 def to_input(

@@ -3,7 +3,7 @@
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -88,7 +88,7 @@ def results_of(
     if run.writing.page:
         of_page, by_key = _of_page(run, source, views, page or run.page_of(canvas))
         contents |= of_page
-        written = str(run.writing.folder / by_key["page_maps"])
+        written = run.writing.path_of(by_key["page_maps"])
         records = [
             {**record, "written": record["written"] or [written], **by_key, **facts_of_page(view.samples)}
             for record, view in zip(records, views, strict=True)
@@ -115,16 +115,18 @@ def write_results(
     run, if it has one and they are made already.
     Raises XGradCamError where the files cannot be written.
     """
-    folder = run.writing.folder
+    writing = run.writing
     results = results_of(run, source, canvas, explained, index, notes, shape, page)
-    contents = {folder / name: content for name, content in results.files.items()}
-    for path in contents:
-        if os.path.exists(path) and os.path.exists(source.path) and path.samefile(source.path):
+    contents = {writing.path_of(name): content for name, content in results.files.items()}
+    for path in filter(os.path.exists, contents):
+        if os.path.exists(source.path) and os.path.samefile(path, source.path):
             raise XGradCamError(f"{path} would be written over the photograph: choose an --output-dir")
-        if path in run.writing.kept:
+        if path in writing.kept:
             raise XGradCamError(f"{path} would be written over a file of this run: choose an --output-dir")
-    announce([path.relative_to(folder).as_posix() for path in contents])
-    make_folder((folder / source.stem).parent)
+    announce(list(results.files))
+    folder = os.path.dirname(writing.path_of(source.stem)) or os.curdir
+    if not (os.path.isdir(folder) and os.access(folder, os.W_OK | os.X_OK)):
+        make_folder(Path(folder))
     write_files(contents)
     return results.records
 
@@ -158,8 +160,10 @@ def _contents(run: Run, canvas: Photograph, view: View) -> dict[str, tuple[str, 
     if run.writing.style.signed:
         heatmaps = {method: signed_heatmap_of(_samples_of(view, method), method) for method in heatmaps}
     made = {}
+    # Of a picture without a colour bar nothing is named.
+    name = _header(run, view)[0] if run.writing.is_figure else ""
     for method, heatmap in heatmaps.items() if run.writing.pictures else ():
-        about = canvas, _samples_of(view, method), method, heatmap, outline, _header(run, view)[0]
+        about = canvas, _samples_of(view, method), method, heatmap, outline, name
         content = overlay_file(run.writing, run.framing, *about)
         made[method] = named(picture_of(method), run.writing), content
     if isinstance(view.first, ClassExplanation) and view.first.guided is not None:
@@ -193,7 +197,7 @@ def _header(run: Run, view: View) -> tuple[str, str]:
             scoring = replace(scoring, labels=[*map(name_only, scoring.labels)])
         return scoring.words(view.first.score_of, run.framing, view.shape), score_line(score)
     title = name_only(label_of(run.classifier.labels, view.target))
-    return title, score_line(score, float(view.of_class.probability))
+    return title, score_line(score, view.probability)
 
 
 def _of_interest(run: Run, view: View) -> dict[str, Any]:
@@ -206,7 +210,7 @@ def _of_interest(run: Run, view: View) -> dict[str, Any]:
         "class_index": view.target,
         "class_name": label_of(run.classifier.labels, view.target),
         "score": float(score),
-        "probability": float(view.of_class.probability),
+        "probability": view.probability,
         "rank": int((logits > score[:, None]).sum()) + 1,
         "classes": logits.shape[1],
     }
@@ -229,7 +233,7 @@ def _record(
         **({"finer_layer": {method: run.finer for method in finer}} if finer else {}),
         **{key: name for key, name in names.items() if key in OTHER_FILES},
         **({"guided": guided} if guided else {}),
-        **({} if run.writing.is_packed else {"written": _paths(run.writing.folder, names.values())}),
+        **({} if run.writing.is_packed else {"written": [*map(run.writing.path_of, names.values())]}),
         **{
             axiom: {method: _finite(float(error)) for method, error in errors.items()}
             for axiom, errors in axioms.items()
@@ -239,10 +243,6 @@ def _record(
         **({"depth": _depth(explanation)} if explanation.depth and not view.is_fused else {}),
         "notes": [] if view.is_fused else [*explanation.notes[0], *_notes_on(view.finer), *notes],
     }
-
-
-def _paths(folder: Path, names: Iterable[str]) -> list[str]:
-    return [str(folder / name) for name in names]
 
 
 def _notes_on(finer: Explanation | None) -> Sequence[str]:

@@ -3,9 +3,16 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, cast
 
-from xgradcam.cam.explanation import ClassExplanation, Explanation, heatmap_of
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from xgradcam.cam.explanation import FLAT, ClassExplanation, Explanation, heatmap_of
+from xgradcam.layouts.padding import WHOLE
+from xgradcam.layouts.sides import upsampled
 from xgradcam.models.labels import label_of, name_only
 from xgradcam.pictures.paint import HeatmapOf, fused
 from xgradcam.runs.mistakes import (
@@ -51,10 +58,15 @@ class View:
         """The first explanation, if it is one of a class."""
         return cast(ClassExplanation, self.first)
 
-    @property
+    @cached_property
     def target(self) -> int:
         """The class that is explained."""
         return int(self.of_class.targets[0])
+
+    @cached_property
+    def probability(self) -> float:
+        """The probability of the class that is explained."""
+        return float(self.of_class.probability)
 
     @property
     def is_fused(self) -> bool:
@@ -68,11 +80,11 @@ class View:
 
     def heatmaps(self) -> dict[str, HeatmapOf]:
         """Method -> heatmap."""
-        finer = {} if self.finer is None else {name: heatmap_of(self.finer, name) for name in self.finer.maps}
-        return {
-            method: fused([heatmap_of(sample, method) for sample in self.samples])
-            for method in self.first.maps
-        } | finer
+        finer = () if self.finer is None else (self.finer,)
+        samples = dict.fromkeys(self.first.maps, self.samples)
+        samples |= {name: (one,) for one in finer for name in one.maps}
+        each = {name: [_heatmap_of(one, name) for one in of] for name, of in samples.items()}
+        return {name: fused(of) if len(of) > 1 else of[0] for name, of in each.items()}
 
 
 def views_of(run: Run, source: Source, explained: Explained, index: int, shape: Shape) -> list[View]:
@@ -120,6 +132,31 @@ def _beside(views: Sequence[View], labels: Sequence[str] | None) -> dict[str, He
     predicted, true, contrast = (view.heatmaps()[method] for view in views)
     names = [name_only(label_of(labels, view.target)) for view in views[:2]]
     return {f"predicted: {names[0]}": predicted, f"true: {names[1]}": true, "predicted less true": contrast}
+
+
+def _heatmap_of(sample: Explanation, method: str) -> HeatmapOf:
+    """The heatmap of one sample, as `heatmap_of` makes it.
+
+    Of a usual map by NumPy, which holds the interpreter's lock half as long: other threads read and write.
+    """
+    signed = sample.maps[method]
+    if sample.share != WHOLE or signed.ndim != 3 or signed.dtype != torch.float32:
+        return heatmap_of(sample, method)
+
+    def at(size: tuple[int, int]) -> NDArray[np.float32]:
+        heatmap: NDArray[np.float32] = upsampled(signed.clamp(min=0)[:, None], size)[0, 0].numpy()
+        highest = heatmap.max()
+        with np.errstate(invalid="ignore"):  # infinity less infinity
+            heatmap -= heatmap.min()
+        contrast = heatmap.max()
+        # Not the other way round: NaN is not larger than anything.
+        if contrast > np.float32(FLAT) * highest:
+            heatmap /= contrast
+        else:
+            heatmap[:] = 0
+        return heatmap
+
+    return at
 
 
 def _target_of(explanation: Explanation) -> int | None:
