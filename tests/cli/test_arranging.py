@@ -240,3 +240,98 @@ def test_a_value_with_a_space_belongs_to_its_option():
     assert (arguments.weights, arguments.target_index) == ("my file.pth", ["Egyptian cat"])
     arguments = parse(xgrad_cam_parser(), ["--target", "-a b", os.path.abspath("photo.jpg")])
     assert arguments.target_index == ["-a b"]
+
+
+ALL_PARSERS = {
+    "xgrad-cam": xgrad_cam_parser, "proof-verify": proof_verify_parser, "evaluation": evaluation_parser,
+}  # fmt: skip
+# Two values of each type that options take.
+TWO = {None: ("one", "two"), int: ("3", "5"), float: ("0.25", "0.5"), Path: ("one", "two")}
+SPECIAL = {
+    "--dpi": ("72", "300"), "--batch-size": ("3", "5"), "--workers": ("3", "5"), "--shard-size": ("3", "5"),
+    "--gpus-per-worker": ("1", "2"), "--shard": ("1/3", "2/3"),
+    "--layout": ("channels-first", "channels-last"),
+}  # fmt: skip
+
+
+def options_of_values():
+    """Each option of each command that takes values, with two values for it, and whether they add up."""
+    for command, make in ALL_PARSERS.items():
+        for action in make()._actions:
+            if action.nargs == 0 or not action.option_strings or action.default == "==SUPPRESS==":
+                continue
+            option = action.option_strings[0]
+            choices = [str(one) for one in action.choices or ()]
+            one, two = choices[:2] if len(choices) > 1 else SPECIAL.get(option) or TWO[action.type]
+            times = action.nargs if isinstance(action.nargs, int) else 1
+            if option == "--engine":
+                continue
+            adds_up = action.nargs == "+" and option not in ("--input-size", "--mean", "--std")
+            yield pytest.param(make, option, [one] * times, [two] * times, adds_up, id=f"{command} {option}")
+
+
+@pytest.mark.parametrize(("make", "option", "one", "two", "adds_up"), options_of_values())
+def test_an_option_given_twice_adds_up_or_its_last_value_counts_with_a_line(
+    make, option, one, two, adds_up, capsys
+):
+    parser = make()
+    dest = parser._option_string_actions[option].dest
+    photographs = ["photo.jpg"] if option != "--image-path" else []
+
+    def value(*arguments):
+        return getattr(parser.parse_args([*photographs, *arguments]), dest)
+
+    first, last = value(option, *one), value(option, *two)
+    assert first != last
+    capsys.readouterr()
+    if adds_up:
+        assert value(option, *one, option, *two) == value(option, *one, *two) == [*first, *last]
+        assert value(f"{option}={one[0]}", option, *two) == [*first, *last]
+        assert capsys.readouterr().err == ""
+        return
+    assert value(option, *one, option, *two) == last
+    line = f"{parser.prog}: {option} {' '.join(two)}, not {' '.join(one)} as before\n"
+    assert capsys.readouterr().err == line
+    assert value(option, *one, option, *one) == first
+    assert capsys.readouterr().err == ""
+    if len(one) == 1:
+        assert value(f"{option}={one[0]}", option, *two) == last
+        assert capsys.readouterr().err == line
+
+
+def test_both_names_of_an_option_are_one():
+    assert parsed("photo.jpg --target 1 --target-index 2 --target 3").target_index == ["1", "2", "3"]
+
+
+def test_an_option_of_the_line_counts_before_that_of_a_file_and_says_so(capsys):
+    Path("inner").write_text("--model vgg16 --target 1 --target 2 --alpha 0.25 --html\n")
+    Path("outer").write_text("--model resnet18 @inner --crop other.png --image-path cat\n")
+    found = parsed("photo.jpg --target 7 @outer --target 8")
+    assert (found.model, found.target_index, found.alpha) == ("resnet18", ["7", "8"], 0.25)
+    assert found.html
+    assert found.crop
+    # Photographs add up, as they do on a line.
+    assert found.image_path == ["photo.jpg", "other.png", "cat"]
+    assert capsys.readouterr().err == (
+        "xgrad-cam: --target 7 8, not 1 2 as in inner\nxgrad-cam: --model resnet18, not vgg16 as in inner\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "model", "said"),
+    [
+        ("@one @two photo.jpg", "resnet18", "--model resnet18, not vgg16 as in one"),
+        ("@two @one photo.jpg", "vgg16", "--model vgg16, not resnet18 as in two"),
+        ("@one photo.jpg @one", "vgg16", ""),
+        ("@one photo.jpg --model=vgg16", "vgg16", ""),
+        ("@one photo.jpg --model=alexnet", "alexnet", "--model alexnet, not vgg16 as in one"),
+        ("@one photo.jpg --model=alexnet --quiet", "alexnet", ""),
+        ("@both photo.jpg", "resnet18", "--model resnet18, not vgg16 as in both"),
+    ],
+)
+def test_of_two_files_the_later_counts(line, model, said, capsys):
+    Path("one").write_text("--model vgg16")
+    Path("two").write_text("--model resnet18")
+    Path("both").write_text("--model vgg16\n--model resnet18")
+    assert parsed(line).model == model
+    assert capsys.readouterr().err == f"xgrad-cam: {said}\n" * bool(said)

@@ -435,7 +435,6 @@ def test_bad_input_is_one_line_with_the_remedy_and_writes_nothing(capsys):
         (["--plot", "file/split.png"], "cannot make the folder file"),
         (["--device", "toaster"], "no device 'toaster'"),
         (["--weights", "missing.pth"], "cannot read weights missing.pth: No such file"),
-        (["--image-path", "missing.jpg"], "no such image: missing.jpg"),
     ):
         code, out, err = prove(capsys, *arguments, *BUNDLED)
         assert code == 2, arguments
@@ -444,6 +443,11 @@ def test_bad_input_is_one_line_with_the_remedy_and_writes_nothing(capsys):
         assert err.count("\n") == 1, err
         assert "class score" not in out
         assert sorted(os.listdir()) == before
+
+
+def test_a_photograph_that_is_not_there_is_one_line(capsys):
+    assert main(["--image-path", "missing.jpg", *BUNDLED]) == 2
+    assert capsys.readouterr().err == "proof-verify: error: no such image: missing.jpg\n"
 
 
 def test_a_photograph_is_missing(capsys):

@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from xgradcam.errors import XGradCamError
 from xgradcam.files import open_regular
@@ -31,8 +32,33 @@ BACKSLASHES = re.compile(rf"""{QUOTED}|(^\\\\(?=[\w$]))|\\[\s'"\\]|^\\\#|(\\[{SI
 COMPLETED = re.compile(rf"""(?=\\|.*\\[\s)\]}}])(?:\\[{SIGNS}\s'"\\#]|[^{SIGNS}\s\\])+""")
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The place of an argument: an argument file, or the line itself.
+
+    path: of the file. depth: of files that name files, 0 of the line. number: the file's, in their order.
+    """
+
+    path: str = ""
+    depth: int = 0
+    number: int = 0
+
+    @property
+    def nearness(self) -> tuple[int, int]:
+        """A key for what counts: the line before its files, a file before those that it names, later ones."""
+        return -self.depth, self.number
+
+
+class Word(str):
+    """An argument that knows where it stands."""
+
+    origin = Origin()
+
+
 def expanded(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The arguments with those of each @FILE in its place, also in such files, and the files' names.
+
+    Each is a `Word`.
 
     In a file a line holds one or more arguments, as in a shell: words with spaces in quotes, # begins a
     comment. A backslash quotes a space, a quote, a backslash, or # at the start of a word. Before anything
@@ -40,14 +66,18 @@ def expanded(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     Raises XGradCamError for a file that cannot be read.
     """
     files: list[str] = []
-    return _expanded(arguments, files, ()), files
+    return _expanded(arguments, files, (), Origin()), files
 
 
-def _expanded(arguments: Sequence[str], files: list[str], within: tuple[str, ...]) -> list[str]:
-    found = []
+def _expanded(
+    arguments: Sequence[str], files: list[str], within: tuple[str, ...], origin: Origin
+) -> list[str]:
+    found: list[str] = []
     for argument in arguments:
         if not argument.startswith("@"):
-            found.append(argument)
+            word = Word(argument)
+            word.origin = origin
+            found.append(word)
             continue
         path = argument[1:]
         real = os.path.realpath(path) if "\0" not in path else path
@@ -56,7 +86,8 @@ def _expanded(arguments: Sequence[str], files: list[str], within: tuple[str, ...
         files.append(path)
         if len(files) > MOST_FILES:
             raise XGradCamError(f"over {MOST_FILES} argument files, the last of them {path}: name each once")
-        found += _expanded(_arguments_in(path), files, (*within, real))
+        inside = Origin(path, origin.depth + 1, len(files))
+        found += _expanded(_arguments_in(path), files, (*within, real), inside)
     return found
 
 

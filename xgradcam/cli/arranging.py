@@ -5,9 +5,11 @@ import difflib
 import glob
 import os
 import re
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from xgradcam.cli.argument_files import Origin
 from xgradcam.cli.waiting import HOLDING
 from xgradcam.errors import XGradCamError, listed, shown
 from xgradcam.pictures.formats import SUFFIXES
@@ -19,6 +21,8 @@ IMAGE_PATH = "--image-path"
 # Letters by which a path is known in an error.
 SURE = 40
 NUMBERS = (int, float)
+# Options of several numbers that are one value together.
+ONE_VALUE = frozenset(("--input-size", "--mean", "--std"))
 # Names of options in other programs.
 ELSEWHERE = {
     "--img": "--image-path",
@@ -41,26 +45,37 @@ DASHED_VALUE = re.compile(r"-(?:\d+|\d*\.\d+)?|.* .*", re.DOTALL)
 
 @dataclass
 class Given:
-    """An option as it was given: the words of it, of which the first may hold a value behind `=`."""
+    """An option as it was given: the words of it, of which the first may hold a value behind `=`.
+
+    origin: the place where it stands.
+    """
 
     option: str
     words: list[str]
     action: argparse.Action
+    origin: Origin
 
     @property
     def takes_several(self) -> bool:
         """True for an option of several values that are no numbers, given without `=`."""
         return self.action.nargs == "+" and self.action.type not in NUMBERS and self.words[0] == self.option
 
+    @property
+    def values(self) -> list[str]:
+        """The values as they were given."""
+        _, equals, value = self.words[0].partition("=")
+        return [value] * bool(equals) + self.words[1:]
+
 
 def arranged(
     arguments: Sequence[str], options: Mapping[str, argparse.Action], instead: Collection[str]
-) -> list[str]:
-    """The arguments with the photographs, wherever they stood, behind `--` at the end.
+) -> tuple[list[str], list[str]]:
+    """The arguments with the photographs, wherever they stood, behind `--` at the end; and lines on others.
 
     Each option takes as many values as it has. One that takes several takes all up to the next option; one
     that takes several numbers, all that are numbers. If no photograph is left, the last values that are
-    paths are the photographs: no other reading makes a whole command.
+    paths are the photographs: no other reading makes a whole command. Of an option that stands on the line
+    and in an argument file, or in several, the nearest counts; the lines say so.
 
     options: by their names. instead: names of options with which no photograph is needed.
     Raises XGradCamError for an unknown option, and for values that may be photographs or not.
@@ -68,8 +83,42 @@ def arranged(
     given, photographs = _parsed(arguments, options)
     if not photographs and not any(one.option in (IMAGE_PATH, *instead) for one in given):
         photographs = _taken_back([one for one in given if one.takes_several])
+    given, lines = _nearest_only(given)
     words = [word for one in given for word in one.words]
-    return [*words, "--", *photographs] if photographs else words
+    return [*words, "--", *photographs] if photographs else words, lines
+
+
+def adds_up(action: argparse.Action) -> bool:
+    """True for an option whose values add up where it is given again."""
+    return action.nargs == "+" and not ONE_VALUE.intersection(action.option_strings)
+
+
+def _nearest_only(given: Sequence[Given]) -> tuple[list[Given], list[str]]:
+    """The options without those that nearer ones replace, and a line for each of these.
+
+    The line is nearer than its argument files. Of one place the last counts, unless the values add up; those
+    of photographs do in all places.
+    """
+    of_each: defaultdict[str, list[list[Given]]] = defaultdict(list)
+    for one in given:
+        if one.action.nargs == 0 or (one.option == IMAGE_PATH and adds_up(one.action)):
+            continue
+        together = of_each[one.action.dest]
+        same = [others for others in together if others[0].origin == one.origin and adds_up(one.action)]
+        if same:
+            same[0].append(one)
+        else:
+            together.append([one])
+    replaced, lines = list[Given](), list[str]()
+    for together in of_each.values():
+        nearest = max(reversed(together), key=lambda one: one[0].origin.nearness)
+        for others in (others for others in together if others is not nearest):
+            replaced += others
+            said, left = (" ".join(value for one in two for value in one.values) for two in (nearest, others))
+            place = f"as in {others[0].origin.path}" if others[0].origin.path else "as before"
+            lines += [f"{nearest[0].option} {said}, not {left} {place}"] * (said != left)
+    kept = [one for one in given if not any(one is other for other in replaced)]
+    return kept, list(dict.fromkeys(lines))
 
 
 def _parsed(
@@ -82,18 +131,18 @@ def _parsed(
     while words:
         word = words.pop(0)
         if word == "--":
-            return given, rest + words
+            return given, [*rest, *map(str, words)]
         if not _is_option(word, options):
-            rest.append(word)
+            rest.append(str(word))
             continue
         name, equals, _ = word.partition("=")
         if name not in options:
-            raise XGradCamError(f"no option {name}{_nearest(name, options)}")
-        one = Given(name, [word], options[name])
+            raise XGradCamError(f"no option {name}{_meant(name, options)}")
+        one = Given(name, [str(word)], options[name], getattr(word, "origin", Origin()))
         given.append(one)
         if not equals:
             until = next((at for at, word in enumerate(words) if _is_option(word, options)), len(words))
-            one.words += _values(one.action, words, until)
+            one.words += map(str, _values(one.action, words, until))
     return given, rest
 
 
@@ -175,7 +224,7 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _nearest(name: str, options: Collection[str]) -> str:
+def _meant(name: str, options: Collection[str]) -> str:
     """The options that may be meant: those that begin so, those that are very near, or have such a word."""
     plain = "--" + name.lstrip("-").replace("_", "-").lower()
     known = [option for option in options if option.startswith("--")]

@@ -8,10 +8,31 @@ from collections.abc import Container, Sequence
 from typing import Any, NoReturn
 
 from xgradcam.cli.argument_files import expanded
-from xgradcam.cli.arranging import IMAGE_PATH, arranged, paths_among
+from xgradcam.cli.arranging import IMAGE_PATH, adds_up, arranged, paths_among
 from xgradcam.cli.help_pages import Formatter
-from xgradcam.cli.terminal import COULD_NOT_RUN, shown
+from xgradcam.cli.terminal import COULD_NOT_RUN, note, shown
 from xgradcam.errors import XGradCamError, did_you_mean
+
+# Attribute of the options' values while they are parsed.
+GIVEN = " given"
+
+
+class _Store(argparse._StoreAction):
+    """Stores an option's value; one of several values that is given again adds to them."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if adds_up(self):
+            # Not to the default.
+            before = namespace.__dict__.setdefault(GIVEN, {}).setdefault(self.dest, [])
+            before += values
+            values = list(before)
+        super().__call__(parser, namespace, values, option_string)
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,6 +45,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog, usage, description, formatter_class=Formatter, add_help=False, allow_abbrev=False
         )
+        self.register("action", None, _Store)
         self.instead = tuple(instead)
 
     def parse_known_args(  # type: ignore[override]
@@ -36,12 +58,16 @@ class Parser(argparse.ArgumentParser):
             self._given = arguments
             if any("\0" in argument for argument in arguments):
                 self.error("an argument holds a NUL character, which no name can")
-            arguments = arranged(arguments, self._option_string_actions, self.instead)
+            arguments, lines = arranged(arguments, self._option_string_actions, self.instead)
         except XGradCamError as error:
             self.error(str(error))
         namespace = argparse.Namespace() if namespace is None else namespace
         namespace.argument_files = files
-        return super().parse_known_args(arguments, namespace)
+        found, unknown = super().parse_known_args(arguments, namespace)
+        found.__dict__.pop(GIVEN, None)
+        for line in lines if not getattr(found, "quiet", False) else ():
+            note(self.prog, line)
+        return found, unknown
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
