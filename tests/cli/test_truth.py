@@ -1,7 +1,9 @@
 """--truth as a user runs it: mistakes explained, recorded and counted."""
 
+import io
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -283,3 +285,51 @@ def test_failed_photographs_are_not_judged(table, capsys):
     Path("photos/0001.png").write_text("no picture")
     assert main(arguments()) == 1
     assert "correct: 3 of 4 (75.0%)" in capsys.readouterr().err
+
+
+@pytest.fixture
+def packed(table):
+    """The photographs and classes of the table in a tar and in a Parquet table."""
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    with tarfile.open("a.tar", "w") as made:
+        for path in sorted(Path("photos").iterdir()):
+            members = {path.name: path.read_bytes()}
+            if (true := table.get(str(path))) is not None:
+                members[f"{path.stem}.cls"] = str(true).encode()
+            for name, content in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                made.addfile(info, io.BytesIO(content))
+    paths = sorted(Path("photos").iterdir())
+    images = [{"bytes": path.read_bytes(), "path": path.name} for path in paths]
+    labels = pa.array([table.get(str(path)) for path in paths], pa.int64())
+    parquet.write_table(pa.table({"image": images, "label": labels}), "t.parquet")
+
+
+@pytest.mark.parametrize(("place", "truth"), [("a.tar", "cls"), ("t.parquet", "label")])
+def test_labels_of_archives_and_tables_tell_the_same_as_a_table_of_files(packed, capsys, place, truth):
+    assert main(arguments("--save-maps")) == 0
+    capsys.readouterr()
+    run = [place, "--truth", truth, "--output-dir", "held", *OWN, "--save-maps"]
+    assert main(run) == 0
+    out, err = capsys.readouterr()
+    held, loose = records_in("held"), records_in()
+    for one, other in zip(held, loose, strict=True):
+        for key in ("role", "truth", "prediction", "score", "class_index"):
+            assert one.get(key) == other.get(key)
+    assert tree("held").keys() == tree("out").keys()
+    assert "wrong: true is" in out
+    assert "correct: 4 of 5 (80.0%)" in err
+    assert "note: 1 photograph without a label" in err
+    # What the run was told is in its record.
+    assert main([*run, "--resume"]) == 0
+    capsys.readouterr()
+    assert main([place, "--truth", "folder", "--output-dir", "held", *OWN, "--save-maps", "--resume"]) == 2
+
+
+def test_a_name_of_labels_needs_something_that_has_them(table, capsys):
+    assert main(["photos", "--truth", "cls", *OWN]) == 2
+    assert capsys.readouterr().err == (
+        "xgrad-cam: error: --truth cls is no file: give the word folder, or a table of file and class; "
+        "labels of such a name are in tars and Parquet tables, of which none is given\n"
+    )

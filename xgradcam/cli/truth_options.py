@@ -1,6 +1,7 @@
 """The option of the true classes, and the lines on right and wrong; nothing here imports torch."""
 
 import argparse
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -23,9 +24,10 @@ MOST_CONFUSIONS = 3
 def add_truth_argument(parser: Parser) -> None:
     """Add the option of the true classes."""
     parser.add_argument_group("right or wrong").add_argument(
-        "--truth", metavar=f"{FOLDER}|FILE.csv",
+        "--truth", metavar=f"{FOLDER}|FILE.csv|LABEL",
         help=f"the photographs' true classes: {FOLDER}, where each one's folder has the index, the id "
-        "(n02123045) or a whole name of its class; or a table with a line for each, file and class. It has "
+        "(n02123045) or a whole name of its class; a table with a line for each, file and class; or labels "
+        "beside them: of tars the ending (cls, txt, json, json:KEY), of Parquet tables the column. It has "
         "the predicted class explained and, of mistakes, the true one and the contrast of the two: why this "
         "and not that. --target-index explains other classes. At the end it is said how many are right",
     )  # fmt: skip
@@ -33,8 +35,8 @@ def add_truth_argument(parser: Parser) -> None:
 
 def truth_files(arguments: argparse.Namespace) -> list[str]:
     """The file that --truth names."""
-    given = getattr(arguments, "truth", None)
-    return [] if given in (None, FOLDER) else [given]
+    path = None if getattr(arguments, "truth", None) is None else _path(arguments)
+    return [] if path is None else [str(path)]
 
 
 def truth_settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -59,7 +61,7 @@ def with_truth(
 ) -> "Sequence[Source]":
     """The photographs with their true classes, if --truth gives them; `say` is told what is left over.
 
-    score: explained instead of a class. Raises XGradCamError as `by_folder` and `by_table`.
+    score: explained instead of a class. Raises XGradCamError as `by_folder`, `by_table` and `by_labels`.
     """
     if arguments.truth is None:
         return sources
@@ -68,6 +70,7 @@ def with_truth(
     # Workers get photographs that have theirs.
     if not sources:
         return sources
+    from xgradcam.runs.held_truth import by_labels
     from xgradcam.runs.truth import by_folder, by_table
 
     count, labels = classifier.class_count(), classifier.labels
@@ -76,13 +79,32 @@ def with_truth(
             f"--truth needs a model of several classes: {classifier.name} has one output, which alone is "
             "never wrong"
         )
-    if (path := _path(arguments)) is None:
+    if arguments.truth == FOLDER:
         return by_folder(sources, labels, count)
+    if (path := _path(arguments)) is None:
+        return by_labels(arguments.truth, sources, labels, count, say)
     return by_table(_table(path), sources, arguments.image_path, labels, count, say)
 
 
 def _path(arguments: argparse.Namespace) -> Path | None:
-    return None if arguments.truth == FOLDER else Path(arguments.truth)
+    """The table that --truth names; None for the word, and for a name of labels: no file is called so."""
+    given = arguments.truth
+    is_name = os.path.basename(given) == given and not os.path.isfile(given)
+    return None if is_name or given == FOLDER else Path(given)
+
+
+def require_labels(arguments: argparse.Namespace, sources: "Sequence[Source]") -> None:
+    """Raise XGradCamError for a name of labels where no photograph can have one beside it."""
+    from xgradcam.runs.held_truth import is_held
+
+    given = arguments.truth
+    if given in (None, FOLDER) or _path(arguments) is not None or any(map(is_held, sources)):
+        return
+    what = "a folder" if os.path.isdir(given) else "no file"
+    raise XGradCamError(
+        f"--truth {given} is {what}: give the word {FOLDER}, or a table of file and class; labels of such a "
+        "name are in tars and Parquet tables, of which none is given"
+    )
 
 
 def read_truth(arguments: argparse.Namespace) -> None:

@@ -27,7 +27,7 @@ from xgradcam.cli.setup import (
 from xgradcam.cli.sharing import carry_out_share, device_of, rank_of
 from xgradcam.cli.signals import exit_code_of
 from xgradcam.cli.terminal import COULD_NOT_RUN, DONE, FAILED, run
-from xgradcam.cli.truth_options import read_truth
+from xgradcam.cli.truth_options import read_truth, require_labels
 from xgradcam.cli.waiting import sleep_when_idle
 from xgradcam.cli.workers import carry_out_by_workers, require_workers
 from xgradcam.errors import CannotWriteError, XGradCamError
@@ -55,6 +55,7 @@ def _main(arguments: argparse.Namespace, out: TextIO) -> int:
     explaining, style = explaining_of(arguments), style_of(arguments)
     skipped: Counter[str] = Counter()
     sources = sources_of(arguments, skipped)
+    require_labels(arguments, sources)
     _require_writable(arguments.output_dir)
     rank = rank_of(arguments)
     require_workers(arguments)

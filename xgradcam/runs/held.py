@@ -98,7 +98,7 @@ def members_of(place: str, ending: str | None, skip: Skip) -> list[Named]:
         wanted = ending.lower().lstrip(".")
         found = [one for one in every if f".{one[0].lower()}".endswith(f".{wanted}")]
     if not found:
-        endings = dict.fromkeys(_apart(name)[1] for name, _ in every)
+        endings = dict.fromkeys(apart(name)[1] for name, _ in every)
         there = f"; there are those of {listed(endings, 5)}" if endings else ""
         what = "photographs" if ending is None else f"photographs of the ending {ending}"
         raise XGradCamError(f"no {what} in the archive {place}{there}")
@@ -107,8 +107,8 @@ def members_of(place: str, ending: str | None, skip: Skip) -> list[Named]:
     return _once(found, skip)
 
 
-def _apart(name: str) -> tuple[str, str]:
-    """The key and the ending of a member, as WebDataset takes them."""
+def apart(name: str) -> tuple[str, str]:
+    """The key and the ending of a member, as WebDataset takes them; the ending without its first dot."""
     found = APART.fullmatch(name)
     return (found[1], found[2].lower()) if found else (name, "")
 
@@ -116,7 +116,7 @@ def _apart(name: str) -> tuple[str, str]:
 def _require_one_each(found: list[Named], place: str) -> None:
     """Raise XGradCamError where a sample has several photographs: its members follow one another."""
     for (one, _), (other, _) in pairwise(found):
-        (key, first), (next_key, second) = _apart(one), _apart(other)
+        (key, first), (next_key, second) = apart(one), apart(other)
         if key == next_key and first != second:
             raise XGradCamError(
                 f"the sample {key} of {place} has several photographs, {first} and {second}: choose by "
@@ -136,24 +136,36 @@ def _once(found: list[Named], skip: Skip) -> list[Named]:
 
 def _photographs(file: BinaryIO, place: str, skip: Skip) -> Iterator[Named]:
     """Names and places of the photographs in an open tar, arrays among them."""
+    for name, member in _read(file, place, skip):
+        suffix = os.path.splitext(name)[1].lower()
+        if suffix not in SUFFIXES and suffix != NUMPY:
+            kind = kind_by_name(name) if member.isreg() else ""
+            if kind not in ("", TEXT):
+                skip(kind)
+        elif any(part.startswith(".") and part != ".." for part in name.split("/")):
+            skip(HIDDEN)
+        elif member.isreg() and not member.issparse():
+            yield name, Member(place, member.offset_data, member.size)
+        elif not member.isdir():
+            skip(LINK)
+
+
+def members_in(file: BinaryIO, place: str) -> Iterator[Named]:
+    """Names and places of all files in an open tar, as far as it is whole; XGradCamError for what is none."""
+    for name, member in _read(file, place, lambda _kind: None):
+        if member.isreg() and not member.issparse():
+            yield name, Member(place, member.offset_data, member.size)
+
+
+def _read(file: BinaryIO, place: str, skip: Skip) -> Iterator[tuple[str, tarfile.TarInfo]]:
+    """Names and members of an open tar."""
     try:
         tar = tarfile.open(fileobj=file, mode="r:")
     except DAMAGED as error:
         raise XGradCamError(f"cannot read the archive {place}: {_reason(file, error)}") from None
     with tar:
         for member in _members(tar, skip):
-            name = member.name.replace("\0", "_").removeprefix("./")
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix not in SUFFIXES and suffix != NUMPY:
-                kind = kind_by_name(name) if member.isreg() else ""
-                if kind not in ("", TEXT):
-                    skip(kind)
-            elif any(part.startswith(".") and part != ".." for part in name.split("/")):
-                skip(HIDDEN)
-            elif member.isreg() and not member.issparse():
-                yield name, Member(place, member.offset_data, member.size)
-            elif not member.isdir():
-                skip(LINK)
+            yield member.name.replace("\0", "_").removeprefix("./"), member
 
 
 def _members(tar: tarfile.TarFile, skip: Skip) -> Iterator[tarfile.TarInfo]:

@@ -1,8 +1,9 @@
 """Photographs in the rows of Parquet tables, as Hugging Face's data sets and others have them."""
 
+import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from threading import Lock
@@ -65,6 +66,51 @@ def rows_of(place: str, asked: str | None) -> list[tuple[str | None, Row]]:
     if not rows:
         raise XGradCamError(f"no rows in the table {place}")
     return rows
+
+
+def values_of(place: str, name: str) -> tuple[list[tuple[tuple[int, int], Any]], list[str] | None, list[str]]:
+    """The values of a column of numbers or texts, by group and row; and the names of its classes, if known.
+
+    The names are those of Hugging Face's `ClassLabel`, of which the values are numbers. And the names of the
+    other columns. Raises XGradCamError where there is no such column.
+    """
+    with opened(place) as file, reading(place):
+        table = _parquet().ParquetFile(file)
+        schema = table.schema_arrow
+        others = [one for one in schema.names if one != name]
+        if name not in schema.names:
+            raise XGradCamError(
+                f"no column {name!r} in {place}{did_you_mean(name, others)}: {_there({}, schema)}"
+            )
+        kind = schema.field(name).type
+        if not _states_a_class(kind):
+            raise XGradCamError(f"the column {name} of {place} is of {kind}: a class is a number or a text")
+        groups = range(table.num_row_groups)
+        values = [
+            ((group, index), value)
+            for group in groups
+            for index, value in enumerate(table.read_row_group(group, columns=[name]).column(0).to_pylist())
+        ]
+        return values, _names_of_classes(schema.metadata or {}, name), others
+
+
+def _states_a_class(kind: Any) -> bool:
+    """True for a type of whole numbers or texts, or of numbers that may be whole."""
+    from pyarrow import types
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    text = types.is_string(kind) or types.is_large_string(kind)
+    return bool(text or types.is_integer(kind) or types.is_floating(kind) or types.is_null(kind))
+
+
+def _names_of_classes(metadata: Mapping[bytes, bytes], name: str) -> list[str] | None:
+    """The names of the classes of a column, as Hugging Face's data sets have them in the metadata."""
+    try:
+        feature = json.loads(metadata[b"huggingface"])["info"]["features"][name]
+        names = feature["names"] if feature["_type"] == "ClassLabel" else None
+    except (KeyError, RecursionError, TypeError, ValueError):
+        return None
+    return names if isinstance(names, list) and all(isinstance(one, str) for one in names) else None
 
 
 def _parquet() -> Any:

@@ -257,7 +257,7 @@ def _columns(path: Path, lines: Sequence[tuple[int, list[str]]]) -> tuple[int, i
     number, first = lines[0]
     if len(first) < 2:
         raise XGradCamError(f"{path}: line {number} has one column: give the photograph and its class")
-    keys = [re.sub(r"[\W_]+", "", cell.casefold()) for cell in first]
+    keys = [key_of(cell) for cell in first]
     files = [place for place, key in enumerate(keys) if key in FILES]
     classes = [place for place, key in enumerate(keys) if key in CLASSES]
     if files and classes:
@@ -279,6 +279,11 @@ def _columns(path: Path, lines: Sequence[tuple[int, list[str]]]) -> tuple[int, i
     pictures = [sum(_is_photograph(cells[place]) for cells in rows) for place in (0, 1)]
     file = int(pictures[1] > pictures[0])
     return file, 1 - file, 0
+
+
+def key_of(cell: str) -> str:
+    """The letters and digits of a column's name, by which it is known."""
+    return re.sub(r"[\W_]+", "", cell.casefold())
 
 
 def _is_photograph(cell: str) -> bool:

@@ -1,0 +1,206 @@
+"""The true classes of photographs in tars and tables, from the labels beside them there."""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from xgradcam.errors import XGradCamError, did_you_mean, first_line, listed, shown
+from xgradcam.models.stated import class_stated, require_stated
+from xgradcam.runs.held import Member, apart, members_in
+from xgradcam.runs.remote import opened
+from xgradcam.runs.sources import Source
+from xgradcam.runs.tables import Row, values_of
+from xgradcam.runs.truth import CLASSES, Say, key_of
+
+# Bytes of a label, at most.
+LARGEST = 2**20
+JSON = "json"
+
+
+@dataclass
+class _Labels:
+    """What the labels of photographs say, by the photographs' paths; there: what a label may be called.
+
+    names: of the classes of tables, by the paths of their photographs.
+    """
+
+    stated: dict[str, str] = field(default_factory=dict)
+    named: dict[str, str] = field(default_factory=dict)
+    names: dict[str, Sequence[str]] = field(default_factory=dict)
+    there: dict[str, None] = field(default_factory=dict)
+
+
+def is_held(source: Source) -> bool:
+    """True for a photograph that can have a label beside it: in a tar or a table."""
+    return isinstance(source.held, Member | Row)
+
+
+def by_labels(
+    name: str, sources: Sequence[Source], labels: Sequence[str] | None, count: int | None, say: Say
+) -> list[Source]:
+    """The photographs with the class that a label beside each states; None for those without one.
+
+    name: of tables the column; of tars the ending, as WebDataset has them (`cls`), with `json:KEY` for a
+    value in an object. say: is told of photographs without one, and of classes that are taken by number.
+    Raises XGradCamError for a label of no class, labels that contradict one another, and where no photograph
+    has one.
+    """
+    found = _Labels()
+    by_place: defaultdict[str, list[Source]] = defaultdict(list)
+    for source in sources:
+        if isinstance(source.held, Member | Row):
+            by_place[source.held.place].append(source)
+    for place, of_place in by_place.items():
+        read = _of_tar if isinstance(of_place[0].held, Member) else _of_table
+        read(name, place, of_place, found)
+    if not found.stated:
+        there = f"; there are {listed(found.there, 8)}" if found.there else ""
+        hint = did_you_mean(name, found.there) if found.there else ""
+        raise XGradCamError(f"--truth {name}: no file, nor label of a photograph, is called so{hint}{there}")
+    truth = _classes(found, labels, count, say)
+    if without := [source.path for source in sources if source.path not in truth]:
+        photographs = f"photograph{'s' * (len(without) > 1)}"
+        say(f"{len(without):,} {photographs} without a label {name}, such as {without[0]}")
+    return [replace(source, truth=truth.get(source.path)) for source in sources]
+
+
+def _classes(found: _Labels, labels: Sequence[str] | None, count: int | None, say: Say) -> dict[str, int]:
+    """The class of each photograph: by the name that a table gives it, or else by what the label says."""
+    class_of: dict[tuple[str, bool], int] = {}
+    by_number = _by_number(found, labels, count, say)
+    truth = {}
+    for path, text in found.stated.items():
+        is_name = path in found.named and not by_number
+        key = found.named[path] if is_name else text, is_name
+        if key not in class_of:
+            class_of[key] = require_stated(key[0], labels, count, f"the label of {path}:")
+        truth[path] = class_of[key]
+    return truth
+
+
+def _by_number(found: _Labels, labels: Sequence[str] | None, count: int | None, say: Say) -> bool:
+    """True if classes that tables have names of are taken by their numbers: the model has no such names."""
+    if not found.named:
+        return True
+    others = [place for place, names in found.names.items() if len(names) != count]
+    if labels is None:
+        if others and count is not None:
+            raise XGradCamError(
+                f"{others[0]} has {len(found.names[others[0]])} classes, and the model {count} without "
+                "names: give theirs by --labels"
+            )
+        return True
+    unknown = [name for name in dict.fromkeys(found.named.values()) if _is_unknown(name, labels, count)]
+    if not unknown or others:
+        return False
+    say(
+        f"classes are taken by their numbers: the table calls some as the model does not, such as "
+        f"{shown(unknown[0])}"
+    )
+    return True
+
+
+def _is_unknown(name: str, labels: Sequence[str], count: int | None) -> bool:
+    try:
+        return class_stated(name, labels, count) is None
+    except XGradCamError:
+        return True
+
+
+def _of_tar(name: str, place: str, sources: Sequence[Source], found: _Labels) -> None:
+    """Add the labels of photographs in a tar: members of the same key, read one after another."""
+    ending, _, key_in = name.partition(":")
+    ending = ending.lower().lstrip(".")
+    photographs = {source.held.offset: source.path for source in sources if isinstance(source.held, Member)}
+    keys: dict[str, list[str]] = defaultdict(list)
+    texts: dict[str, tuple[str, str]] = {}
+    with opened(place) as file:
+        for member_name, member in members_in(file, place):
+            key, of_member = apart(member_name)
+            if member.offset in photographs:
+                keys[key].append(photographs[member.offset])
+            elif of_member == ending:
+                file.seek(member.offset)
+                text = _text(
+                    file.read(min(member.size, LARGEST + 1)), f"{place}/{member_name}", key_in, ending
+                )
+                other, first = texts.setdefault(key, (text, member_name))
+                if text != other:
+                    raise XGradCamError(
+                        f"{place}: {first} and another {member_name} say {shown(other)} and {shown(text)}: "
+                        "keep one of them"
+                    )
+            elif of_member:
+                found.there.setdefault(of_member)
+    for key, paths in keys.items():
+        if key in texts:
+            found.stated |= dict.fromkeys(paths, texts[key][0])
+
+
+def _text(content: bytes, path: str, key: str, ending: str) -> str:
+    """The class that the content of a label states: text, or a value in JSON."""
+    if len(content) > LARGEST:
+        raise XGradCamError(f"the label {path} has over a megabyte: name the ending of the classes")
+    try:
+        text = content.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise XGradCamError(f"the label {path} is no text in UTF-8: name the ending of the classes") from None
+    if ending == JSON or key:
+        try:
+            value = json.loads(text)
+        except (RecursionError, ValueError) as error:
+            raise XGradCamError(f"the label {path} is no JSON: {first_line(error)}") from None
+        return _said(_value_in(value, path, key), path)
+    if not text:
+        raise XGradCamError(f"the label {path} is empty: state a class, or leave it out")
+    return text
+
+
+def _value_in(value: Any, path: str, key: str) -> Any:
+    """The class in a value of JSON: itself, or of an object the value of this key, or of an only one."""
+    if not isinstance(value, dict):
+        if key:
+            raise XGradCamError(f"the label {path} is no object with a key {key!r}: give --truth {JSON}")
+        return value
+    keys = [key] if key else [one for one in value if key_of(one) in CLASSES]
+    if len(keys) != 1 or keys[0] not in value:
+        what = f"no {key!r}" if key else "no class that is certain"
+        raise XGradCamError(
+            f"the label {path} has {what} among {listed(map(repr, value), 8)}: name it, as --truth {JSON}:KEY"
+        )
+    return value[keys[0]]
+
+
+def _said(value: Any, path: str) -> str:
+    """A number or a text that states a class, as text."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    raise XGradCamError(f"the label of {path} is {shown(value)}: it must be a class's index, id or name")
+
+
+def _of_table(name: str, place: str, sources: Sequence[Source], found: _Labels) -> None:
+    """Add the labels of photographs in a table: the values of a column."""
+    rows = {
+        (row.group, row.index): source.path
+        for source in sources
+        for row in [source.held]
+        if isinstance(row, Row)
+    }
+    values, names, others = values_of(place, name)
+    found.there |= dict.fromkeys(others)
+    for at, value in values:
+        path = rows.get(at)
+        # Not a number: a row without a label, as Pandas writes it.
+        if path is None or value is None or value != value:
+            continue
+        found.stated[path] = _said(value, path)
+        if names is not None and isinstance(value, int):
+            if not 0 <= value < len(names):
+                raise XGradCamError(f"the label of {path} is {value}, and {place} has {len(names)} classes")
+            found.named[path], found.names[place] = names[value], names
