@@ -11,12 +11,12 @@ from PIL import Image
 
 from tests.support import EXAMPLES, TINY
 from xgradcam import explain, load_classifier, overlay_heatmap, read_image
-from xgradcam.cli.figure_options import OF_THE_ORIGINALS
 from xgradcam.cli.xgrad_cam import main
 from xgradcam.figures.sizing import at_size
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.paint import EVEN, Style, draw
 from xgradcam.pictures.signed import signed_shares
+from xgradcam.runs.figures import OF_THE_ORIGINALS
 from xgradcam.runs.figures import OF_THE_ORIGINALS as IN_RUNS
 
 PHOTOGRAPH = EXAMPLES / "cat-and-coffee.jpg"

@@ -308,3 +308,46 @@ def test_stdin_is_never_complete(monkeypatch):
             assert main([*arguments, *more]) == 0
         pictures.append(Path("out/stdin_1_X_cam.jpg").read_bytes())
     assert pictures[0] != pictures[1]
+
+
+FIGURES = ("--color-bar",)
+GOES_ON = [
+    ((), ("--format", "jpg", "--output-format", "files", "--precision", "float32", "--target", "-1")),
+    (FIGURES, (*FIGURES, "--dpi", "150")),
+    ((*FIGURES, "--dpi", "150"), FIGURES),
+]
+STOPS = [
+    ((), ("--signed",), "signed"),
+    (("--signed",), (), "signed"),
+    ((), ("--panel",), "panel"),
+    ((), FIGURES, "color_bar"),
+    (FIGURES, (*FIGURES, "--dpi", "151"), "dpi"),
+    ((), ("--colormap", "bone"), "colormap"),
+    ((), ("--alpha", "0"), "alpha"),
+    (("--html",), ("--html", "--no-pictures"), "html (--no-pictures)"),
+    ((), ("--report",), "save_maps (--report needs it)"),
+    ((), ("--labels", "names.txt"), "files (--labels)"),
+]
+
+
+@pytest.mark.parametrize(("before", "now"), GOES_ON)
+def test_a_value_that_equals_the_usual_one_is_the_same_as_none(before, now, capsys):
+    noise("photos", 2)
+    run = ["photos", "--output-dir", "out", *OWN]
+    assert main([*run, *before]) == 0
+    written = tree("out")
+    assert main([*run, *now, "--resume"]) == 0
+    assert "2 complete before" in capsys.readouterr().err
+    assert tree("out").keys() == written.keys()
+
+
+@pytest.mark.parametrize(("before", "now", "named"), STOPS)
+def test_only_the_setting_that_was_changed_is_named(before, now, named, capsys):
+    if "--report" in now:
+        pytest.importorskip("sklearn")
+    noise("photos", 2)
+    Path("names.txt").write_text("a\nb\nc\nd\n")
+    run = ["photos", "--output-dir", "out", *OWN]
+    assert main([*run, *before, "--quiet"]) == 0
+    assert main([*run, *now, "--resume", "--quiet"]) == 2
+    assert f"it had other settings for {named}; give the same options" in capsys.readouterr().err

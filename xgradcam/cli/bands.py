@@ -34,6 +34,7 @@ def bands_of(
 ) -> "Bands | None":
     """The bands that the classifier takes, None for grey or colours; XGradCamError for --bands it lacks."""
     from xgradcam.pictures.bands import Bands
+    from xgradcam.runs.settings import usual_bands
 
     count, asked = len(classifier.mean), arguments.bands
     if count in USUAL:
@@ -42,7 +43,7 @@ def bands_of(
         return None
     if asked is not None and not all(1 <= band <= count for band in asked):
         raise XGradCamError(f"--bands {' '.join(map(str, asked))}: {classifier.name} has bands 1 to {count}")
-    drawn = asked or [min(band, count) if count > 2 else 1 for band in (1, 2, 3)]
+    drawn = asked or usual_bands(classifier.mean)
     if asked is None:
         names = ", ".join(map(str, drawn))
         say(f"photographs of {count} bands are drawn by bands {names} (--bands gives others)")

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("jpg", "png", "pdf", "svg")
 FIGURES = ("pdf", "svg")
-# Methods whose pictures have the original scripts' colours; `xgradcam.runs.figures` has them too.
-OF_THE_ORIGINALS = {"grad-cam", "xgrad-cam"}
-JET, DEFAULT = "jet", "jet and viridis"
 
 
 def add_figure_arguments(pictures: Any) -> None:
@@ -69,15 +66,13 @@ def writing_of(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def recorded(arguments: argparse.Namespace, methods: "Sequence[str]") -> dict[str, Any]:
-    """The settings in the run's record: the colours, and what is not there unless it is said.
+    """The settings in the run's record: the colours, and what is not there unless it is said."""
+    from xgradcam.runs.settings import USUAL, colours_of
 
-    Runs recorded before there was a default for each method go on where their pictures are the same.
-    """
-    raster = not (arguments.color_bar or arguments.format in FIGURES or arguments.signed or arguments.panel)
-    as_before = raster and OF_THE_ORIGINALS.issuperset(methods)
-    colormap = arguments.colormap or (JET if as_before else DEFAULT)
     said = {name: getattr(arguments, name) for name in ("format", "dpi", "color_bar", "signed")}
-    return {"colormap": colormap, **{k: v for k, v in said.items() if v and v != FORMATS[0]}}
+    said = {name: value for name, value in said.items() if value and USUAL.get(name) != value}
+    looks = {**said, "methods": list(methods), "panel": arguments.panel}
+    return {"colormap": colours_of(looks, arguments.colormap), **said}
 
 
 def _dpi(text: str) -> int:

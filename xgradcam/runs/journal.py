@@ -13,6 +13,7 @@ from xgradcam.errors import CannotWriteError, XGradCamError
 from xgradcam.files import KeptFiles, open_regular, write_files
 from xgradcam.runs.packs import NAMED
 from xgradcam.runs.results import files_of
+from xgradcam.runs.settings import differing
 from xgradcam.runs.sources import LONGEST, STDIN, Source, state_of
 from xgradcam.runs.verdicts import verdict_on
 
@@ -63,7 +64,7 @@ class Journal:
         self._needs_photograph = bool(settings.get("html"))
         before = self._read() if resume else []
         if before:
-            require_same(before[0], settings, self.path)
+            require_same(before[0], settings, self.path, _classes_in(before))
         self._order = [source.path for source in sources]
         stems = {source.path: source.stem for source in sources if source.path != STDIN}
         lines = _of_photographs(before)
@@ -275,19 +276,34 @@ def names_in_line(line: Mapping[str, Any]) -> set[str]:
         return set()
 
 
-def require_same(before: Mapping[str, Any], now: Mapping[str, Any], path: Path) -> None:
-    """Raise XGradCamError, naming the options, for a run with other settings than that of the record."""
-    differing = [key for key in now if before.get(key) != now[key]]
-    # Some are recorded only where they are said; a batch size that was chosen may be said now.
-    unsaid = before.keys() - now.keys() - {"batch_size"}
-    differing += [key for key in before if key in unsaid and before[key] not in (None, False)]
+def _classes_in(lines: Iterable[Mapping[str, Any]]) -> int | None:
+    """The number of the model's classes, by the records; None where none says so."""
+    for line in lines:
+        with suppress(*READ_ERRORS):
+            for record in line["records"]:
+                if "classes" in record:
+                    return int(record["classes"])
+    return None
+
+
+def require_same(
+    before: Mapping[str, Any], now: Mapping[str, Any], path: Path, classes: int | None = None
+) -> None:
+    """Raise XGradCamError, naming the options, for a run with other settings than that of the record.
+
+    classes: of the model of the record.
+    """
+    named = differing(before, now, classes)
+    # A batch size that was chosen may be said now.
+    if "batch_size" in named and "batch_size" not in now:
+        named.remove("batch_size")
     # More photographs are welcome: a shell's pattern finds new ones by itself.
     photographs = before.get("photographs")
-    if "photographs" in differing and isinstance(photographs, list):
+    if "photographs" in named and isinstance(photographs, list):
         if all(photograph in now.get("photographs", ()) for photograph in photographs):
-            differing.remove("photographs")
-    if differing:
+            named.remove("photographs")
+    if named:
         raise XGradCamError(
-            f"cannot go on with the run of {path}: it had other settings for {', '.join(differing)}; "
+            f"cannot go on with the run of {path}: it had other settings for {', '.join(named)}; "
             "give the same options, another --output-dir, or no --resume"
         )

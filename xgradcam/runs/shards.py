@@ -16,6 +16,7 @@ from typing import Any
 from xgradcam.errors import XGradCamError
 from xgradcam.files import open_regular, write_files
 from xgradcam.runs.run import USUAL_BATCH, Run
+from xgradcam.runs.settings import differing
 from xgradcam.runs.sources import STDIN, Source
 
 FOLDER, PLAN = ".xgrad-cam.shards", "plan.json"
@@ -57,16 +58,15 @@ class Plan:
 
     def require_same(self, other: "Plan", folder: Path) -> None:
         """Raise XGradCamError, naming the options, for another plan than this one, with which a run began."""
-        keys = [*other.settings, *(key for key in self.settings if key not in other.settings)]
-        named = [key for key in keys if self.settings.get(key) != other.settings.get(key)]
+        named = differing(self.settings, other.settings)
         named += [name for name in ("batch", "size") if getattr(self, name) != getattr(other, name)]
         if not named and self.digest != other.digest:
             named = [f"photographs ({self.photographs} then, {other.photographs} now, or other ones)"]
         if named:
             names = {"batch": "batch_size", "size": "shard_size"}
-            differing = ", ".join(dict.fromkeys(names.get(name, name) for name in named))
+            all_named = ", ".join(dict.fromkeys(names.get(name, name) for name in named))
             raise XGradCamError(
-                f"a run in {folder} is not finished, which had other settings for {differing}: give the same "
+                f"a run in {folder} is not finished, which had other settings for {all_named}: give the same "
                 f"options, choose another --output-dir, or delete {folder / FOLDER} to begin anew"
             )
 
