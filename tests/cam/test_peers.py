@@ -3,11 +3,13 @@
 Their signed maps, before rescaling, are compared with ours; in float64, so that only the methods differ.
 """
 
+import functools
 import sys
 import warnings
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 from torchvision.models import VisionTransformer
@@ -35,13 +37,18 @@ SAME = {
 }
 
 
+@functools.lru_cache(maxsize=1)  # VGG's takes a second and a gigabyte
+def network_of(name):
+    classifier = load_classifier(name, "none", size=(64, 64))
+    inputs = classifier.inputs(read_image(EXAMPLES / "cat-and-coffee.jpg")).double()
+    return classifier.module.double(), inputs
+
+
 @pytest.fixture(scope="module", params=[(name, layer) for name in LAYERS for layer in LAYERS[name]])
 def case(request):
     """A network for 64 x 64 pixels with random weights, a photograph, and a layer."""
     name, layer = request.param
-    classifier = load_classifier(name, "none", size=(64, 64))
-    inputs = classifier.inputs(read_image(EXAMPLES / "cat-and-coffee.jpg")).double()
-    return classifier.module.double(), inputs, layer
+    return *network_of(name), layer
 
 
 def of_package(name, model, inputs, layer, target=None):
@@ -49,7 +56,7 @@ def of_package(name, model, inputs, layer, target=None):
     from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 
     module, targets = model.get_submodule(layer), [target or ClassifierOutputTarget(CLASS)]
-    model.requires_grad_()  # it cannot do without
+    first = next(model.parameters()).requires_grad_()  # it cannot do without
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -63,18 +70,18 @@ def of_package(name, model, inputs, layer, target=None):
             found.release()
             return np.asarray(signed)
     finally:
-        model.requires_grad_(False)
+        first.requires_grad_(False)
 
 
 def of_torchcam(name, model, inputs, layer):
     """The map by torchcam, after its ReLU."""
-    model.requires_grad_()
+    first = next(model.parameters()).requires_grad_()
     try:
         with getattr(torchcam, name)(model, layer) as cam:
             scores = model(inputs.clone().requires_grad_())
             return cam(CLASS, scores, normalized=False)[0].detach().numpy()
     finally:
-        model.requires_grad_(False)
+        first.requires_grad_(False)
 
 
 def own(method, model, inputs, layer):
@@ -85,11 +92,13 @@ def assert_same(found, expected, tolerance=1e-9):
     np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.abs(expected).max())
 
 
-def _small(case):
-    """The case, but VGG's, of which the packages would run hundreds of wide linear layers."""
-    if case[2].startswith("features"):
-        pytest.skip("takes the packages too long")
-    return case
+@pytest.fixture(params=LAYERS["resnet18"])
+def narrow(request):
+    """The case of ResNet-18 with an eighth of its channels: the packages run it once for each."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = timm.create_model("resnet18", channels=(8, 16, 32, 64)).double().eval().requires_grad_(False)
+    return model, network_of("resnet18")[1], request.param
 
 
 def likeness(one, other):
@@ -145,7 +154,7 @@ def test_torchcams_smooth_grad_cam_plus_plus_agrees_but_for_where_it_averages(ca
     weights = (second / below * gradients[-1].clamp(min=0)).sum(dim=(2, 3), keepdim=True)
     expected = weighted_map(weights, seen[-1].activation).clamp(min=0).numpy()
 
-    model.requires_grad_()
+    first = next(model.parameters()).requires_grad_()
     try:
         with torchcam.SmoothGradCAMpp(model, layer, num_samples=len(noisy)) as cam:
             draws = iter(one - inputs for one in noisy)
@@ -153,24 +162,23 @@ def test_torchcams_smooth_grad_cam_plus_plus_agrees_but_for_where_it_averages(ca
             scores = model(inputs.clone().requires_grad_())
             found = cam(CLASS, scores, normalized=False)[0].detach().numpy()
     finally:
-        model.requires_grad_(False)
+        first.requires_grad_(False)
     assert_same(expected, found)
 
 
-def test_ablation_cam_agrees_but_for_the_sign_of_a_negative_score(case):
-    model, inputs, _layer = _small(case)
+def test_ablation_cam_agrees_but_for_the_sign_of_a_negative_score(narrow):
+    model, inputs, _layer = narrow
     sign = np.sign(float(model(inputs)[0, CLASS]))
     # They compute in float32 what is subtracted.
-    assert_same(own("ablation-cam", *case), sign * of_package("AblationCAM", *case), 1e-3)
+    assert_same(own("ablation-cam", *narrow), sign * of_package("AblationCAM", *narrow), 1e-3)
 
 
 @needs_torchcam
-def test_score_cam_agrees_but_for_how_maps_are_upsampled(case):
-    _small(case)
+def test_score_cam_agrees_but_for_how_maps_are_upsampled(narrow):
     # They align the corners of masks of 2 to 4 pixels with those of the photograph.
-    found = own("score-cam", *case)
-    assert likeness(found, of_package("ScoreCAM", *case)) > 0.999
-    assert likeness(found.clip(min=0), of_torchcam("ScoreCAM", *case)) > 0.999
+    found = own("score-cam", *narrow)
+    assert likeness(found, of_package("ScoreCAM", *narrow)) > 0.999
+    assert likeness(found.clip(min=0), of_torchcam("ScoreCAM", *narrow)) > 0.999
 
 
 @pytest.mark.parametrize("method", ["eigen-cam", "eigen-grad-cam"])

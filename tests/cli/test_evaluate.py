@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 import xgradcam
 from tests.cli.support import ROOT
@@ -38,6 +39,20 @@ def photographs(own_models):
     Path("boxes.json").write_text(json.dumps(boxes))
 
 
+@pytest.fixture(autouse=True)
+def unrendered(monkeypatch):
+    """Figures are laid out and not drawn, which takes most of the time of a small evaluation."""
+    rendering = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda _figure, file, **_options: file.write(b"a picture"))
+    return rendering
+
+
+@pytest.fixture
+def rendered(unrendered, monkeypatch):
+    """Figures are drawn."""
+    monkeypatch.setattr(Figure, "savefig", unrendered)
+
+
 def in_process_of_its_own(*arguments):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment)
@@ -48,7 +63,7 @@ def rows(path="evaluation/evaluation.csv"):
         return {(row["layer"], row["method"], row["measure"]): row for row in csv.DictReader(file)}
 
 
-def test_the_command_writes_a_table_that_is_the_same_again_and_resumes(capsys):
+def test_the_command_writes_a_table_that_is_the_same_again_and_resumes(rendered, capsys):
     assert main(RUN) == 0
     table = capsys.readouterr().out
     assert "**features.0**" in table
