@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -17,6 +17,7 @@ from xgradcam.figures.reprs import Brief
 from xgradcam.layouts.layout import Layout
 from xgradcam.lending.borrowing import arranged, borrowed, is_close
 from xgradcam.lending.finding import AnyLayer
+from xgradcam.lending.keeping import kept
 from xgradcam.lending.several import for_sample
 from xgradcam.proof.complete import Terms
 from xgradcam.scores.outputs import logits_of
@@ -82,7 +83,7 @@ class Probe:
     together: Together | None = None
     number: int = 0
 
-    @cached_property
+    @kept
     def all(self) -> Together:
         """The scores explained together, this one alone if there are no others."""
         return self.together or Together([self.score_of], self.score.detach()[None])
@@ -149,7 +150,7 @@ class Probe:
     def _with_all_maps(self, maps: Tensor) -> Any:
         return self._replayed(self.recording.model, self.inputs, self.recording.activation, maps)
 
-    @cached_property
+    @kept
     def _with_half_the_maps(self) -> Tensor:
         return _each(self.all.scores_of, self._with_all_maps(self.maps() / 2)).detach()
 

@@ -16,6 +16,7 @@ from xgradcam.layouts.layout import Said, with_frames
 from xgradcam.lending.finding import at_run
 from xgradcam.lending.inputs import Inputs, lent
 from xgradcam.lending.several import Place
+from xgradcam.lending.turns import in_turn
 from xgradcam.proof.complete import trace
 from xgradcam.scores.outputs import finite_logits_of, require_finite
 from xgradcam.scores.score import ClassScore, Score, settled
@@ -71,6 +72,7 @@ def explain(
     )[0]  # fmt: skip
 
 
+@in_turn
 def explain_classes(
     model: nn.Module,
     inputs: Inputs,
@@ -117,6 +119,7 @@ def require_compatible(augment: bool, axioms: bool, methods: Sequence[str] = ())
         )
 
 
+@in_turn
 def explain_score(
     model: nn.Module,
     inputs: Inputs,
@@ -154,6 +157,7 @@ def explain_score(
     )  # fmt: skip
 
 
+@in_turn
 def evidence_of(
     model: nn.Module,
     inputs: Inputs,

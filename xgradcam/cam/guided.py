@@ -14,6 +14,7 @@ from xgradcam.capture.recording import record
 from xgradcam.errors import XGradCamError, shown
 from xgradcam.lending.inputs import Inputs, lent
 from xgradcam.lending.several import Place
+from xgradcam.lending.turns import in_turn
 from xgradcam.operations.calls import Call, refuse_scripted
 from xgradcam.scores.outputs import finite_logits_of
 from xgradcam.scores.targets import Targets, choose_targets
@@ -39,6 +40,7 @@ OTHER_ACTIVATIONS = frozenset(
 )
 
 
+@in_turn
 def guided_backpropagation(
     model: nn.Module,
     inputs: Inputs,

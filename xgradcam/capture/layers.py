@@ -21,6 +21,7 @@ from xgradcam.lending.borrowing import borrowed, is_close
 from xgradcam.lending.finding import AnyLayer, find_layer, is_input, run_of
 from xgradcam.lending.inputs import Inputs, advice_on, lent
 from xgradcam.lending.several import Place, for_sample
+from xgradcam.lending.turns import in_turn
 from xgradcam.operations.calls import float_tensors_of, refuse_exported
 
 # Modules that pool a map or pass it on: the layer before them gives the map itself.
@@ -56,6 +57,7 @@ class Layer:
         return self.runs == 1 and self.layout is not None and self.layout.cells > 1
 
 
+@in_turn
 def list_layers(model: nn.Module, inputs: Inputs, *, image: Place | None = None) -> list[Layer]:
     """The modules that `model(inputs)` runs, ordered by when they first finish; the model is borrowed.
 

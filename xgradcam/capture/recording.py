@@ -7,7 +7,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -22,9 +22,11 @@ from xgradcam.lending.borrowing import arranged, borrowed, fields_of
 from xgradcam.lending.detours import detours, listing_new
 from xgradcam.lending.finding import AnyLayer, LayerRun, at_run, find_layer, is_input, run_of
 from xgradcam.lending.inputs import Inputs, advice_on, lent
+from xgradcam.lending.keeping import kept
 from xgradcam.lending.norms import contiguous_norm_gradients
 from xgradcam.lending.outputs import at_output, in_place_of, is_new
 from xgradcam.lending.several import Place
+from xgradcam.lending.turns import in_turn
 from xgradcam.operations.calls import custom_functions, edge_of, edges_of, refuse_scripted, tensors_of
 
 # From the layer's output, as the rest of the model gets it, to a context for that rest.
@@ -59,7 +61,7 @@ class Recording(Brief):
     find_detours: Callable[[], Sequence[bool]] = tuple
     edges: Sequence[tuple[Any, int]] = ()
 
-    @cached_property
+    @kept
     def _detours(self) -> set[tuple[Any, int]]:
         found = zip(tensors_of(fields_of(self.output)), self.find_detours(), strict=False)
         return {*self.edges, *(edge_of(one) for one, past in found if past and one.requires_grad)}
@@ -161,6 +163,7 @@ class Recording(Brief):
         return zero if second is None else second
 
 
+@in_turn
 def record(
     model: nn.Module,
     inputs: Inputs,

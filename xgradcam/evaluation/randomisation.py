@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.parametrize import is_parametrized, remove_parametrizations
 
 from xgradcam.lending.borrowing import borrowed
+from xgradcam.lending.hooks import OfThread
 
 
 def randomised(
@@ -94,7 +95,7 @@ def _estimate_statistics(model: nn.Module, modules: Sequence[nn.Module], inputs:
 
     with ExitStack() as hooks, borrowed(model) as run:
         for module in modules:
-            hooks.enter_context(module.register_forward_pre_hook(estimate))
+            hooks.enter_context(module.register_forward_pre_hook(OfThread(estimate)))
         run(inputs)
 
 

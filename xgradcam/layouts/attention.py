@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from xgradcam.lending.attention import Attention, Opening, opened
 from xgradcam.lending.blocks import Blocks, blocks_of, by_heads, gradients_at, replayed
 from xgradcam.lending.borrowing import borrowed, is_close
 from xgradcam.lending.finding import AnyLayer, find_layer
+from xgradcam.lending.keeping import kept
 from xgradcam.lending.norms import contiguous_norm_gradients
 from xgradcam.lending.varying import require_image
 
@@ -45,7 +45,7 @@ class Seen:
             for gradient, one in zip(found, attention, strict=True)
         ]
 
-    @cached_property
+    @kept
     def alone(self) -> list[tuple[Attention, Any]]:
         """For each block its attention and what the model returns for the mean of its tokens alone.
 

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from xgradcam.lending.borrowing import borrowed, modules_of
+from xgradcam.lending.borrowing import borrowed
 from xgradcam.lending.finding import is_input
+from xgradcam.lending.turns import modules_of
 
 # Share of the maps' rows and columns over the image; what follows lies over padding.
 Share = tuple[float, float]

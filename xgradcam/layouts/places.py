@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from math import comb, prod
 from operator import lt
-from threading import get_ident
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -22,6 +21,7 @@ from xgradcam.layouts.axes import FIRST, axis_by_type
 from xgradcam.layouts.layout import PREFIXES
 from xgradcam.layouts.mixing import UNCHANGED, Noting, Unmixed
 from xgradcam.lending.borrowing import Run, borrowed, fields_of
+from xgradcam.lending.hooks import OfThread
 from xgradcam.operations.calls import tensors_of
 
 # The sides of maps: height and width, or those of a signal, a volume or a video.
@@ -108,7 +108,6 @@ class Marked:
     scattered: set[nn.Module] = field(default_factory=set)
     sides: int = 2
     frames: int = 1
-    _thread: int = field(default_factory=get_ident)
 
     def __post_init__(self) -> None:
         # Some models take no other batch than the caller's.
@@ -130,10 +129,10 @@ class Marked:
 
     def _run_apart(self, samples: Tensor) -> None:
         """Run the unchanged sample alone, and the other beside what that made."""
-        noting, made, thread = Noting(), list[Tensor](), get_ident()
+        noting, made = Noting(), list[Tensor]()
 
         def note(module: nn.Module, inputs: Any, output: Any) -> Any:
-            if get_ident() == thread and _is_batch(output, samples[:1]):
+            if _is_batch(output, samples[:1]):
                 output = _revived(module, inputs, output)
                 made.append(output.clone())
             return output
@@ -145,9 +144,10 @@ class Marked:
     @contextmanager
     def _hooked(self, see: Callable[[nn.Module, Any, Any], Any]) -> Iterator[Run]:
         with ExitStack() as hooks:
+            run = hooks.enter_context(borrowed(self.model))
             for module in self.model.modules():
-                hooks.enter_context(module.register_forward_hook(see))
-            yield hooks.enter_context(borrowed(self.model))
+                hooks.enter_context(module.register_forward_hook(OfThread(see)))
+            yield run
 
     def _run(self, samples: Tensor, unmixed: Unmixed, before: list[Tensor] | None = None) -> bool:
         """Note what is told of the modules; False if the model returns no batch.
@@ -159,7 +159,7 @@ class Marked:
 
         def see(module: nn.Module, inputs: Any, output: Any) -> Any:
             nonlocal last
-            if get_ident() != self._thread or not _is_batch(output, samples):
+            if not _is_batch(output, samples):
                 return output
             first = None if before is None else before.pop(0)
             if last and output is last[0] and last[1] in self.told:

@@ -7,23 +7,23 @@ of these maps does, by what it changes in the output of the layer itself.
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cached_property
 from math import prod
-from threading import get_ident
 from typing import Any, NamedTuple, Protocol, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 from torch import Tensor, nn
 from torch.nn.modules import activation
-from torch.nn.modules.module import register_module_forward_hook
 
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts.axes import FIRST, LAST, axis_by_type
 from xgradcam.layouts.layout import HOW_TO_SAY, PREFIXES, Layout, image_grids, token_layouts
 from xgradcam.layouts.memory import Known, key_of, known_layouts
 from xgradcam.layouts.places import Grid, Marked, halved
-from xgradcam.lending.borrowing import borrowed, modules_of
+from xgradcam.lending.borrowing import borrowed
+from xgradcam.lending.hooks import OfThread, on_all_modules
+from xgradcam.lending.keeping import kept
 from xgradcam.lending.several import for_sample
+from xgradcam.lending.turns import modules_of, turn_of
 
 # Modules whose layout a type told last time: with them, back to the one of that type, the modules between.
 _TOLD_BY_TYPE: WeakKeyDictionary[nn.Module, list[ref[nn.Module]]] = WeakKeyDictionary()
@@ -52,7 +52,6 @@ class Watch:
     frames: int = 1
     _last: Tensor | None = None
     _modules: Collection[nn.Module] = field(init=False)
-    _thread: int = field(default_factory=get_ident)
     _axes: dict[int, int | None] = field(default_factory=dict)
     _images: dict[tuple[Grid, int], Marked] = field(default_factory=dict)
     _larger: dict[int, dict[nn.Module, tuple[int, ...]]] = field(default_factory=dict)
@@ -60,7 +59,7 @@ class Watch:
     def __post_init__(self) -> None:
         self._modules = modules_of(self.model)
 
-    @cached_property
+    @kept
     def sides(self) -> int:
         """The number of sides of the network's first maps: 2 of images, 1 of signals, 3 of volumes."""
         of_maps = (made.shape for index, made in enumerate(self.made) if self._axis_of(index) == FIRST)
@@ -68,13 +67,10 @@ class Watch:
         # A network of images may have convolutions along its tokens.
         return min(3, max(2 if self.inputs.ndim == 4 else 1, first))
 
-    def _is_mine(self, module: nn.Module) -> bool:
-        """True for a module of this model in this thread: hooks on all modules see those of others, too."""
-        return get_ident() == self._thread and module in self._modules
-
     def see(self, module: nn.Module, inputs: Any, output: Any) -> None:
         """Note the output of a module; a forward hook."""
-        if not self._is_mine(module):
+        # Hooks on all modules see those of other models, too.
+        if module not in self._modules:
             return
         if not isinstance(output, Tensor):
             self._last = None
@@ -223,11 +219,11 @@ class Watch:
             run(self.inputs[:1].repeat_interleave(2, dim=axis))
         return {made.module: made.shape for made in watch.made if made.shape}
 
-    @cached_property
+    @kept
     def _marked(self) -> Marked:
         return Marked(for_sample(self.model, 0), self.inputs, sides=self.sides, frames=self.frames)
 
-    @cached_property
+    @kept
     def _patches(self) -> dict[Grid, set[int]]:
         return image_grids((self.inputs.shape[2], self.inputs.shape[3])) if self.inputs.ndim == 4 else {}
 
@@ -285,14 +281,14 @@ def watched(
     hooked: see outputs as the modules' own hooks leave them; PyTorch's transformers are slower then.
     few: watch these alone, whose types tell the only layout that will be asked for.
     """
-    watch = Watch(model, inputs, {} if few else known_layouts(model))
-    with ExitStack() as hooks:
+    with turn_of(model), ExitStack() as hooks:
+        watch = Watch(model, inputs, {} if few else known_layouts(model))
         for module in few:
-            hooks.enter_context(module.register_forward_hook(watch.see, prepend=True))
+            hooks.enter_context(module.register_forward_hook(OfThread(watch.see), prepend=True))
         for module in model.modules() if hooked else ():
-            hooks.enter_context(module.register_forward_hook(watch.see))
+            hooks.enter_context(module.register_forward_hook(OfThread(watch.see)))
         if not few and not hooked:
-            hooks.enter_context(register_module_forward_hook(watch.see))
+            hooks.enter_context(on_all_modules(watch.see))
         yield watch
 
 

@@ -18,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 
 from xgradcam.errors import XGradCamError
 from xgradcam.lending.borrowing import fields_of
+from xgradcam.lending.hooks import OfThread
+from xgradcam.lending.turns import turn_of
 from xgradcam.operations.calls import Call, edge_of, tensors_of
 
 Edge = tuple[Any, int]
@@ -155,15 +157,17 @@ def opened(model: nn.Module) -> Iterator[Opening]:
             ran = Ran(name, module, tokens, [one.clone() for one in outputs], [*map(edge_of, outputs)])
             opening.found[first].around.append(ran)
 
-    with ExitStack() as hooks:
+    with turn_of(model), ExitStack() as hooks:
         for name, module in model.named_modules():
             # The defaults bind this loop's name; append returns None, so the hooks change nothing.
             hooks.enter_context(
                 module.register_forward_pre_hook(
-                    lambda _m, args, kwargs, name=name: enter(name, args, kwargs), with_kwargs=True
+                    OfThread(lambda _m, args, kwargs, name=name: enter(name, args, kwargs)), with_kwargs=True
                 )
             )
-            hooks.enter_context(module.register_forward_hook(lambda m, _i, output: leave(m, output)))
+            hooks.enter_context(
+                module.register_forward_hook(OfThread(lambda m, _i, output: leave(m, output)))
+            )
         hooks.enter_context(opening)
         yield opening
     opening.lists = False

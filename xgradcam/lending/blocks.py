@@ -15,6 +15,7 @@ from torch.autograd.graph import GradientEdge
 from xgradcam.errors import NotApplicableError, is_out_of_memory
 from xgradcam.lending.attention import Attention, Edge, Opening
 from xgradcam.lending.borrowing import borrowed, fields_of
+from xgradcam.lending.hooks import OfThread
 from xgradcam.lending.several import without_others
 from xgradcam.operations.calls import edge_of, edges_of, substitute, tensors_of
 
@@ -190,7 +191,7 @@ def replayed(model: nn.Module, inputs: Tensor, block: Block, tokens: Tensor) -> 
         torch.set_grad_enabled(True)
         return substitute(output, lambda one: tokens if one is first else one)
 
-    with borrowed(model) as run, block.module.register_forward_hook(replace_tokens):
+    with borrowed(model) as run, block.module.register_forward_hook(OfThread(replace_tokens)):
         returned = run(inputs)
     if runs != 1:
         raise NotApplicableError(f"block {block.name!r} runs {runs} times")

@@ -1,6 +1,6 @@
 """Run a caller's model in evaluation mode, on copies of its inputs, and leave it as it was."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, TypeAlias
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from xgradcam.errors import is_out_of_memory
 from xgradcam.lending.precision import is_coarse
+from xgradcam.lending.turns import modules_of, turn_of
 from xgradcam.operations.calls import substitute, tensors_of
 
 # From inputs (N, ...) to what the model returns.
@@ -29,7 +30,7 @@ def borrowed(model: nn.Module) -> Iterator[Run]:
     It runs on a copy of its inputs, into which it may write. Wrappers for compilation and for training on
     several devices step aside: after a forward in a graph, DistributedDataParallel expects a training step.
     """
-    with ExitStack() as restored:
+    with turn_of(model), ExitStack() as restored:
         for module in modules_of(model):
             # The flags are set one by one: a model may override eval() to do more, which could not be undone.
             if module.training:
@@ -43,21 +44,6 @@ def borrowed(model: nn.Module) -> Iterator[Run]:
         restored.enter_context(torch.inference_mode(False))
         restored.enter_context(torch.no_grad())
         yield lambda inputs: model(inputs.clone())
-
-
-def modules_of(model: nn.Module) -> Collection[nn.Module]:
-    """The modules of a model, each once, in any order: in a quarter of the time of `model.modules()`."""
-    found: dict[nn.Module, None] = {model: None}
-    left = [model]
-    while left:
-        module = left.pop()
-        if type(module).named_modules is not nn.Module.named_modules:  # it may have modules of another
-            return [*model.modules()]
-        for child in module._modules.values():
-            if child is not None and child not in found:
-                found[child] = None
-                left.append(child)
-    return found
 
 
 def wrapped(module: nn.Module) -> nn.Module | None:

@@ -14,6 +14,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from xgradcam.errors import is_out_of_memory
 from xgradcam.lending.borrowing import borrowed, fields_of
 from xgradcam.lending.dispatching import DispatchMode
+from xgradcam.lending.hooks import OfThread
 from xgradcam.lending.outputs import at_output, in_place_of, is_new
 from xgradcam.operations.calls import edge_of, edges_of, substitute, tensors_of
 
@@ -46,7 +47,7 @@ def listing_new(module: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
 
     with ExitStack() as left:
         left.callback(watching.close)
-        left.enter_context(module.register_forward_pre_hook(begin))
+        left.enter_context(module.register_forward_pre_hook(OfThread(begin)))
         yield new
 
 
@@ -127,7 +128,7 @@ def detours(model: nn.Module, inputs: Tensor, module: nn.Module, number: int | N
         with (
             borrowed(model) as run,
             listing_new(module) as new,
-            module.register_forward_pre_hook(_tracked, with_kwargs=True),
+            module.register_forward_pre_hook(OfThread(_tracked), with_kwargs=True),
             saved_tensors_hooks(lambda tensor: tensor.new_empty(0), lambda empty: empty),
         ):
 

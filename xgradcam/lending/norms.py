@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.module import register_module_forward_hook
+
+from xgradcam.lending.hooks import on_all_modules
 
 
 def contiguous_norm_gradients() -> AbstractContextManager[Any]:
@@ -25,4 +26,4 @@ def contiguous_norm_gradients() -> AbstractContextManager[Any]:
             order = torch.contiguous_format if output.is_contiguous() else formats[output.ndim]
             output.register_hook(partial(torch.Tensor.contiguous, memory_format=order))  # type: ignore[no-untyped-call]
 
-    return register_module_forward_hook(fix)
+    return on_all_modules(fix)

@@ -7,8 +7,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _global_forward_hooks, register_module_forward_hook
 
+from xgradcam.lending.hooks import OfThread, is_of_another_thread, on_all_modules
 from xgradcam.operations.calls import tensors_of
 
 
@@ -24,12 +24,11 @@ def at_output(module: nn.Module, see: Callable[[int, Any, Any], Any]) -> Iterato
         return see(0, given, output) if ran is module else None
 
     def hook(place: int) -> Callable[[nn.Module, Any, Any], Any]:
-        return lambda _module, given, output: see(place, given, output)
+        return OfThread(lambda _module, given, output: see(place, given, output))
 
     with ExitStack() as hooks:
-        handle = hooks.enter_context(register_module_forward_hook(first))
-        cast(OrderedDict[int, Any], _global_forward_hooks).move_to_end(handle.id, last=False)
-        own = list(module._forward_hooks)
+        hooks.enter_context(on_all_modules(first, first=True))
+        own = [key for key, one in module._forward_hooks.items() if not is_of_another_thread(one)]
         hooks.enter_context(module.register_forward_hook(hook(1), prepend=True))
         for place, key in enumerate(own, 2):
             cast(OrderedDict[int, Any], module._forward_hooks).move_to_end(key)

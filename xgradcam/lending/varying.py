@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from xgradcam.errors import XGradCamError
 from xgradcam.lending.borrowing import borrowed
 from xgradcam.lending.finding import AnyLayer, find_layer, is_input, run_of
+from xgradcam.lending.hooks import OfThread
 from xgradcam.lending.several import without_others
 
 
@@ -18,7 +19,7 @@ def require_image(model: nn.Module, inputs: Tensor, layer: AnyLayer) -> None:
         for given in (inputs, inputs / 2 + 1):
             made.append([])
             with find_layer(model, layer)[1].register_forward_hook(
-                lambda _module, _given, output: made[-1].append(output.clone())
+                OfThread(lambda _module, _given, output: made[-1].append(output.clone()))
             ):
                 run(given)
     one, other = (each[run_of(layer) or 0] for each in made)

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from threading import Lock, RLock
 from typing import TYPE_CHECKING, Any, TypeAlias
-from weakref import WeakKeyDictionary
 
 import cv2
 import numpy as np
@@ -34,9 +32,6 @@ Named: TypeAlias = int | str | None
 THUMBNAIL, QUALITY = 160, 80
 # Normalised inputs so many times above those of white are likely to be pixels up to 255.
 FAR = 10
-# A model has hooks while it is explained, which the run of another thread would call, too.
-_TURNS: "WeakKeyDictionary[nn.Module, RLock]" = WeakKeyDictionary()
-_FINDING_TURNS = Lock()
 OTHER_KINDS = {
     "segmentation": "PredictedRegion",
     "detection": "BoxScore",
@@ -117,8 +112,7 @@ def explain_photograph(
 ) -> tuple[PhotographExplanation, ...]:
     """Explain classes of a photograph: an explanation for each, in order, of `top3` three.
 
-    The arguments are those of `Classifier.explain`; say: called with a line about what was guessed. Threads
-    that explain by one model take turns.
+    The arguments are those of `Classifier.explain`; say: called with a line about what was guessed.
     Raises XGradCamError for what is no photograph, and for a wrong class, layer or method.
     """
     _require_classes(classifier)
@@ -131,7 +125,7 @@ def explain_photograph(
             targets += one(logits) if callable(one) else [one]
         return targets
 
-    with _turn(classifier.module), computing_in(FLOAT32, inputs.device.type):
+    with computing_in(FLOAT32, inputs.device.type):
         layer = classifier.default_layer() if layer is None else layer
         found = explain_classes(
             classifier.module, inputs, layer, targets_of, methods, classifier.output, **how
@@ -146,11 +140,6 @@ def explain_photograph(
     return tuple(
         PhotographExplanation(**vars(one), **about, class_names=_names(classifier, one)) for one in found
     )
-
-
-def _turn(model: nn.Module) -> "RLock":
-    with _FINDING_TURNS:
-        return _TURNS.setdefault(model, RLock())
 
 
 def is_several(target: Any) -> bool:

@@ -13,14 +13,17 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from xgradcam.lending.borrowing import Run, borrowed
 from xgradcam.lending.finding import find_layer
+from xgradcam.lending.hooks import OfThread
 from xgradcam.lending.inputs import Inputs, lent
 from xgradcam.lending.several import without_others
+from xgradcam.lending.turns import in_turn
 from xgradcam.operations.calls import tensors_of
 
 # Largest difference that is still rounding, as a share of the largest number in an output.
 ROUNDING = 1e-4
 
 
+@in_turn
 def fold_batch_norms(model: nn.Module, inputs: Inputs, layers: Sequence[str] = ()) -> int:
     """Fold each 2-d batch norm that directly follows a convolution into it; returns how many.
 
@@ -95,13 +98,14 @@ def _watched(
     with ExitStack() as hooks:
         for name, module in model.named_modules():
             if _is_plain(module, nn.Conv2d):
-                hook = module.register_forward_hook(partial(watch.after_convolution, name))
+                hook = module.register_forward_hook(OfThread(partial(watch.after_convolution, name)))
                 hooks.enter_context(hook)
             elif _is_plain(module, nn.BatchNorm2d) and module.running_mean is not None:
-                hook = module.register_forward_pre_hook(partial(watch.before_norm, name))
+                hook = module.register_forward_pre_hook(OfThread(partial(watch.before_norm, name)))
                 hooks.enter_context(hook)
         for layer in layers:
-            hooks.enter_context(find_layer(model, layer)[1].register_forward_hook(watch.after_layer))
+            seeing = OfThread(watch.after_layer)
+            hooks.enter_context(find_layer(model, layer)[1].register_forward_hook(seeing))
         watch.outputs += tensors_of(run(inputs))
     once = [
         (convolution, norm)

@@ -11,7 +11,7 @@ exactly, at any layer. *Nowhere* is what has no place: constants behind global p
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -24,6 +24,7 @@ from xgradcam.layouts.following import follower_at
 from xgradcam.layouts.layout import Layout, Said, said_layout
 from xgradcam.layouts.memory import finder_of
 from xgradcam.lending.finding import AnyLayer, find_layer
+from xgradcam.lending.keeping import kept
 from xgradcam.lending.several import for_sample
 from xgradcam.operations.calls import refuse_scripted
 from xgradcam.operations.constants import Kind
@@ -160,7 +161,7 @@ class Trace:
             torch.cat([one.magnitude for one in each]),
         )
 
-    @cached_property
+    @kept
     def _alone(self) -> list["Trace"]:
         return [
             trace(for_sample(self.model, sample), self.inputs[sample : sample + 1], self.layer, self.layout)

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import CheckpointFunction
 from xgradcam.capture.recording import REENTRANT
 from xgradcam.errors import XGradCamError
 from xgradcam.lending.finding import AnyLayer, find_layer
+from xgradcam.lending.hooks import OfThread
 from xgradcam.operations.calls import Call, custom_functions, float_tensors_of, substitute
 from xgradcam.operations.constants import Intercept, Kind, intercept, is_linear
 from xgradcam.operations.places import Follower, Places
@@ -137,9 +138,9 @@ def running_modules(model: nn.Module) -> Iterator[list[str]]:
         for name, module in model.named_modules():
             # append returns None, so the hook changes nothing; the default binds this loop's name.
             hooks.enter_context(
-                module.register_forward_pre_hook(lambda _m, _i, name=name: names.append(name))
+                module.register_forward_pre_hook(OfThread(lambda _m, _i, name=name: names.append(name)))
             )
-            hooks.enter_context(module.register_forward_hook(leave))
+            hooks.enter_context(module.register_forward_hook(OfThread(leave)))
         yield names
 
 
@@ -174,8 +175,8 @@ def trace_activations(
     with ExitStack() as hooks:
         for index, layer in enumerate(layers):
             module = find_layer(model, layer)[1]
-            hook = module.register_forward_hook(lambda _m, _i, output, index=index: keep(index, output))
-            hooks.enter_context(hook)
+            hook = OfThread(lambda _m, _i, output, index=index: keep(index, output))
+            hooks.enter_context(module.register_forward_hook(hook))
         yield traced
 
 

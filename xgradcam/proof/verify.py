@@ -29,6 +29,7 @@ from xgradcam.lending.finding import INPUT, AnyLayer, at_run, find_layer, is_inp
 from xgradcam.lending.inputs import Inputs, advice_on, lent
 from xgradcam.lending.precision import FLOAT32, computing_in
 from xgradcam.lending.several import Place, for_sample
+from xgradcam.lending.turns import in_turn
 from xgradcam.operations.calls import refuse_scripted
 from xgradcam.operations.codes import NOWHERE
 from xgradcam.operations.constants import Kind
@@ -50,6 +51,7 @@ from xgradcam.scores.targets import Targets, choose_targets, parse_targets
 OneLayer = TypeVar("OneLayer", bound=AnyLayer)
 
 
+@in_turn
 def verify(
     model: nn.Module,
     inputs: Inputs,
@@ -122,6 +124,7 @@ def verify_layers(
         left = [layer for layer in left if layer not in found]
 
 
+@in_turn
 def verify_together(
     model: nn.Module,
     inputs: Inputs,

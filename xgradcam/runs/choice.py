@@ -16,6 +16,7 @@ from xgradcam.layouts.layout import Layout
 from xgradcam.lending.inputs import Inputs, lent
 from xgradcam.lending.precision import FLOAT32, computing_in
 from xgradcam.lending.several import Place, for_sample
+from xgradcam.lending.turns import in_turn
 from xgradcam.proof.verification import Verification
 from xgradcam.proof.verify import verify_together
 from xgradcam.scores.score import Score
@@ -50,6 +51,7 @@ class _Trust(NamedTuple):
     numbers: str
 
 
+@in_turn
 def choose_layer(
     model: nn.Module,
     inputs: Inputs,

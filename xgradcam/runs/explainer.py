@@ -20,6 +20,7 @@ from xgradcam.lending.finding import at_run, find_layer
 from xgradcam.lending.inputs import Inputs, lent
 from xgradcam.lending.precision import FLOAT32, computing_in
 from xgradcam.lending.several import Place, for_sample, with_model
+from xgradcam.lending.turns import in_turn
 from xgradcam.models.folding import fold_batch_norms
 from xgradcam.runs.graphs import CudaGraphs, Graphs, Repeater, State
 from xgradcam.runs.memory import keep_freed_memory
@@ -82,6 +83,7 @@ class Explainer:
         """Explain a class score of each sample, as `explain` does."""
         return self.explain_classes(inputs, [targets])[0]
 
+    @in_turn
     def explain_classes(self, inputs: Inputs, classes: Classes) -> tuple[ClassExplanation, ...]:
         """Explain several class scores of each sample: one explanation for each of `classes`.
 
