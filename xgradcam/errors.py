@@ -6,10 +6,12 @@ import reprlib
 import sys
 import traceback
 import unicodedata
+import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from operator import index
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 # Names of the folders that pip installs into: an environment's, a user's, Debian's.
@@ -204,3 +206,27 @@ def is_out_of_memory(error: BaseException) -> bool:
     # cv2.error is an Exception only, and most of torch's are plain RuntimeErrors.
     said = str(error).lower()
     return not isinstance(error, XGradCamError) and any(words in said for words in OUT_OF_MEMORY)
+
+
+class _Unwarned:
+    """Python's filters of warnings, which are those of all threads: as before when the last one ends."""
+
+    def __init__(self) -> None:
+        self._lock, self._users, self._left = RLock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._users:
+                self._left.enter_context(warnings.catch_warnings())
+                warnings.simplefilter("ignore")
+            self._users += 1
+
+    def __exit__(self, *_error: object) -> None:
+        with self._lock:
+            self._users -= 1
+            if not self._users:
+                self._left.close()
+
+
+# A context in which no warning of a library is shown; also in several threads at once.
+UNWARNED = _Unwarned()

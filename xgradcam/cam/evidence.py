@@ -8,7 +8,6 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xgradcam.capture.recording import Recording, record
 from xgradcam.capture.replacing import replay
@@ -19,6 +18,7 @@ from xgradcam.lending.borrowing import arranged, borrowed, is_close
 from xgradcam.lending.finding import AnyLayer
 from xgradcam.lending.keeping import kept
 from xgradcam.lending.several import for_sample
+from xgradcam.operations.unfused import Unfused
 from xgradcam.proof.complete import Terms
 from xgradcam.scores.outputs import logits_of
 from xgradcam.scores.score import ClassScore, Score, of_sample
@@ -210,7 +210,7 @@ class Probe:
         except NotImplementedError:
             pass
         # Fused attention has no second derivative; attention step by step, in another forward, has one.
-        with sdpa_kernel(SDPBackend.MATH):
+        with Unfused():
             unfused = record(self.recording.model, self.inputs, self.layer)
             try:
                 return self._hessian_product(unfused, direction)

@@ -2,7 +2,6 @@
 
 import inspect
 import re
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -16,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.utils.checkpoint import CheckpointFunction
 
-from xgradcam.errors import NoGradientError, XGradCamError
+from xgradcam.errors import UNWARNED, NoGradientError, XGradCamError
 from xgradcam.figures.reprs import Brief
 from xgradcam.lending.borrowing import arranged, borrowed, fields_of
 from xgradcam.lending.detours import detours, listing_new
@@ -121,9 +120,8 @@ class Recording(Brief):
         if not sums.requires_grad:
             return None
         try:
-            with borrowed(self.model), torch.enable_grad(), warnings.catch_warnings():
-                # PyTorch warns of operations that loop over the batch; users need not know.
-                warnings.simplefilter("ignore")
+            # PyTorch warns of operations that loop over the batch; users need not know.
+            with borrowed(self.model), torch.enable_grad(), UNWARNED:
                 each = torch.eye(len(scores), dtype=sums.dtype, device=sums.device)
                 return torch.autograd.grad(
                     sums, self.activation, each, retain_graph=True, is_grads_batched=True

@@ -4,11 +4,9 @@ PyTorch's fused attention keeps its weights to itself. Here it is computed step 
 but for rounding: o = A v, A = softmax(q kᵀ / √d + mask).
 """
 
-import types
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from xgradcam.lending.borrowing import fields_of
 from xgradcam.lending.hooks import OfThread
 from xgradcam.lending.turns import turn_of
 from xgradcam.operations.calls import Call, edge_of, tensors_of
+from xgradcam.operations.unfused import unguarded
 
 Edge = tuple[Any, int]
 
@@ -77,7 +76,7 @@ class Opening(TorchFunctionMode):
         kwargs = kwargs or {}
         if function in _IN_PYTHON:
             with self:
-                return _unguarded(function)(*args, **kwargs)
+                return unguarded(function)(*args, **kwargs)
         name = getattr(function, "__name__", "").strip("_").partition(".")[0]
         if name == "scaled_dot_product_attention":
             return self._attend(function, args, kwargs)
@@ -125,18 +124,6 @@ def _opened(query: Tensor, key: Tensor, mask: Tensor | None, scale: float | None
     # A query that may see no key gets 0, as in fused attention.
     blind = logits.isneginf().all(dim=-1, keepdim=True)
     return logits, logits.masked_fill(blind, 0).softmax(dim=-1).masked_fill(blind, 0)
-
-
-@lru_cache
-def _unguarded(function: types.FunctionType) -> Callable[..., Any]:
-    """A function of PyTorch in Python whose operations a mode sees, not only the call of it."""
-    return types.FunctionType(
-        function.__code__,
-        {**function.__globals__, "has_torch_function": lambda _tensors: False},
-        function.__name__,
-        function.__defaults__,
-        function.__closure__,
-    )
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.errors import is_out_of_memory
+from xgradcam.lending.chance import Chance
 from xgradcam.lending.precision import is_coarse
 from xgradcam.lending.turns import modules_of, turn_of
 from xgradcam.operations.calls import substitute, tensors_of
@@ -40,10 +41,16 @@ def borrowed(model: nn.Module) -> Iterator[Run]:
                 _replace(module, "forward", partial(_pass_on, module, inner), restored)
             if module.__dict__.get("_compiled_call_impl") is not None:
                 _replace(module, "_compiled_call_impl", None, restored)
-        restored.enter_context(torch.random.fork_rng(devices=[]))
+        chance = Chance(model)
+        restored.enter_context(chance.kept())
         restored.enter_context(torch.inference_mode(False))
         restored.enter_context(torch.no_grad())
-        yield lambda inputs: model(inputs.clone())
+
+        def run(inputs: Tensor) -> Any:
+            with chance.watched():
+                return model(inputs.clone())
+
+        yield run
 
 
 def wrapped(module: nn.Module) -> nn.Module | None:

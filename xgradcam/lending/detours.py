@@ -28,18 +28,22 @@ def listing_new(module: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
     and attributes into which it wrote are listed too.
     """
     versions: list[tuple[Tensor, int]] = []
-    watching, memory = ExitStack(), _Memory()
+    watching, memory, collected = ExitStack(), _Memory(), 0
 
     def begin(*_: Any) -> None:
         versions[:] = [(one, one._version) for one in _held_by(module) if not one.is_inference()]
         watching.close()
+        nonlocal collected
         _COLLECTOR.pause()
+        collected = _collections()
         watching.callback(_COLLECTOR.resume)
         watching.enter_context(memory)
 
     def new() -> list[Tensor]:
         # By their type: isinstance asks the objects, which may answer by anything.
-        made = [one for one in gc.get_objects(0) if issubclass(type(one), Tensor)]
+        # What is young has grown old where the model, or another thread, had it collected.
+        there = gc.get_objects(0) if collected == _collections() else gc.get_objects()
+        made = [one for one in there if issubclass(type(one), Tensor)]
         watching.close()
         made = [one for one in made if memory.has(one)]
         made += [tensor for tensor, version in versions if tensor._version != version]
@@ -77,6 +81,11 @@ class _Collector:
 
 
 _COLLECTOR = _Collector()
+
+
+def _collections() -> int:
+    """The number of times that the garbage collector has run."""
+    return sum(generation["collections"] for generation in gc.get_stats())
 
 
 class _Memory(DispatchMode):

@@ -16,11 +16,11 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xgradcam.errors import XGradCamError
 from xgradcam.operations.calls import Call, depends, float_tensors_of, tensors_of
 from xgradcam.operations.curved import CLOSED
+from xgradcam.operations.unfused import Unfused
 
 Kind: TypeAlias = Literal["bias", "bypass", "curvature"]
 
@@ -66,7 +66,7 @@ def tangent_intercept(call: Call, kind: Kind = "curvature") -> Intercept:
     for dtype in dict.fromkeys([torch.float64 if kind == "curvature" else own, own]):
         for method in (_by_forward_mode, _by_double_backward):
             try:
-                with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivatives
+                with Unfused():  # fused attention has no second derivatives
                     return Intercept(kind, method(call, partial(_converted, own=own, dtype=dtype)))
             except (RuntimeError, TypeError) as error:  # no such derivative, or no such dtype
                 failure = error

@@ -2,7 +2,6 @@
 
 import io
 import sys
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any, TypeAlias, cast
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, UnidentifiedImageError
 
-from xgradcam.errors import XGradCamError
+from xgradcam.errors import UNWARNED, XGradCamError
 from xgradcam.pictures import formats
 from xgradcam.pictures.bounds import (
     MAX_PIXELS,
@@ -73,9 +72,8 @@ def decode(
     Raises XGradCamError, with its own reason, for what cannot be read.
     """
     require_range(value_range)
-    with warnings.catch_warnings():
-        # Pillow warns about large images; the size is checked here.
-        warnings.simplefilter("ignore")
+    # Pillow warns about large images; the size is checked here.
+    with UNWARNED:
         try:
             require_size(len(content))
             return _decoded(content, name, value_range, before)
