@@ -1,6 +1,8 @@
 """Errors that users can mend: their kinds, what is made of an error in users' code, and near names."""
 
 import math
+import warnings
+from contextlib import ExitStack
 from pathlib import Path
 
 import cv2
@@ -11,6 +13,7 @@ from torch import nn
 
 from xgradcam import errors
 from xgradcam.errors import (
+    UNWARNED,
     XGradCamError,
     bounded,
     did_you_mean,
@@ -193,3 +196,19 @@ def test_a_long_error_in_users_code_is_cut():
     with pytest.raises(XGradCamError) as caught, users_code("cannot make a"):
         raise ValueError("x" * 9999)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("last", [0, 1])
+def test_warnings_are_as_the_caller_has_them_once_no_thread_needs_them_away(last):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        before = list(warnings.filters)
+        users = [ExitStack(), ExitStack()]
+        for user in users:
+            user.enter_context(UNWARNED)
+        for user in (users[1 - last], users[last]):  # in any order
+            warnings.warn("nothing to mend", UserWarning, stacklevel=1)
+            user.close()
+        assert list(warnings.filters) == before
+        with pytest.raises(UserWarning, match="something"):
+            warnings.warn("something", UserWarning, stacklevel=1)

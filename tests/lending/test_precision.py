@@ -1,6 +1,11 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
 import pytest
 import torch
 
+from xgradcam.errors import XGradCamError
 from xgradcam.lending.precision import BF16, FLOAT32, TF32, computing_in, is_coarse, tf32_switches
 
 
@@ -59,3 +64,50 @@ def test_float32_on_a_gpu_is_that_of_the_cpu():
         with computing_in(precision, "cuda"):
             error[precision] = float(((one.cuda() @ other.cuda()).cpu() - expected).abs().max())
     assert error[FLOAT32] < 1e-4 < error[TF32]
+
+
+@contextmanager
+def elsewhere(precision, device="cuda"):
+    """Another thread that computes in this precision until the end."""
+    begun, over = threading.Event(), threading.Event()
+
+    def compute():
+        with computing_in(precision, device):
+            begun.set()
+            assert over.wait(20)
+
+    with ThreadPoolExecutor(1) as thread:
+        work = thread.submit(compute)
+        assert begun.wait(20)
+        try:
+            yield over
+        finally:
+            over.set()
+            work.result(20)
+
+
+@pytest.mark.parametrize("precision", [FLOAT32, TF32])
+def test_threads_in_one_precision_leave_the_callers_in_any_order(callers, precision):
+    with elsewhere(precision) as over:
+        with computing_in(precision, "cuda"):
+            assert all((value in ("tf32", True)) == (precision == TF32) for value in values())
+        assert all((value in ("tf32", True)) == (precision == TF32) for value in values())
+    assert over.is_set()
+    assert values() == callers
+    with computing_in(precision, "cuda"), elsewhere(precision):
+        pass
+    assert values() == callers
+
+
+def test_threads_in_two_precisions_on_a_gpu_are_refused(callers):
+    with elsewhere(TF32):
+        with pytest.raises(XGradCamError, match="another thread computes in another precision"):
+            with computing_in(FLOAT32, "cuda"):
+                raise AssertionError
+        with computing_in(FLOAT32, "cpu"):  # which has no TF32
+            assert all(value in ("tf32", True) for value in values())
+        assert all(value in ("tf32", True) for value in values())
+    assert values() == callers
+    with computing_in(TF32, "cuda"), computing_in(FLOAT32, "cuda"):
+        assert not any(value in ("tf32", True) for value in values())
+    assert values() == callers

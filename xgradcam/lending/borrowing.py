@@ -1,15 +1,16 @@
 """Run a caller's model in evaluation mode, on copies of its inputs, and leave it as it was."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from threading import active_count
 from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from xgradcam.errors import is_out_of_memory
+from xgradcam.errors import XGradCamError, is_out_of_memory
 from xgradcam.lending.chance import Chance
 from xgradcam.lending.precision import is_coarse
 from xgradcam.lending.turns import modules_of, turn_of
@@ -28,11 +29,13 @@ ROUNDING, COARSE_ROUNDING = 1e-3, 5e-2
 def borrowed(model: nn.Module) -> Iterator[Run]:
     """Put the model into evaluation mode without a graph, yield a way to run it, then restore everything.
 
-    It runs on a copy of its inputs, into which it may write. Wrappers for compilation and for training on
+    Other threads that want it, or a model that shares modules with it, wait: see `turn_of`. It runs on a copy
+    of its inputs, into which it may write. Wrappers for compilation and for training on
     several devices step aside: after a forward in a graph, DistributedDataParallel expects a training step.
     """
     with turn_of(model), ExitStack() as restored:
-        for module in modules_of(model):
+        modules = [*modules_of(model)]
+        for module in modules:
             # The flags are set one by one: a model may override eval() to do more, which could not be undone.
             if module.training:
                 restored.callback(setattr, module, "training", True)
@@ -51,6 +54,17 @@ def borrowed(model: nn.Module) -> Iterator[Run]:
                 return model(inputs.clone())
 
         yield run
+        _refuse_training(modules)
+
+
+def _refuse_training(modules: Sequence[nn.Module]) -> None:
+    """Raise XGradCamError if another thread has put the borrowed model into training mode."""
+    # One module alone may be put there by the model itself, such as a dropout that always draws.
+    if active_count() > 1 and all(module.training for module in modules[1:] or modules):
+        raise XGradCamError(
+            "another thread put the model into training mode while it was explained: explain a copy of it, "
+            "copy.deepcopy(model)"
+        )
 
 
 def wrapped(module: nn.Module) -> nn.Module | None:

@@ -1,0 +1,137 @@
+"""Hooks of a thread beside other threads that run the model."""
+
+import copy
+import pickle
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules import module as modules
+
+from tests.support import TinyNet
+from xgradcam.cam.explain import evidence_of
+from xgradcam.capture.recording import record
+from xgradcam.capture.replacing import replay
+from xgradcam.lending.detours import listing_new
+from xgradcam.lending.hooks import OfThread, is_of_another_thread, on_all_modules
+from xgradcam.lending.outputs import at_output
+
+
+def elsewhere(work):
+    """The result of the work in another thread."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(work).result(20)
+
+
+def test_a_hook_is_called_in_its_thread_alone():
+    seen = []
+    hook = OfThread(lambda *given: seen.append(given) or "seen")
+    assert hook(1, 2) == "seen"
+    assert elsewhere(lambda: hook(3)) is None
+    assert seen == [(1, 2)]
+    assert not is_of_another_thread(hook)
+    assert elsewhere(lambda: is_of_another_thread(hook))
+    assert not is_of_another_thread(print)
+
+
+def test_a_copy_of_a_model_takes_hooks_along_that_do_nothing():
+    model, seen = nn.Sequential(nn.ReLU()), []
+    with model[0].register_forward_hook(OfThread(lambda *_: seen.append(True))):
+        copies = copy.deepcopy(model), pickle.loads(pickle.dumps(model))
+    for one in copies:
+        assert torch.equal(one(torch.ones(1)), torch.ones(1))
+    assert seen == []
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_no_hook_on_all_modules_is_lost_where_threads_register_at_once(first):
+    before, interval = list(modules._global_forward_hooks), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    model = nn.ReLU()
+
+    def work(_number):
+        for _ in range(50):
+            seen = []
+            with on_all_modules(lambda *_: seen.append(True), first):  # noqa: B023
+                model(torch.ones(1))
+            assert seen == [True]
+
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(work, range(8)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert list(modules._global_forward_hooks) == before
+
+
+def watchers(net, inputs):
+    """Ways of this package to be at a layer while it runs."""
+    layer = net.features[3]
+    activation = layer(net.features[:3](inputs)).detach()
+    return {
+        "record": lambda: record(net, inputs, "features.3"),
+        "replay": lambda: replay(net, inputs, "features.3", activation.clone() * 2),
+        "evidence": lambda: evidence_of(net, inputs, "features.3", complete=True),
+    }
+
+
+@pytest.mark.parametrize("name", ["record", "replay", "evidence"])
+def test_another_thread_that_runs_the_model_itself_neither_sees_nor_is_seen(name):
+    net, inputs = TinyNet().eval(), torch.ones(2, 3, 8, 8).double().cumsum(3)
+    with torch.no_grad():
+        plain = net(-inputs)
+    expected = watchers(net, inputs)[name]()
+    found, grads, go = [], [], threading.Event()
+    stop = net.features[4].register_forward_pre_hook(lambda *_: go.set() or beside())
+    own = threading.get_ident()
+
+    def other():
+        with torch.no_grad():
+            found.append(net(-inputs))
+        grads.append(torch.is_grad_enabled())
+
+    def beside():
+        """In the middle of the run, behind the layer."""
+        if threading.get_ident() == own:
+            elsewhere(other)
+
+    result = watchers(net, inputs)[name]()
+    stop.remove()
+    assert go.is_set()
+    assert found
+    assert all(torch.equal(one, plain) for one in found)
+    assert all(grads)
+    for one in ("activation", "gradient", "output"):
+        if hasattr(expected, one) and isinstance(getattr(expected, one), torch.Tensor):
+            assert torch.equal(getattr(result, one), getattr(expected, one))
+    if name == "replay":
+        assert torch.equal(result, expected)
+
+
+def test_places_at_an_output_do_not_count_hooks_of_other_threads():
+    module, places = nn.ReLU(), []
+    hook = elsewhere(lambda: OfThread(lambda *_: None))
+    with module.register_forward_hook(hook):
+        with at_output(module, lambda place, *_: places.append(place)):
+            module(torch.ones(1))
+    assert places == [0, 1]
+
+
+@pytest.mark.parametrize("generation", [0, 1, 2])
+def test_what_is_new_is_listed_where_it_was_collected_meanwhile(generation):
+    import gc
+
+    class Keeping(nn.Module):
+        def forward(self, inputs):
+            self.kept = [inputs * 2]
+            elsewhere(lambda: gc.collect(generation))
+            return inputs * 3
+
+    module = Keeping()
+    with listing_new(module) as new, module.register_forward_hook(lambda *_: made.extend(new())):
+        made = []
+        module(torch.ones(3))
+    assert any(one is module.kept[0] for one in made)
