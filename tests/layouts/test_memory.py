@@ -1,5 +1,6 @@
 import gc
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
@@ -9,6 +10,8 @@ from torch import nn
 from xgradcam.cam.explain import explain
 from xgradcam.capture.layers import list_layers
 from xgradcam.errors import XGradCamError
+from xgradcam.layouts.memory import known_layouts
+from xgradcam.lending.hooks import on_all_modules
 
 # A global variable, which no model holds.
 RUNS = []
@@ -264,7 +267,7 @@ def test_a_model_whose_types_tell_is_neither_watched_nor_read_again(monkeypatch)
     def refuse(*_args):
         raise AssertionError
 
-    monkeypatch.setattr("xgradcam.layouts.watching.register_module_forward_hook", refuse)
+    monkeypatch.setattr("xgradcam.layouts.watching.on_all_modules", refuse)
     monkeypatch.setattr("xgradcam.layouts.watching.known_layouts", refuse)
     model.block[0].runs = 0
     found = explain(model, images, "block").maps["xgrad-cam"]
@@ -273,3 +276,18 @@ def test_a_model_whose_types_tell_is_neither_watched_nor_read_again(monkeypatch)
     turn(model)
     with pytest.raises(AssertionError):
         explain(model, images, "block")
+
+
+def test_a_layout_is_known_while_another_thread_watches_another_model():
+    model, images = Turned().eval(), torch.randn(1, 3, 8, 8)
+    explain(model, images, "block")
+    known = known_layouts(model)
+
+    def elsewhere():
+        hook = on_all_modules(lambda *_: None)
+        return hook
+
+    with ThreadPoolExecutor(1) as threads, threads.submit(elsewhere).result(20):
+        assert known_layouts(model) is known
+    with on_all_modules(lambda *_: None):
+        assert known_layouts(model) is not known

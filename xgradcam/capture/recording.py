@@ -179,7 +179,6 @@ def record(
     The layer's output is that of its last forward hook that returns another one. The rest of the model, and
     whoever keeps the output in a hook or an attribute, gets a copy in the graph. So if the layer works in
     place, another branch that reads its input sees the written values, but without a graph.
-    Not thread-safe: one call at a time for each model.
     Raises XGradCamError for a layer of another model, or one that does not return one tensor exactly once.
     """
     layer = layer if isinstance(layer, LayerRun) else at_run(layer, run)

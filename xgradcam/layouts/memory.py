@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as of_all_modules
 
 from xgradcam.layouts.layout import Layout
+from xgradcam.lending.hooks import is_of_another_thread
 
 # By the module, the shape of the inputs and that of its output: its layout, or why it has none.
 Known: TypeAlias = dict[tuple[Any, ...], Layout | str]
@@ -109,7 +110,8 @@ def _things(model: nn.Module) -> _Things:
     # A network of 200 modules has 5,000 of them, which are read at every call: hence one plain loop.
     things, seen, kinds = _Things(), set[int](), set[type]()
     add, atoms = things.add, things.atoms
-    left: list[Any] = [model, [*of_all_modules._global_forward_hooks.values()]]
+    of_all = of_all_modules._global_forward_hooks.values()
+    left: list[Any] = [model, [hook for hook in of_all if not is_of_another_thread(hook)]]
     left.append([*of_all_modules._global_forward_pre_hooks.values()])
     while left and len(atoms) <= MOST_OBJECTS:
         thing = left.pop()

@@ -5,7 +5,7 @@ So do threads with models that share modules, as a model and a part of it do.
 
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import wraps
 from threading import Condition, get_ident, local
 from typing import Any, TypeVar, cast
@@ -82,20 +82,24 @@ class _Desk:
 _DESK = _Desk()
 # The identities of the models that this thread has, which it need not ask for again.
 _OWN = local()
+_NOTHING = nullcontext()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_DESK.begin)
 
 
-@contextmanager
-def turn_of(model: Any) -> Iterator[None]:
+def turn_of(model: Any) -> AbstractContextManager[None]:
     """Have the model in this thread alone until the end; another thread waits for its turn.
 
     Within a turn of the same thread nothing is waited for. What is no module is no matter of turns.
     """
     own: set[int] = vars(_OWN).setdefault("models", set())
     if id(model) in own or not isinstance(model, nn.Module):
-        yield
-        return
+        return _NOTHING
+    return _turn(model, own)
+
+
+@contextmanager
+def _turn(model: nn.Module, own: set[int]) -> Iterator[None]:
     thread = get_ident()
     new = _DESK.take(set(map(id, modules_of(model))), thread)
     own.add(id(model))

@@ -46,7 +46,7 @@ class Explainer:
     another forward, and is made anew when anything in the model has changed. It sees neither global variables
     nor what a module's forward prints or counts elsewhere. `problem` says why there is none.
     A context manager: at the end, or after `close`, the copy and the graphs are gone. The model is borrowed,
-    as by `explain`. One call at a time. It can be pickled if the model and the layout can: a lambda cannot.
+    as by `explain`. Threads take turns. It can be pickled if the model and the layout can: a lambda cannot.
     """
 
     model: nn.Module
