@@ -10,7 +10,6 @@ from tests.cam.support import head
 from tests.support import ANYWHERE, TinyNet
 from xgradcam import Explainer, XGradCamError
 from xgradcam.cam import class_maps
-from xgradcam.cam.class_maps import top_classes
 from xgradcam.cam.explain import (
     explain,
     explain_classes,
@@ -20,6 +19,7 @@ from xgradcam.cam.explain import (
 from xgradcam.cam.explanation import heatmap
 from xgradcam.cam.gradient_methods import EPSILON
 from xgradcam.runs.explainer import explain_layers
+from xgradcam.scores.targets import top_classes
 
 
 def test_maps_are_the_papers_sums(net, batch):

@@ -28,9 +28,9 @@ from xgradcam import (
     to_input,
     verify,
 )
-from xgradcam.cam.class_maps import top_classes
 from xgradcam.cam.explanation import Explanation
 from xgradcam.cam.guided import gradient_picture
+from xgradcam.scores.targets import top_classes
 
 CLASSES = network()
 PLANES = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 4, 1)).double().eval()

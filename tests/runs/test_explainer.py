@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from tests.runs.replaying import RecordedGraphs
 from tests.support import OF_ACTIVATION, TinyNet, assert_same_state, lived_in, state_of
 from xgradcam import Explainer, XGradCamError, explain
-from xgradcam.cam.class_maps import top_classes
 from xgradcam.cam.explain import explain_classes
 from xgradcam.cam.guided import guided_backpropagation
 from xgradcam.errors import NotFiniteError
 from xgradcam.lending.precision import BF16, computing_in
 from xgradcam.runs.explainer import explain_layers
+from xgradcam.scores.targets import top_classes
 
 LAYER = "features.4"
 TARGETS = [None, 2, [0, 4, 2], torch.tensor([1, 0, 3])]

@@ -1,23 +1,18 @@
 """Maps of several classes that are still on the device, and the explanations made of them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from xgradcam.cam.explanation import ClassExplanation
-from xgradcam.cam.notes import notes_on, probability_note, table_of
-from xgradcam.errors import XGradCamError, shown
+from xgradcam.cam.notes import notes_on, table_of
 from xgradcam.layouts.padding import WHOLE, Share
 from xgradcam.operations.constants import Kind
 from xgradcam.scores.outputs import require_finite
-from xgradcam.scores.probability import PROBABILITY_RULES
-from xgradcam.scores.targets import Targets, choose_targets
-
-# Several targets, or a function from the class scores (N, classes) to them.
-Classes: TypeAlias = Sequence[Targets] | Callable[[Tensor], Sequence[Targets]]
+from xgradcam.scores.probability import probability_note
+from xgradcam.scores.targets import Classes, choose_targets
 
 
 class ClassMaps(NamedTuple):
@@ -86,36 +81,3 @@ def finished(found: ClassMaps, classes: Classes) -> tuple[ClassExplanation, ...]
         )
         for maps, score, lines, targets, sensitivity, budget, constants, depth in each
     )  # fmt: skip
-
-
-def require_list(classes: object) -> None:
-    """Raise XGradCamError for classes that are no list of targets."""
-    if isinstance(classes, str) or not isinstance(classes, Iterable):
-        raise XGradCamError(f"the classes are {shown(classes)}: give a list of targets, such as [0, 4]")
-
-
-def require_rule(probability: str | None, classes: int = 0) -> None:
-    """Raise XGradCamError for what is neither None nor a key of `PROBABILITY_RULES`, or says nothing."""
-    if probability == "softmax" and classes == 1:
-        raise XGradCamError(
-            "the softmax of a single output is always 1: take probability= (--probability) sigmoid, or none"
-        )
-    if probability not in (None, *PROBABILITY_RULES):
-        raise XGradCamError(f"no probability {shown(probability)}: give {', '.join(PROBABILITY_RULES)}")
-
-
-def top_classes(count: int) -> Callable[[Tensor], Sequence[Tensor]]:
-    """The `count` classes with the highest scores, best first, for `explain_classes`."""
-    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise XGradCamError(f"the top {shown(count)} classes: give an integer, 1 or more")
-    return _TopClasses(count)
-
-
-@dataclass(frozen=True)
-class _TopClasses:
-    """Two of the same count are equal, so that an `Explainer` knows them again."""
-
-    count: int
-
-    def __call__(self, logits: Tensor) -> Sequence[Tensor]:
-        return logits.topk(min(self.count, logits.shape[1]), dim=1).indices.unbind(dim=1)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from xgradcam.cam.class_maps import Classes, finished, notes_of, numbers_of, require_rule
+from xgradcam.cam.class_maps import finished, notes_of, numbers_of
 from xgradcam.cam.evidence import Evidence, Probe, Progress
 from xgradcam.cam.explanation import ClassExplanation, Explanation
 from xgradcam.cam.methods import METHODS, known_methods
@@ -19,8 +19,9 @@ from xgradcam.lending.several import Place
 from xgradcam.lending.turns import in_turn
 from xgradcam.proof.complete import trace
 from xgradcam.scores.outputs import finite_logits_of, require_finite
+from xgradcam.scores.probability import require_rule
 from xgradcam.scores.score import ClassScore, Score, settled
-from xgradcam.scores.targets import Targets, choose_targets
+from xgradcam.scores.targets import Classes, Targets, choose_targets
 
 DEFAULT_METHODS = ("grad-cam", "xgrad-cam")
 

@@ -85,18 +85,6 @@ def _range_of(signed: Tensor) -> Tensor:
     return torch.stack([finite.to(signed), each.amin(dim=1), each.amax(dim=1)], dim=1)
 
 
-def probability_note(rule: str, reason: str, classes: int) -> tuple[str, ...]:
-    """The line on probabilities that are no softmax of logits, if they are not; see `probability_rule`."""
-    if not reason:
-        single = "one output: the probability is its sigmoid, that of the positive class"
-        return (single,) if classes == 1 else ()
-    guess = "; if not, say so by probability= (--probability)" if "look like" in reason else ""
-    return (
-        f"probabilities explained: {reason}{', undone by exp' * (rule == 'exp')}; near 0 and 1 these hardly "
-        f"change: better explain the logits, without the last layer or by output= (--output){guess}",
-    )
-
-
 def _lines(row: Sequence[float], methods: Sequence[str], channels: int) -> tuple[str, ...]:
     coincide, negative, reached, *ranges = row
     lines = []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from xgradcam.cam.attention_methods import seen_by
-from xgradcam.cam.class_maps import Classes, ClassMaps, numbers_of, require_list, require_rule
+from xgradcam.cam.class_maps import ClassMaps, numbers_of
 from xgradcam.cam.evidence import Evidence, Probe, Progress, Together, probe_of
 from xgradcam.cam.explanation import sensitivity_error
 from xgradcam.cam.methods import METHODS
@@ -26,9 +26,9 @@ from xgradcam.lending.varying import require_image
 from xgradcam.operations.constants import Kind
 from xgradcam.proof.complete import Terms, Trace, trace
 from xgradcam.scores.outputs import logits_of, require_finite
-from xgradcam.scores.probability import probability_rule
+from xgradcam.scores.probability import probability_rule, require_rule
 from xgradcam.scores.score import ClassScore, Score, values_of
-from xgradcam.scores.targets import Targets, choose_targets, parse_targets
+from xgradcam.scores.targets import Classes, Targets, choose_targets, parse_targets, require_list
 
 # Mirrored or not, and a factor for the contrast about the mean colour; the first changes nothing.
 AUGMENTATIONS = tuple(product((False, True), (1.0, 0.9, 1.1)))

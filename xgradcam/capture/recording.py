@@ -1,6 +1,5 @@
 """Run a model once; keep the activation of one layer and the graph from it to the output."""
 
-import inspect
 import re
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -13,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import GradientEdge, get_gradient_edge
-from torch.utils.checkpoint import CheckpointFunction
 
 from xgradcam.errors import UNWARNED, NoGradientError, XGradCamError
 from xgradcam.figures.reprs import Brief
 from xgradcam.lending.borrowing import arranged, borrowed, fields_of
 from xgradcam.lending.detours import detours, listing_new
+from xgradcam.lending.differentiating import REENTRANT, inside_checkpoint, readable_autograd_errors
 from xgradcam.lending.finding import AnyLayer, LayerRun, at_run, find_layer, is_input, run_of
 from xgradcam.lending.inputs import Inputs, advice_on, lent
 from xgradcam.lending.keeping import kept
@@ -33,10 +32,6 @@ Downstream: TypeAlias = Callable[[Tensor], AbstractContextManager[Any]]
 
 # Limit on the gradient entries computed in one batch: 64 MB in float32.
 MAX_ENTRIES = 2**24
-REENTRANT = (
-    "torch.utils.checkpoint with use_reentrant=True, which gives no gradient of a layer: turn it off, as by "
-    "model.set_grad_checkpointing(False) in timm, or set use_reentrant=False"
-)
 DETOUR = (
     "the score also depends on the layer's output by a tensor that the layer makes of it and keeps, as in an "
     "attribute or a hook's list: take the module inside it that makes the output, or make that tensor outside"
@@ -88,7 +83,7 @@ class Recording(Brief):
             # Borrowed again: checkpointed modules run once more here, and must run as before.
             with borrowed(self.model), torch.enable_grad():
                 all_edges = [get_gradient_edge(self.activation), *edges]
-                with _readable_autograd_errors():
+                with readable_autograd_errors():
                     gradient, *others = torch.autograd.grad(
                         score.sum(), all_edges, retain_graph=True, allow_unused=True
                     )
@@ -144,7 +139,7 @@ class Recording(Brief):
                 name = function.__name__
                 raise NotImplementedError(f"the function {name} has none, it is marked once_differentiable")
         with borrowed(self.model), torch.enable_grad():
-            with _readable_autograd_errors():
+            with readable_autograd_errors():
                 (first,) = torch.autograd.grad(
                     score.sum(), self.activation, create_graph=True, allow_unused=True
                 )
@@ -191,7 +186,7 @@ def record(
         with advice_on(model, inputs), borrowed(model) as forward:
             inputs = arranged(model, forward, inputs)
             at_layer = nullcontext() if of_input else start.at_layer()
-            with start.behind, at_layer, _readable_autograd_errors():
+            with start.behind, at_layer, readable_autograd_errors():
                 given = start(0, inputs, inputs) if of_input else inputs
                 returned = forward(inputs if given is None else given)
         if not start.runs:
@@ -282,7 +277,7 @@ class _Start:
         self.place, self._output, self._leaf = place, output, None
         if not isinstance(output, Tensor) or not output.is_floating_point():
             return None
-        if _inside_checkpoint():
+        if inside_checkpoint():
             raise XGradCamError(f"layer '{self._name}' runs inside of {REENTRANT}")
         # A hook that writes into the output hands on the object that others keep.
         return self._started(output, same or (place == 0 and is_new(self._module, output, given)))
@@ -315,32 +310,6 @@ class _Start:
         raise XGradCamError(f"layer '{self._name}' returns {what}")
 
 
-def _inside_checkpoint() -> bool:
-    """True while a reentrant checkpoint runs, whose graph is thrown away."""
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_code is not CheckpointFunction.forward.__code__:
-        frame = frame.f_back
-    return frame is not None
-
-
 def _row_major_copy(output: Tensor) -> Tensor:
     """A copy, with maps in row-major order, the order that the rest of the model usually gets."""
     return output.clone(memory_format=torch.contiguous_format if output.ndim == 4 else torch.preserve_format)
-
-
-@contextmanager
-def _readable_autograd_errors() -> Iterator[None]:
-    """Turn autograd's errors about in-place writes, inference tensors and checkpoints into one line."""
-    try:
-        yield
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0] if str(error) else ""
-        if "Inference tensors" in reason:
-            message = "the model was made under torch.inference_mode(), which forbids gradients"
-        elif "use_reentrant=True" in reason:
-            message = f"behind the layer the model runs {REENTRANT}"
-        elif re.search("in-?place", str(error)):
-            message = f"behind the layer the model cannot be differentiated: {reason}"
-        else:
-            raise
-        raise XGradCamError(message) from None

@@ -163,12 +163,11 @@ def _targets(classifier: "Classifier", inputs: "Tensor", classes: "Sequence[Targ
     """The classes of all samples, those of the first class asked for first: (classes · N,)."""
     import torch
 
-    from xgradcam.cam.class_maps import top_classes
     from xgradcam.lending.borrowing import borrowed
     from xgradcam.lending.precision import FLOAT32, computing_in
     from xgradcam.runs.run import TopClasses
     from xgradcam.scores.outputs import finite_logits_of
-    from xgradcam.scores.targets import choose_targets
+    from xgradcam.scores.targets import choose_targets, top_classes
 
     with borrowed(classifier.module) as run, computing_in(FLOAT32, inputs.device.type):
         logits = finite_logits_of(run(inputs), classifier.output)

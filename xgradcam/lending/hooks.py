@@ -1,10 +1,12 @@
 """Hooks on a model that is in use: those of a thread see nothing of others that run the model too."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from threading import Lock, get_ident
 from typing import Any, cast
 
+from torch import nn
 from torch.nn.modules.module import _global_forward_hooks, register_module_forward_hook
 from torch.utils.hooks import RemovableHandle
 
@@ -47,3 +49,21 @@ def on_all_modules(hook: Callable[..., Any], first: bool = False) -> RemovableHa
         if first:
             cast(OrderedDict[int, Any], _global_forward_hooks).move_to_end(handle.id, last=False)
     return handle
+
+
+@contextmanager
+def running_modules(model: nn.Module) -> Iterator[list[str]]:
+    """Yield a list that always holds the names of the modules that are running, innermost last."""
+    names: list[str] = []
+
+    def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+        names.pop()
+
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            # append returns None, so the hook changes nothing; the default binds this loop's name.
+            hooks.enter_context(
+                module.register_forward_pre_hook(OfThread(lambda _m, _i, name=name: names.append(name)))
+            )
+            hooks.enter_context(module.register_forward_hook(OfThread(leave)))
+        yield names

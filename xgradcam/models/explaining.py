@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xgradcam.cam.class_maps import top_classes
 from xgradcam.cam.explain import DEFAULT_METHODS, explain_classes
 from xgradcam.cam.explanation import ClassExplanation, heatmap_of
 from xgradcam.errors import XGradCamError, shown
@@ -20,7 +19,7 @@ from xgradcam.models.preprocessing import CHANNELS
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.paint import EVEN, Style, draw
 from xgradcam.pictures.photograph import Photograph
-from xgradcam.scores.targets import Targets
+from xgradcam.scores.targets import Targets, top_classes
 
 if TYPE_CHECKING:
     from xgradcam.figures.figure import Shown

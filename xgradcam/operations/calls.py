@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 
 from xgradcam.errors import XGradCamError
 
@@ -135,6 +135,26 @@ def edge_of(tensor: Tensor) -> tuple[Any, int]:
     """The edge of the graph at which a tensor is made."""
     edge = get_gradient_edge(tensor)
     return edge.node, edge.output_nr
+
+
+def nodes_between(edge: GradientEdge, score: Tensor, start: Tensor) -> set[Node] | None:
+    """The graph nodes between an edge and the score; None if a path from `start` to the score avoids it."""
+    first = get_gradient_edge(start).node
+    if score.grad_fn is None:
+        return None
+    behind, waiting, met = {score.grad_fn}, [score.grad_fn], False
+    while waiting:
+        for node, output in waiting.pop().next_functions:
+            if node is None or node in behind:
+                continue
+            if node == edge.node and output == edge.output_nr:
+                met = True
+            elif node == first:
+                return None
+            else:
+                behind.add(node)
+                waiting.append(node)
+    return behind if met else None
 
 
 def custom_functions(score: Tensor) -> Iterator[Any]:

@@ -23,6 +23,7 @@ from xgradcam.errors import XGradCamError
 from xgradcam.layouts.following import follower_at
 from xgradcam.layouts.layout import Layout, Said, said_layout
 from xgradcam.layouts.memory import finder_of
+from xgradcam.lending.differentiating import refuse_custom_functions
 from xgradcam.lending.finding import AnyLayer, find_layer
 from xgradcam.lending.keeping import kept
 from xgradcam.lending.several import for_sample
@@ -30,7 +31,7 @@ from xgradcam.operations.calls import refuse_scripted
 from xgradcam.operations.constants import Kind
 from xgradcam.operations.masses import Masses
 from xgradcam.operations.places import Follower
-from xgradcam.proof.tracing import TracedIntercept, Tracer, refuse_custom_functions
+from xgradcam.proof.tracing import TracedIntercept, Tracer
 from xgradcam.proof.verification import RELATIVE_TOLERANCE, tolerance_of
 from xgradcam.scores.score import Score, of_sample, values_of
 

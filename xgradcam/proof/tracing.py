@@ -8,15 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
-from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import CheckpointFunction
 
-from xgradcam.capture.recording import REENTRANT
 from xgradcam.errors import XGradCamError
 from xgradcam.lending.finding import AnyLayer, find_layer
 from xgradcam.lending.hooks import OfThread
-from xgradcam.operations.calls import Call, custom_functions, float_tensors_of, substitute
+from xgradcam.operations.calls import Call, float_tensors_of, substitute
 from xgradcam.operations.constants import Intercept, Kind, intercept, is_linear
 from xgradcam.operations.places import Follower, Places
 
@@ -126,24 +124,6 @@ def _without_inference_mode(tensor: Tensor) -> Tensor:
     return tensor.detach().clone() if tensor.is_inference() else tensor
 
 
-@contextmanager
-def running_modules(model: nn.Module) -> Iterator[list[str]]:
-    """Yield a list that always holds the names of the modules that are running, innermost last."""
-    names: list[str] = []
-
-    def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
-        names.pop()
-
-    with ExitStack() as hooks:
-        for name, module in model.named_modules():
-            # append returns None, so the hook changes nothing; the default binds this loop's name.
-            hooks.enter_context(
-                module.register_forward_pre_hook(OfThread(lambda _m, _i, name=name: names.append(name)))
-            )
-            hooks.enter_context(module.register_forward_hook(OfThread(leave)))
-        yield names
-
-
 @dataclass(frozen=True)
 class TracedActivation:
     """A layer's output: its edge in the graph, a copy of its values, and their places if known."""
@@ -178,33 +158,3 @@ def trace_activations(
             hook = OfThread(lambda _m, _i, output, index=index: keep(index, output))
             hooks.enter_context(module.register_forward_hook(hook))
         yield traced
-
-
-def nodes_between(edge: GradientEdge, score: Tensor, start: Tensor) -> set[Node] | None:
-    """The graph nodes between an edge and the score; None if a path from `start` to the score avoids it."""
-    first = get_gradient_edge(start).node
-    if score.grad_fn is None:
-        return None
-    behind, waiting, met = {score.grad_fn}, [score.grad_fn], False
-    while waiting:
-        for node, output in waiting.pop().next_functions:
-            if node is None or node in behind:
-                continue
-            if node == edge.node and output == edge.output_nr:
-                met = True
-            elif node == first:
-                return None
-            else:
-                behind.add(node)
-                waiting.append(node)
-    return behind if met else None
-
-
-def refuse_custom_functions(score: Tensor) -> None:
-    """Raise XGradCamError if the graph has a `torch.autograd.Function`: no operation of it is visible."""
-    for function in custom_functions(score):
-        if function is CheckpointFunction:
-            raise XGradCamError(f"behind the layer the model runs {REENTRANT}")
-        raise XGradCamError(
-            f"the model runs a torch.autograd.Function, {function.__name__}: its constants cannot be found"
-        )

@@ -25,23 +25,18 @@ from xgradcam.errors import XGradCamError
 from xgradcam.layouts.axes import input_layout
 from xgradcam.layouts.following import follower_at
 from xgradcam.layouts.layout import Layout
+from xgradcam.lending.differentiating import refuse_custom_functions
 from xgradcam.lending.finding import INPUT, AnyLayer, at_run, find_layer, is_input
+from xgradcam.lending.hooks import running_modules
 from xgradcam.lending.inputs import Inputs, advice_on, lent
 from xgradcam.lending.precision import FLOAT32, computing_in
 from xgradcam.lending.several import Place, for_sample
 from xgradcam.lending.turns import in_turn
-from xgradcam.operations.calls import refuse_scripted
+from xgradcam.operations.calls import nodes_between, refuse_scripted
 from xgradcam.operations.codes import NOWHERE
 from xgradcam.operations.constants import Kind
 from xgradcam.operations.places import Follower, Grid, Places
-from xgradcam.proof.tracing import (
-    TracedIntercept,
-    Tracer,
-    nodes_between,
-    refuse_custom_functions,
-    running_modules,
-    trace_activations,
-)
+from xgradcam.proof.tracing import TracedIntercept, Tracer, trace_activations
 from xgradcam.proof.verification import RELATIVE_TOLERANCE, Contribution, Verification
 from xgradcam.scores.outputs import logits_of, require_finite
 from xgradcam.scores.score import Score, of_sample, settled, values_of

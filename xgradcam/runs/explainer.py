@@ -8,7 +8,7 @@ from operator import is_
 import torch
 from torch import Tensor, nn
 
-from xgradcam.cam.class_maps import Classes, ClassMaps, finished, require_list, require_rule
+from xgradcam.cam.class_maps import ClassMaps, finished
 from xgradcam.cam.evidence import Progress
 from xgradcam.cam.explain import DEFAULT_METHODS, require_compatible
 from xgradcam.cam.explanation import ClassExplanation
@@ -24,7 +24,8 @@ from xgradcam.lending.turns import in_turn
 from xgradcam.models.folding import fold_batch_norms
 from xgradcam.runs.graphs import CudaGraphs, Graphs, Repeater, State
 from xgradcam.runs.memory import keep_freed_memory
-from xgradcam.scores.targets import Targets, parse_targets
+from xgradcam.scores.probability import require_rule
+from xgradcam.scores.targets import Classes, Targets, parse_targets, require_list
 
 
 def unheard(_done: int, _total: int) -> None:

@@ -9,7 +9,6 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
-from xgradcam.cam.class_maps import top_classes
 from xgradcam.cam.evidence import Progress
 from xgradcam.cam.explain import DEFAULT_METHODS, explain_score, require_compatible
 from xgradcam.cam.explanation import Explanation
@@ -29,7 +28,7 @@ from xgradcam.runs.packs import FILES
 from xgradcam.runs.page_maps import PagePictures, page_pictures
 from xgradcam.runs.scoring import Scoring, Shape
 from xgradcam.runs.sources import Source
-from xgradcam.scores.targets import Targets
+from xgradcam.scores.targets import Targets, top_classes
 
 ABLATION_CAM = "ablation-cam"
 COMPLETE_CAM = "complete-cam"

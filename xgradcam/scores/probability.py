@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from xgradcam.errors import XGradCamError, shown
+
 # From class scores (N, classes) to probabilities; none: the scores are probabilities.
 PROBABILITY_RULES: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {"softmax": lambda s: s.softmax(dim=1), "sigmoid": torch.sigmoid, "exp": torch.exp, "none": lambda s: s}
@@ -48,6 +50,28 @@ def probability_rule(scores: Tensor) -> tuple[str, str]:
             if (scores.shape[1] > 1 and whole.all()) or (each and _may_squash(node)):
                 return rule, f"the outputs look like {what}"
     return ("sigmoid" if scores.shape[1] == 1 else "softmax"), ""
+
+
+def require_rule(probability: str | None, classes: int = 0) -> None:
+    """Raise XGradCamError for what is neither None nor a key of `PROBABILITY_RULES`, or says nothing."""
+    if probability == "softmax" and classes == 1:
+        raise XGradCamError(
+            "the softmax of a single output is always 1: take probability= (--probability) sigmoid, or none"
+        )
+    if probability not in (None, *PROBABILITY_RULES):
+        raise XGradCamError(f"no probability {shown(probability)}: give {', '.join(PROBABILITY_RULES)}")
+
+
+def probability_note(rule: str, reason: str, classes: int) -> tuple[str, ...]:
+    """The line on probabilities that are no softmax of logits, if they are not; see `probability_rule`."""
+    if not reason:
+        single = "one output: the probability is its sigmoid, that of the positive class"
+        return (single,) if classes == 1 else ()
+    guess = "; if not, say so by probability= (--probability)" if "look like" in reason else ""
+    return (
+        f"probabilities explained: {reason}{', undone by exp' * (rule == 'exp')}; near 0 and 1 these hardly "
+        f"change: better explain the logits, without the last layer or by output= (--output){guess}",
+    )
 
 
 def _name(node: Any) -> str:

@@ -1,6 +1,7 @@
-"""The class that is explained for each sample."""
+"""The class that is explained for each sample, or several."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -10,6 +11,8 @@ from xgradcam.errors import XGradCamError, shown
 
 # None for each sample's highest score, one class index for all samples, or an index for each.
 Targets: TypeAlias = int | Sequence[int] | Tensor | None
+# Several targets, or a function from the class scores (N, classes) to them.
+Classes: TypeAlias = Sequence[Targets] | Callable[[Tensor], Sequence[Targets]]
 
 
 def parse_targets(targets: Targets, samples: int) -> Tensor | None:
@@ -57,3 +60,26 @@ def require_class(index: int, classes: int) -> None:
     if not 0 <= index < classes:
         there = f"classes are 0 to {classes - 1}" if classes > 1 else "only output is 0, the positive class"
         raise XGradCamError(f"no class {shown(index)}: this model's {there}")
+
+
+def require_list(classes: object) -> None:
+    """Raise XGradCamError for classes that are no list of targets."""
+    if isinstance(classes, str) or not isinstance(classes, Iterable):
+        raise XGradCamError(f"the classes are {shown(classes)}: give a list of targets, such as [0, 4]")
+
+
+def top_classes(count: int) -> Callable[[Tensor], Sequence[Tensor]]:
+    """The `count` classes with the highest scores, best first, for `explain_classes`."""
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise XGradCamError(f"the top {shown(count)} classes: give an integer, 1 or more")
+    return _TopClasses(count)
+
+
+@dataclass(frozen=True)
+class _TopClasses:
+    """Two of the same count are equal, so that an `Explainer` knows them again."""
+
+    count: int
+
+    def __call__(self, logits: Tensor) -> Sequence[Tensor]:
+        return logits.topk(min(self.count, logits.shape[1]), dim=1).indices.unbind(dim=1)
