@@ -24,6 +24,7 @@ from xgradcam.pictures.levels import ValueRange, assumed, assumed_16, eight_bits
 from xgradcam.pictures.netpbm import read_netpbm
 from xgradcam.pictures.orientation import orientation_of, upright
 from xgradcam.pictures.tiff import strip_tiff
+from xgradcam.pictures.unpacking import rgb_of
 
 # Pixels (H, W, 3), RGB from 0 to 255.
 Photograph: TypeAlias = NDArray[np.uint8]
@@ -242,7 +243,7 @@ def _scaled(values: NDArray[Any], maximum: int, top: int) -> NDArray[np.uint16]:
 def _rgb(image: Image.Image) -> Photograph:
     """An image of 8 bits a channel as RGB, without transparency."""
     if image.mode == RGB:
-        return np.array(image)
+        return rgb_of(image)
     convert = _converter(image.mode)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     rows = max(1, AT_ONCE // image.width)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from numbers import Real
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -79,7 +79,11 @@ class Style:
 
     def as_in_the_original(self) -> "Style":
         """The same with the original scripts' colours, if none are named; they show no evidence against."""
-        return self if self.signed or self.named is not None else replace(self, colormap=ORIGINAL)
+        return self if self.signed or self.named is not None else self._original
+
+    @cached_property
+    def _original(self) -> "Style":
+        return replace(self, colormap=ORIGINAL)
 
 
 DEFAULT_STYLE = Style()

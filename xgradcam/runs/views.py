@@ -3,12 +3,13 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from xgradcam.cam.explanation import FLAT, ClassExplanation, Explanation, heatmap_of
 from xgradcam.layouts.padding import WHOLE
@@ -143,20 +144,22 @@ def _heatmap_of(sample: Explanation, method: str) -> HeatmapOf:
     if sample.share != WHOLE or signed.ndim != 3 or signed.dtype != torch.float32:
         return heatmap_of(sample, method)
 
-    def at(size: tuple[int, int]) -> NDArray[np.float32]:
-        heatmap: NDArray[np.float32] = upsampled(signed.clamp(min=0)[:, None], size)[0, 0].numpy()
-        highest = heatmap.max()
-        with np.errstate(invalid="ignore"):  # infinity less infinity
-            heatmap -= heatmap.min()
-        contrast = heatmap.max()
-        # Not the other way round: NaN is not larger than anything.
-        if contrast > np.float32(FLAT) * highest:
-            heatmap /= contrast
-        else:
-            heatmap[:] = 0
-        return heatmap
+    return partial(_heatmap, signed)
 
-    return at
+
+def _heatmap(signed: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
+    """The heatmap at `size` (H, W) of a map (1, h, w) on the CPU, as the function `heatmap` makes it."""
+    values: NDArray[np.float32] = upsampled(signed.clamp(min=0)[:, None], size)[0, 0].numpy()
+    highest = values.max()
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        values -= values.min()
+    contrast = values.max()
+    # Not the other way round: NaN is not larger than anything.
+    if contrast > np.float32(FLAT) * highest:
+        values /= contrast
+    else:
+        values[:] = 0
+    return values
 
 
 def _target_of(explanation: Explanation) -> int | None:
