@@ -116,10 +116,13 @@ def read(path, value_range):
     peak = int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) // 1024
     print(peak, time.process_time() - started, outcome, flush=True)
 
+# With a range of values, those of more than 8 bits, where it costs something, and one of 8 bits.
+RANGED = ("PNG of 64 bits", "TIFF of floats", "PPM of 10 bits", "GIF")
+
 CASES = {"quick": QUICK, "full": FULL}[sys.argv[1]]
 for name in CASES:
     in_child(lambda: make(name, sys.argv[2]))
-    for value_range in (None, (0, 1023)) if sys.argv[1] == "full" else (None,):
+    for value_range in (None, (0, 1023)) if name in RANGED else (None,):
         print(name, in_child(lambda: read(sys.argv[2], value_range)), sep="|", end="")
 """
 # Refused for their cost, or because there is nothing in them.
@@ -155,7 +158,7 @@ def test_small_files_that_ask_for_much_get_little(tmp_path):
 @pytest.mark.slow
 def test_the_largest_files_are_read_in_2_gb_and_10_seconds(tmp_path):
     found = list(measured("full", tmp_path))
-    assert len(found) == 34
+    assert len(found) == 17 + 4
     for name, peak, seconds, outcome in found:
         # PyTorch and a network take 0.4 GB beside it.
         assert peak < 1600, (name, peak)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from tests.pictures.support import CAT, GREY, encoded, tiff_of
+from tests.pictures.support import CAT, GREY, ZSTD, encoded, tiff_of
 from xgradcam.errors import XGradCamError
 from xgradcam.pictures.decoding import decode
 
@@ -104,7 +104,7 @@ def test_colour_and_transparency(dtype, channels, order):
         assert limited.notes == ()
 
 
-@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_deflate", "zstd"])
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_deflate", *ZSTD])
 def test_twelve_bits_in_sixteen_are_told_and_read_by_the_range(compression):
     values = GREY.astype(np.uint16) << 4
     content = encoded(values, "TIFF", **({"compression": compression} if compression else {}))
