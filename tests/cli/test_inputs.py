@@ -1,5 +1,6 @@
 """Photographs in archives and tables, behind URLs, and in lists."""
 
+import glob
 import http.server
 import json
 import os
@@ -365,3 +366,62 @@ def test_among_others_what_cannot_be_taken_apart_is_a_photograph_that_fails(caps
     # A folder and a pattern of any files pass over archives.
     assert main(["photos", *RUN, "--output-dir", "folder"]) == 0
     assert "skipped: 4 archives, 2 text" in capsys.readouterr().err
+
+
+def mixed():
+    """A folder of photographs of their own, in a tar, a table, a list and a folder, and other files."""
+    noise("photos", 6)
+    Path("mix/below/deep").mkdir(parents=True)
+    Path("mix/empty").mkdir()
+    for name, place in {"0000": "a.png", "0001": "below/b.png", "0002": "below/deep/a.png"}.items():
+        shutil.copy(f"photos/{name}.png", f"mix/{place}")
+    tar("mix/c.tar", ["0003.png"])
+    table("mix/d.parquet", ["0004.png"])
+    Path("mix/e.txt").write_text("photos/0005.png\n")
+    Path("mix/.hidden.png").write_bytes(b"x")
+
+
+MIXED = {
+    "mix/*": 6, "mix/[a-d]*": 5, "m?x/c.*": 1, "mix/*.tar": 1, "mix/*.parquet": 1, "mix/*.t*": 2, "mix/b*": 2,
+    "mix/*/": 2, "mix/*.p*": 2, "*/e.txt": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("pattern", "count"), MIXED.items())
+def test_a_quoted_pattern_means_what_a_shell_makes_of_it(pattern, count, capsys):
+    mixed()
+    # A folder without photographs is refused where a shell names it.
+    expanded = [one for one in sorted(glob.glob(pattern)) if one.rstrip("/") != "mix/empty"]
+    assert main([pattern, *RUN, "--html", "--output-dir", "quoted", "--quiet"]) == 0
+    assert main([*expanded, *RUN, "--html", "--output-dir", "plain", "--quiet"]) == 0
+    assert images("quoted") == images("plain")
+    assert len(images("quoted")) == count
+    assert results("quoted").keys() == results("plain").keys()
+
+
+def test_a_pattern_passes_over_the_folder_of_its_own_results(capsys):
+    mixed()
+    run = ["mix/*", *RUN, "--output-dir", "mix/out", "--html"]
+    for again in ([], ["--resume"]):
+        assert main([*run, *again, "--quiet"]) == 0
+        assert len(images("mix/out")) == 6
+    assert main(["mix/**/a.png", *RUN, "--output-dir", "anywhere", "--quiet"]) == 0
+    assert images("anywhere") == ["mix/a.png", "mix/below/deep/a.png"]
+    assert main(["mix/**/deep", *RUN, "--html", "--output-dir", "deep", "--quiet"]) == 0
+    assert images("deep") == ["mix/below/deep/a.png"]
+
+
+def test_a_pattern_of_nothing_readable_is_named(capsys):
+    mixed()
+    Path("mix/bad.tar").write_bytes(b"no tar")
+    for pattern, message in {
+        "mix/bad*": "cannot read the archive mix/bad.tar",
+        "mix/emp*": "no photograph matches 'mix/emp*'",
+        "mix/*.zip": "no photograph matches 'mix/*.zip'",
+        "mix/x*.tar": "no file matches 'mix/x*.tar'",
+    }.items():
+        assert main([pattern, *RUN]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["mix/*", *RUN, "--output-dir", "out"]) == 1
+    assert "cannot read the archive mix/bad.tar" in capsys.readouterr().err
+    assert len(images("out")) == 6

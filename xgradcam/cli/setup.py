@@ -168,7 +168,7 @@ def sources_of(arguments: argparse.Namespace, skipped: Counter[str]) -> "list[So
     value_range = range_of(arguments)
     arguments.image_path = [local_path(place) for place in arguments.image_path]
     places = places_in(arguments.image_path)
-    expand = Expansion(arguments.column, skip, len(places) == 1)
+    expand = Expansion(arguments.column, skip, len(places) == 1, arguments.output_dir)
     sources = find_photographs(places, arguments.output_dir, skip, expand)
     require_any(sources, arguments.column)
     if len(sources) != 1:

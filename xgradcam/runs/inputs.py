@@ -6,14 +6,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 
 from xgradcam.errors import XGradCamError, shown
 from xgradcam.files import open_regular
 from xgradcam.pictures.formats import HEAD, READ, kind_of
 from xgradcam.runs.held import Fetched, Member, Refused, members_of, stem_in
-from xgradcam.runs.listing import Skip, matching
+from xgradcam.runs.listing import Skip, is_same_folder, matching, photographs_in, root_of
 from xgradcam.runs.remote import is_url, local_path, name_of, path_of, reading, remote_files
-from xgradcam.runs.sources import Source
+from xgradcam.runs.sources import Source, source_below
 from xgradcam.runs.tables import Row, rows_of
 
 TAR, TABLES, LISTS = ".tar", (".parquet", ".pq"), (".txt", ".lst", ".list")
@@ -28,31 +29,46 @@ class Expansion:
     """Finds the photographs that a place means which is neither a photograph nor a folder.
 
     column: of the images in a table, or the ending of those in a tar, if it is said. skip: called with the
-    kind of what is passed over in archives. is_only: there is no other place. An archive among other places
-    that cannot be read is a photograph that fails; XGradCamError for an only one.
+    kind of what is passed over. is_only: there is no other place. output_dir: passed over in patterns. An
+    archive among other places that cannot be read is a photograph that fails; XGradCamError for an only one.
     """
 
     column: str | None
     skip: Skip
     is_only: bool = True
+    output_dir: Path | None = None
 
     def __call__(self, place: str) -> list[Source] | None:
-        """The photographs at a place; None for a plain file, folder, pattern or '-'."""
+        """The photographs at a place; None for a plain file, folder or '-'."""
         if is_url(place):
             return self._or_refused(place, self._behind, self.is_only)
-        suffix = os.path.splitext(place)[1].lower()
         if glob.has_magic(place) and not os.path.lexists(place):
-            # Of a pattern of any files, archives are passed over as such.
-            if suffix != TAR and suffix not in TABLES:
-                return None
-            paths = matching(place, self.skip)
-            if not paths:
-                raise XGradCamError(f"no file matches {place!r}")
-            return self._in_each(paths, _plain)
+            return self._matching(place)
         if os.path.isdir(place):
             return None
-        read = self._in_list if suffix in LISTS and os.path.isfile(place) else self._in_file
-        return self._or_refused(place, read, self.is_only)
+        return self._or_refused(place, self._within, self.is_only)
+
+    def _matching(self, pattern: str) -> list[Source]:
+        """The photographs that a pattern means: as a shell's expansion of it would."""
+        paths = matching(pattern, self.skip, folders=True)
+        is_only = self.is_only and len(paths) == 1
+        root = root_of(pattern)
+        sources: list[Source] = []
+        for path in paths:
+            if not os.path.isdir(path):
+                sources += self._or_refused(path, self._within, is_only) or [source_below(root, path)]
+            elif self.output_dir is None or not is_same_folder(path, self.output_dir):
+                below = photographs_in(path, self.output_dir, self.skip)
+                sources += [source_below(path, one) for one in below]
+        if not sources:
+            is_of_archives = os.path.splitext(pattern)[1].lower() in (TAR, *TABLES)
+            raise XGradCamError(f"no {'file' if is_of_archives else 'photograph'} matches {pattern!r}")
+        return sources
+
+    def _within(self, place: str) -> list[Source] | None:
+        """The photographs that a file holds or lists; None for any other file."""
+        is_list = os.path.splitext(place)[1].lower() in LISTS and os.path.isfile(place)
+        return self._in_list(place) if is_list else self._in_file(place)
 
     def _behind(self, url: str) -> list[Source]:
         """The photographs that a URL means."""

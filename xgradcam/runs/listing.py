@@ -32,7 +32,7 @@ Skip: TypeAlias = Callable[[str], None]
 Identity: TypeAlias = tuple[int, int]
 
 
-def photographs_in(folder: str, output_dir: Path, skip: Skip) -> Iterator[str]:
+def photographs_in(folder: str, output_dir: Path | None, skip: Skip) -> Iterator[str]:
     """Paths of the photographs in a folder and those below it, sorted folder by folder, linked folders last.
 
     A folder is listed once, however many links lead to it. Those of hidden names, and `output_dir`, are not.
@@ -46,15 +46,28 @@ def photographs_in(folder: str, output_dir: Path, skip: Skip) -> Iterator[str]:
                 yield path
 
 
-def matching(pattern: str, skip: Skip) -> list[str]:
-    """Paths of the files that match a pattern, sorted; `**` stands for folders, each listed once."""
-    if "**" not in pattern or re.search(r"(^|/)\.[^./]", pattern):
-        try:
-            return sorted(path for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
-        except RecursionError:
-            raise XGradCamError(
-                f"folders lie too deep for the pattern {pattern!r}: name one of them"
-            ) from None
+def matching(pattern: str, skip: Skip, folders: bool = False) -> list[str]:
+    """Paths of the files that match a pattern, sorted; `**` stands for folders, each listed once.
+
+    folders: with folders that match, too; of a pattern with `**` only where no file matches.
+    """
+    if "**" not in pattern:
+        return _found(pattern, lambda path: os.path.isfile(path) or (folders and os.path.isdir(path)))
+    files = _matching_anywhere(pattern, skip)
+    return files if files or not folders else _found(pattern, os.path.isdir)
+
+
+def _found(pattern: str, is_meant: Callable[[str], bool]) -> list[str]:
+    try:
+        return sorted(filter(is_meant, glob.glob(pattern, recursive=True)))
+    except RecursionError:
+        raise XGradCamError(f"folders lie too deep for the pattern {pattern!r}: name one of them") from None
+
+
+def _matching_anywhere(pattern: str, skip: Skip) -> list[str]:
+    """Paths of the files that match a pattern with `**`, sorted."""
+    if re.search(r"(^|/)\.[^./]", pattern):
+        return _found(pattern, os.path.isfile)
     root = root_of(pattern)
     matches = re.compile(_as_expression(pattern[len(root) + 1 if root else 0 :].lstrip("/"))).fullmatch
     start = (root or "/") if pattern.startswith("/") else root or os.curdir
@@ -137,6 +150,11 @@ def _listed(folder: str) -> tuple[list[str], list[str]]:
                 is_folder = False
             (below if is_folder else names).append(entry.name)
     return sorted(below), sorted(names)
+
+
+def is_same_folder(one: str | Path, other: str | Path) -> bool:
+    """True if both are one folder, by whatever name."""
+    return _identity(one) is not None and _identity(one) == _identity(other)
 
 
 def _identity(path: str | Path) -> Identity | None:

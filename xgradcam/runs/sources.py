@@ -122,7 +122,9 @@ def _at(place: str, output_dir: Path, skip: Skip) -> list[Source]:
         return [Source(STDIN, "stdin")]
     if os.path.isdir(place):
         passed: Counter[str] = Counter()
-        sources = [_within(place, path) for path in photographs_in(place, output_dir, _both(skip, passed))]
+        sources = [
+            source_below(place, path) for path in photographs_in(place, output_dir, _both(skip, passed))
+        ]
         if not sources:
             kinds = [f"{count} {kind}" for kind, count in passed.most_common()]
             others = f" (skipped: {listed(kinds, 5)})" if kinds else ""
@@ -132,7 +134,7 @@ def _at(place: str, output_dir: Path, skip: Skip) -> list[Source]:
         paths = matching(place, skip)
         if not paths:
             raise XGradCamError(f"no photograph matches {place!r}")
-        return [_within(root_of(place), path) for path in paths]
+        return [source_below(root_of(place), path) for path in paths]
     return [Source(place, os.path.splitext(os.path.basename(place))[0] or "photograph")]
 
 
@@ -146,7 +148,8 @@ def _both(skip: Skip, counter: Counter[str]) -> Skip:
     return tell
 
 
-def _within(root: str, path: str) -> Source:
+def source_below(root: str, path: str) -> Source:
+    """A photograph in a file, whose results keep its place below a folder."""
     below = os.path.relpath(path, root or os.curdir)
     # A pattern such as 'a*/../../x.jpg' leaves its own folder.
     below = os.path.basename(path) if ".." in Path(below).parts else below
