@@ -1,7 +1,9 @@
 """The page's own files, and a run that writes nothing else."""
 
+import base64
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from tests.support import noise
 from xgradcam.cli.options import xgrad_cam_parser
 from xgradcam.cli.page_options import require_page
 from xgradcam.cli.xgrad_cam import main
+from xgradcam.pictures.paint import colours_of
 
 pytestmark = pytest.mark.usefixtures("own_models")
 
@@ -34,7 +37,9 @@ def test_without_pictures_a_photograph_has_two_files(capsys):
 
 
 def test_of_one_photograph_the_line_names_its_file(capsys):
-    assert main([*ALONE, "--image-path", "photos/0001.png", "--target-index", "1"]) == 0
+    for name in ("0000", "0002"):
+        Path(f"photos/{name}.png").unlink()
+    assert main(ALONE) == 0
     assert "wrote out/0001_maps.js\n" in capsys.readouterr().out
 
 
@@ -97,13 +102,31 @@ def test_no_pictures_is_for_the_page(capsys):
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize(
-    "more", [["--format", "pdf"], ["--color-bar"], ["--signed"], ["--colormap", "jet"], ["--alpha", "0.5"]]
-)
+@pytest.mark.parametrize("more", [["--format", "pdf"], ["--color-bar"]])
 def test_no_pictures_refuses_what_only_pictures_have(more, capsys):
     assert main([*ALONE, *more]) == 2
     assert capsys.readouterr().err.startswith(f"xgrad-cam: error: {more[0]} is about pictures, and --no-pic")
     assert not Path("out").exists()
+
+
+LOOKS = {
+    (): ("inferno", 60, False, None),
+    ("--colormap", "jet"): ("jet", 60, False, None),
+    ("--colormap", "ocean", "--alpha", "0.25"): ("ocean", 25, False, None),
+    ("--signed",): ("inferno", 60, True, None),
+    ("--signed", "--colormap", "twilight", "--alpha", "0.9"): ("twilight", 60, True, "twilight"),
+}
+
+
+@pytest.mark.parametrize(("more", "look"), LOOKS.items())
+@pytest.mark.parametrize("pictures", [True, False])
+def test_the_page_begins_in_what_the_run_was_told(more, look, pictures):
+    assert main([*(RUN if pictures else ALONE), "--html", *more, "--quiet"]) == 0
+    page = Path("out/index.html").read_text()
+    found = json.loads(re.search(r'id="look-at-first">(.*?)</script>', page)[1])
+    assert tuple(found.values()) == look
+    colours = json.loads(re.search(r'id="colours">(.*?)</script>', page)[1])
+    assert base64.b64decode(colours[look[0]]) == colours_of(look[0]).tobytes()
 
 
 def test_no_pictures_takes_looks_for_panels_and_for_the_report():

@@ -6,6 +6,7 @@ import torch
 
 from xgradcam.cam.explanation import Explanation
 from xgradcam.pictures.framing import Framing
+from xgradcam.pictures.paint import DEFAULT_STYLE
 from xgradcam.runs.gallery import write_gallery
 from xgradcam.runs.page_maps import facts_of_page, maps_script, page_pictures
 
@@ -69,7 +70,7 @@ LAYERS = {
 FUSED = " + ".join(LAYERS)
 
 
-def live_run(folder, framing=None, outline=None):
+def live_run(folder, framing=None, outline=None, style=DEFAULT_STYLE):
     """A run of one photograph, two classes, three layers and their fused maps, without pictures."""
     photograph = np.full((*SHAPE, 3), (0, 128, 0), np.uint8)
     every = list(LAYERS.values())
@@ -91,5 +92,5 @@ def live_run(folder, framing=None, outline=None):
                     **facts_of_page(view),
                 )
             )  # fmt: skip
-    write_gallery(folder, records, "Live")
+    write_gallery(folder, records, "Live", style)
     return folder

@@ -10,7 +10,8 @@ import torch
 from tests.runs.page_support import FUSED, LAYERS, METHODS, ONLY_IN_CHROMIUM, SIZE, live_run
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.outlines import Outline
-from xgradcam.pictures.paint import colours_of, fused, levels_of
+from xgradcam.pictures.paint import Style, colours_of, fused, levels_of
+from xgradcam.pictures.signed import signed_shares
 from xgradcam.runs.gallery import COLORMAPS
 
 
@@ -117,6 +118,59 @@ def test_signed_maps_are_red_for_and_blue_against(visit, live):
     low, high = scale.locator(".low").inner_text(), scale.locator(".high").inner_text()
     assert (float(low), float(high)) == pytest.approx((-full, full), rel=5e-3)
     assert scale.get_attribute("title").startswith("evidence against (blue) and for (red) class 285")
+
+
+def shown_first(page):
+    look = "['colormap', 'opacity'].map((id) => document.getElementById(id).value)"
+    signed = "document.querySelector('[data-switch=sign] input:checked').value"
+    return [*page.evaluate(look), page.evaluate(signed)]
+
+
+def test_the_page_begins_in_the_colours_that_the_run_was_told(visit, tmp_path):
+    page = visit(live_run(tmp_path, style=Style(colormap="twilight", alpha=1.0)))
+    assert shown_first(page) == ["twilight", "100", "positive"]
+    drawn, levels = pixels(page), levels_of(heatmap_of("late", "grad-cam")).astype(int)
+    near = [table_of("twilight")[np.clip(levels + by, 0, 255)] for by in (-1, 0, 1)]
+    assert np.min([np.abs(drawn[..., :3] - one).max(axis=-1) for one in near], axis=0).max() == 0
+    options = page.evaluate("[...document.querySelectorAll('#colormap option')].map((one) => one.value)")
+    assert options == [*COLORMAPS, "twilight"]
+    # Others can be chosen, and are in the address; what the run was told is not.
+    page.select_option("#colormap", "inferno")
+    assert "colours=inferno" in wait_for_address(page, "colours=inferno")
+    assert "opacity" not in page.evaluate("location.hash")
+    assert visit.complaints == []
+
+
+def test_the_page_of_a_signed_run_begins_with_evidence_for_and_against(visit, tmp_path):
+    page = visit(live_run(tmp_path, style=Style(signed=True, alpha=0.45)))
+    assert shown_first(page) == ["inferno", "30", "signed"]
+    drawn = pixels(page)
+    strong = drawn[drawn[..., 3] > 60]
+    assert len(strong)
+    assert np.abs(strong[:, 0] - strong[:, 2]).min() > 100
+    page.evaluate("document.querySelector('[data-switch=sign] input[value=positive]').click()")
+    assert "signed=0" in wait_for_address(page, "signed=0")
+    page = visit(tmp_path, state="signed=0")
+    assert shown_first(page)[2] == "positive"
+    assert visit.complaints == []
+
+
+def test_signed_maps_have_the_colour_map_that_the_run_was_told(visit, tmp_path):
+    page = visit(
+        live_run(tmp_path, style=Style(colormap="twilight_shifted", signed=True)), state="opacity=100"
+    )
+    drawn = pixels(page)
+    values = torch.as_tensor(LAYERS["late"].maps["grad-cam"][0])[None, None]
+    sized = torch.nn.functional.interpolate(values, SIZE, mode="bilinear", align_corners=False)[0, 0].numpy()
+    levels = np.rint(127.5 + 127.5 * signed_shares(sized)).astype(int)
+    near = [table_of("twilight_shifted")[np.clip(levels + by, 0, 255)] for by in range(-2, 3)]
+    strong = drawn[..., 3] > 250
+    assert strong.any()
+    # The browser keeps colours times opacity, in whole steps.
+    far = np.min([np.abs(drawn[..., :3] - one).max(axis=-1) for one in near], axis=0)
+    assert far[strong].max() <= 3
+    assert page.locator(".card .scale").first.get_attribute("title").startswith("evidence against and for")
+    assert visit.complaints == []
 
 
 def test_the_legend_says_from_which_value_to_which(visit, live):

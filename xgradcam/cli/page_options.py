@@ -24,7 +24,10 @@ def add_page_arguments(group: argparse._ActionsContainer) -> None:
 
 
 def require_page(arguments: argparse.Namespace) -> None:
-    """Raise XGradCamError for a run that would write nothing, or looks of pictures that it leaves out."""
+    """Raise XGradCamError for a run that would write nothing, or looks of pictures that it leaves out.
+
+    The page begins in the colours that are given.
+    """
     if not arguments.no_pictures:
         return
     if not arguments.html:
@@ -34,15 +37,11 @@ def require_page(arguments: argparse.Namespace) -> None:
     looks = {
         "--format": arguments.format != "jpg",
         "--color-bar": arguments.color_bar,
-        "--signed": arguments.signed,
-        # The report's examples have them, too.
-        "--colormap": arguments.colormap is not None and not arguments.report,
-        "--alpha": arguments.alpha is not None and not arguments.report,
     }
     for name in (name for name, asked in looks.items() if asked):
         raise XGradCamError(
             f"{name} is about pictures, and --no-pictures leaves them out: leave out one of the two; the "
-            "page has colours of its own, which can be chosen there"
+            "page draws its maps itself"
         )
 
 

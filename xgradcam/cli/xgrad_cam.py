@@ -153,7 +153,7 @@ def _explain(work: "Run", console: Console, record: "Record | None") -> int:
 def _page(work: "Run", record: "Record") -> Path:
     from xgradcam.runs.gallery import write_gallery
 
-    return write_gallery(work.writing.folder, record.journal.records(), _title(work))
+    return write_gallery(work.writing.folder, record.journal.records(), _title(work), work.writing.style)
 
 
 def _title(work: "Run") -> str:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from xgradcam.cam.methods import METHODS
 from xgradcam.figures.drawing import IN_UNITS_OF_THE_SCORE
 from xgradcam.files import write_files
-from xgradcam.pictures.paint import colours_of
+from xgradcam.pictures.paint import DEFAULT_STYLE, Style, colours_of
 
 PAGE = "index.html"
 # The script's files, in an order in which each finds what it needs at once.
@@ -28,24 +28,30 @@ SCRIPTS = (
 )
 # Colour maps of the page; the first four are even in lightness and safe for colour-blind readers.
 COLORMAPS = ("inferno", "viridis", "cividis", "magma", "turbo", "jet", "bone")
+# Percents that colours cover, unless the run was told; and a signed map's full colours over that.
+OPACITY, COVER = 60, 1.5
 # Keys of a record that the page does not need.
 LEFT_OUT = ("written",)
 
 
-def write_gallery(folder: Path, records: Iterable[Mapping[str, Any]], title: str) -> Path:
+def write_gallery(
+    folder: Path, records: Iterable[Mapping[str, Any]], title: str, style: Style = DEFAULT_STYLE
+) -> Path:
     """Write `index.html` beside the pictures of a run, whole or not at all, and return its path.
 
     records: one for each photograph and class, as in the run's JSON; `photograph` and `files` are paths
-    relative to the folder. The page holds its style, script and data, and loads nothing but the pictures.
+    relative to the folder. style: of the run's pictures, in whose colours the page begins. The page holds its
+    style, script and data, and loads nothing but the pictures.
     Raises XGradCamError where it cannot be written.
     """
     page = folder / PAGE
-    write_files({page: render_page(records, title).encode("utf-8", "replace")})
+    write_files({page: render_page(records, title, style).encode("utf-8", "replace")})
     return page
 
 
-def render_page(records: Iterable[Mapping[str, Any]], title: str) -> str:
+def render_page(records: Iterable[Mapping[str, Any]], title: str, style: Style = DEFAULT_STYLE) -> str:
     """The page as HTML text."""
+    named = [] if style.named is None else [style.named]
     lines = ",\n".join(_script_json(_with_urls(record)) for record in records)
     return Template(page_part("page.html")).substitute(
         title=html.escape(title),
@@ -57,11 +63,31 @@ def render_page(records: Iterable[Mapping[str, Any]], title: str) -> str:
             }
         ),
         colours=_script_json(
-            {name: base64.b64encode(colours_of(name).tobytes()).decode() for name in COLORMAPS}
+            {
+                name: base64.b64encode(colours_of(name).tobytes()).decode()
+                for name in dict.fromkeys((*COLORMAPS, *named))
+            }
         ),
+        look=_script_json(look_at_first(style)),
         records=f"[\n{lines}\n]",
         script="\n".join(page_part(f"{name}.js") for name in SCRIPTS),
     )
+
+
+def look_at_first(style: Style) -> dict[str, Any]:
+    """The colours that the page begins in: those of a style, as far as it names any.
+
+    table: of signed maps, None for blue and red.
+    """
+    opacity = OPACITY
+    if style.alpha is not None:
+        opacity = round(100 * style.alpha / (COVER if style.signed else 1))
+    return {
+        "colours": style.named or COLORMAPS[0],
+        "opacity": opacity,
+        "signed": style.signed,
+        "table": style.named if style.signed else None,
+    }
 
 
 def relative_url(path: str) -> str:

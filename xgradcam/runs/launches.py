@@ -79,7 +79,7 @@ class Launch:
                 remove_others(folder, run.writing.output_format, self.plan.count)
             if run.writing.page:
                 journal = Journal(folder, run.settings, run.sources, True)
-                write_gallery(folder, journal.records(), title)
+                write_gallery(folder, journal.records(), title, run.writing.style)
             _clear_up(run)
             if (folder / NAME).exists():
                 ledger = Ledger(folder, ())

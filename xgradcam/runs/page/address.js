@@ -18,7 +18,7 @@ function stateWords() {
   put("colours", look.colours, DEFAULT_LOOK.colours);
   put("opacity", look.opacity, DEFAULT_LOOK.opacity);
   put("threshold", look.threshold, DEFAULT_LOOK.threshold);
-  put("signed", look.signed ? 1 : 0, 0);
+  put("signed", look.signed ? 1 : 0, DEFAULT_LOOK.signed ? 1 : 0);
   put("map", all.value, COMMON_DIVIDER);
   if (opened) {
     words.set("photograph", opened.first.image);
@@ -70,7 +70,7 @@ function readState() {
   look.colours = choice(Object.keys(TABLES), said("colours"), DEFAULT_LOOK.colours);
   look.opacity = within(said("opacity"), 0, 100, DEFAULT_LOOK.opacity);
   look.threshold = within(said("threshold"), 0, 99, DEFAULT_LOOK.threshold);
-  look.signed = said("signed") === "1";
+  look.signed = words.has("signed") ? said("signed") === "1" : DEFAULT_LOOK.signed;
   all.value = within(said("map"), 0, 100, COMMON_DIVIDER);
   moveAllDividers();
   refresh();

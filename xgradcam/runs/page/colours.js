@@ -1,7 +1,8 @@
 // Colours of a map over its photograph, as the reader sets them.
 
 const TABLES = JSON.parse(find("colours").textContent); // name -> 256 colours, base64
-const DEFAULT_LOOK = { colours: Object.keys(TABLES)[0], opacity: 60, threshold: 0, signed: false };
+const BEGIN = JSON.parse(find("look-at-first").textContent); // what the run was told
+const DEFAULT_LOOK = { colours: BEGIN.colours, opacity: BEGIN.opacity, threshold: 0, signed: BEGIN.signed };
 const look = { ...DEFAULT_LOOK };
 const FOR = [202, 0, 32], AGAINST = [5, 97, 206]; // as in the package's signed pictures
 const COVER = 1.5; // full colours of a signed map over its opacity: they fade towards 0 anyway
@@ -16,6 +17,13 @@ function tableOf(name) {
 const heatOf = (maps, place, ...of) =>
   (look.signed && !maps.views[place].fused ? signedHeatmap : heatmap)(maps, place, ...of);
 
+/** The colour of a value from -1 to 1: red or blue, or of the colour map that the run was told. */
+function signedColour(value) {
+  if (!BEGIN.table) return value > 0 ? FOR : AGAINST;
+  const level = 3 * Math.round(127.5 + 127.5 * value);
+  return tableOf(BEGIN.table).subarray(level, level + 3);
+}
+
 /** The pixels of a heatmap, or of a signed one, in the colours that are set. */
 function coloured(heat, rows, columns) {
   const image = new ImageData(columns, rows), pixels = image.data;
@@ -24,7 +32,7 @@ function coloured(heat, rows, columns) {
     const value = heat.values[place], strength = Math.abs(value);
     if (strength < least) continue;
     if (look.signed) {
-      pixels.set(value > 0 ? FOR : AGAINST, 4 * place);
+      pixels.set(signedColour(value), 4 * place);
       pixels[4 * place + 3] = 255 * Math.min(1, COVER * opacity) * strength;
     } else {
       const level = 3 * Math.floor(255 * value);
@@ -41,8 +49,8 @@ const STOPS = 16;
 /** The colours from the lowest to the highest value, as a gradient of the style sheet. */
 function ramp() {
   const rgb = (colour) => `rgb(${colour.join(" ")})`;
-  if (look.signed) return `linear-gradient(90deg, ${rgb(AGAINST)}, #f2f2f2, ${rgb(FOR)})`;
-  const table = tableOf(look.colours);
+  if (look.signed && !BEGIN.table) return `linear-gradient(90deg, ${rgb(AGAINST)}, #f2f2f2, ${rgb(FOR)})`;
+  const table = tableOf(look.signed ? BEGIN.table : look.colours);
   const stops = Array.from({ length: STOPS + 1 }, (_, stop) => {
     const level = Math.round((255 * stop) / STOPS);
     return rgb([...table.subarray(3 * level, 3 * level + 3)]);
@@ -53,7 +61,8 @@ function ramp() {
 /** Words for what a colour means: the values at both ends, and their unit. */
 function legendOf(record, method, heat, cells) {
   if (!heat) return { low: "", high: "", title: "blank map", unit: "" };
-  const title = look.signed ? `evidence against (blue) and for (red) ${wordsOf(record)}` : `evidence for ${wordsOf(record)}`;
+  const both = BEGIN.table ? "evidence against and for" : "evidence against (blue) and for (red)";
+  const title = `${look.signed ? both : "evidence for"} ${wordsOf(record)}`;
   if (heat.low === undefined && look.signed) return { low: "", high: "", title: `evidence for ${wordsOf(record)}`, unit: "of any layer" };
   if (heat.low === undefined) return { low: "least", high: "most", title, unit: "of any layer, each on a scale of its own" };
   const score = record.interest === undefined ? "logit" : "score";
