@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as attention
 
 from xgradcam.layouts.mixing import Unmixed
@@ -25,8 +26,15 @@ def by_hand(queries, keys, values):
     return weights @ values[0]
 
 
+def attention_of_parts(queries, keys, values):
+    """The fused one as PyTorch computes it where no kernel suits, with a softmax of its own."""
+    with sdpa_kernel(SDPBackend.MATH):
+        return attention(queries, keys, values)
+
+
 FORMS = {
     "fused": attention,
+    "fused, of parts": attention_of_parts,
     "matmul": lambda q, k, v: (q @ k.mT / WIDTH**0.5).softmax(dim=-1) @ v,
     "einsum": lambda q, k, v: torch.einsum(
         "bqk,bkd->bqd", (torch.einsum("bqd,bkd->bqk", q, k) / WIDTH**0.5).softmax(dim=-1), v

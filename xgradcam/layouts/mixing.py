@@ -27,6 +27,8 @@ _RANDOM = {
 }
 # PyTorch's own in one operation.
 _ATTENTION = {"_native_multi_head_attention"}
+# The softmax of a fused attention that is computed in parts; an axis may have been added in front of its samples.
+_SOFTMAX_OF_ATTENTION = "_safe_softmax"
 
 
 class Noting(DispatchMode):
@@ -46,7 +48,8 @@ class Noting(DispatchMode):
 
 
 def _may_mix(name: str) -> bool:
-    return name in _AXES or name in _SUMS or name in _ATTENTION or name.startswith("_scaled_dot_product")
+    alone = name in _ATTENTION or name == _SOFTMAX_OF_ATTENTION or name.startswith("_scaled_dot_product")
+    return alone or name in _AXES or name in _SUMS
 
 
 class Unmixed(DispatchMode):
@@ -96,6 +99,9 @@ class Unmixed(DispatchMode):
         elif name in _SUMS and len(given) > _SUMS[name]:
             given[0] = self._unless_mixed(given[0], given[_SUMS[name]])
             given[0] = self._strong(given[0]) if name == "_softmax" else given[0]
+        elif name == _SOFTMAX_OF_ATTENTION:
+            folded = given[0].reshape(-1, *given[0].shape[-2:])
+            given[0] = self._strong(self._unless_mixed(folded, -1)).reshape(given[0].shape)
         elif name.startswith("_scaled_dot_product"):
             # The samples are along the first axis, or along the second where that was added.
             folded = [one.flatten(0, 1) for one in given[:3]]
