@@ -299,7 +299,6 @@ def _npz(explanation: Explanation) -> bytes:
         numbers = {"scores": scores, "class_index": target}
     np.savez(
         buffer,
-        allow_pickle=False,
         **{method: signed[0].cpu().numpy() for method, signed in explanation.maps.items()},
         **{f"constants_{kind}": of[0].cpu().numpy() for kind, of in explanation.constants_by_kind.items()},
         **numbers,
