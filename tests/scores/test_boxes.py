@@ -265,7 +265,7 @@ def test_a_detector_of_torchvision_as_with_another_package(faster):
 
 def test_eq_5_is_verified_where_all_operations_are_seen(faster):
     inputs = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(3))
-    with pytest.raises(XGradCamError, match=r"roi_align.*its constants cannot be found"):
+    with pytest.raises(XGradCamError, match=r"roi_align.*(its constants cannot be found|not supported)"):
         verify(faster, inputs, "backbone.body.13", score=BoxScore())
     torch.manual_seed(0)
     one_stage = retinanet_resnet50_fpn(
