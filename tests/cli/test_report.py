@@ -1,5 +1,7 @@
 """--report as a user runs it: a planted shortcut is shown, and the page stands alone."""
 
+import base64
+import io
 import json
 import shutil
 import sys
@@ -241,6 +243,61 @@ def test_an_only_photograph_and_several_layers_have_one_too(planted):
     assert "1 photograph; 1 class explained." in page.text
     assert "The maps are those of XGrad-CAM at colours.1, the first of 2 layers" in page.text
     assert ("a", {"href": "index.html"}) in page.tags
+
+
+def pictures_in(page):
+    """Words and pixels of the pictures of examples."""
+    found = []
+    for tag, attributes in page.tags:
+        if tag == "img" and attributes["alt"].startswith(("Photograph", "Its map")):
+            content = base64.b64decode(attributes["src"].partition(",")[2])
+            found.append((attributes["alt"], np.asarray(Image.open(io.BytesIO(content)), int)))
+    return found
+
+
+def test_examples_show_the_maps_of_all_layers_in_their_order(planted):
+    layers = ["--target-layer", "colours.1", "colours.2"]
+    assert main([*planted, *layers, "--truth", "folder", "--output-dir", "out"]) == 0
+    page = page_in()
+    assert "Beside each photograph are its maps at colours.1, colours.2 (--target-layer gives" in page.text
+    found = pictures_in(page)
+    assert [words.partition(",")[0] for words, _ in found[1:3]] == [
+        "Its map at colours.1",
+        "Its map at colours.2",
+    ]
+    assert len(found) % 3 == 0
+    for (name, photograph), (_, first), (_, second) in zip(found[::3], found[1::3], found[2::3], strict=True):
+        assert name.startswith("Photograph ")
+        assert photograph.shape == first.shape == second.shape
+    assert any(
+        np.abs(one - other).max() > 40 for (_, one), (_, other) in zip(found[1::3], found[2::3], strict=True)
+    )
+
+
+def test_the_report_has_the_colours_that_the_run_was_told(planted):
+    looks = {
+        "out": [], "bone": ["--colormap", "bone"], "signed": ["--signed"], "alpha": ["--alpha", "1"],
+        "both": ["--signed", "--colormap", "bone"],
+    }  # fmt: skip
+    # Taken for dogs by the green tag, with evidence against that.
+    for number in range(WRONG):
+        mixed = np.asarray(Image.open(f"photos/cat/{number}.png")).copy()
+        mixed[:16, -16:], mixed[-8:, :8] = (40, 250, 40), (40, 40, 250)
+        Image.fromarray(mixed).save(f"photos/cat/{number}.png")
+    drawn = {}
+    for folder, more in looks.items():
+        assert main([*planted, *more, "--truth", "folder", "--output-dir", folder, "--quiet"]) == 0
+        page = Page(Path(folder, REPORT).read_text())
+        drawn[folder] = [picture for words, picture in pictures_in(page) if words.startswith("Its map")]
+        (scale,) = [attributes for tag, attributes in page.tags if attributes.get("class") == "scale"]
+        assert ("style" in scale) == ("bone" in more)
+        assert ("evidence for and against" in page.text) == ("--signed" in more)
+    plain = drawn.pop("out")
+    for others in drawn.values():
+        assert any(np.abs(one - other).max() > 40 for one, other in zip(plain, others, strict=True))
+    # Evidence against is blue over grey, and bone has no red.
+    assert any((one[..., 2] - one[..., 0]).max() > 60 for one in drawn["signed"])
+    assert all((one[..., 0] - one[..., 2]).max() < 40 for one in drawn["both"])
 
 
 def test_its_size_is_bounded(planted, monkeypatch):

@@ -134,6 +134,33 @@ def test_a_panel_of_a_contrast_shows_predicted_true_and_contrast(table):
     assert not np.array_equal(predicted, contrast)
 
 
+@pytest.mark.parametrize("layers", [["features.1"], ["features.1", "features.2"]])
+def test_a_signed_panel_of_a_contrast_shows_both_signs(table, layers):
+    run = arguments("--panel", "--signed", "--format", "png", "--method", "xgrad-cam")
+    assert main([*run, "--target-layer", *layers]) == 0
+    records = [one for one in records_in() if one.get("role")]
+    contrasts = [one for one in records if one["role"] == "contrast"]
+    assert len(contrasts) == (1 if len(layers) == 1 else 3)
+
+    def strengths(picture):
+        """The strongest red, and the strongest blue."""
+        redness = picture[:, :, 0].astype(int) - picture[:, :, 2]
+        return redness.max(), -redness.min()
+
+    shown = []
+    for contrast in contrasts:
+        of_both = [
+            one for one in records if (one["image"], one["layer"]) == (contrast["image"], contrast["layer"])
+        ]
+        # The photograph, then the predicted class, the true one and the contrast, each as in its own picture.
+        quarters = np.array_split(read_image(f"out/{contrast['panel']}"), 4, axis=1)[1:]
+        for quarter, one in zip(quarters, of_both, strict=True):
+            own = strengths(read_image(f"out/{one['files']['xgrad-cam']}"))
+            assert strengths(quarter) == pytest.approx(own, abs=60)
+            shown.append(own)
+    assert max(blue for _, blue in shown) > 120
+
+
 def test_classes_that_are_asked_for_are_explained_and_judged(predicted, table, capsys):
     assert main(arguments("--target-index", "2", "top1")) == 0
     out, err = capsys.readouterr()

@@ -89,7 +89,7 @@ class Overview:
 
     classes: those of most mistakes first, then those of most photographs. contrasts: of mistakes, the most
     frequent first. photographs: those explained. verdicts: on their predictions. sources: the photographs by
-    their paths. remarks: lines on boxes.
+    their paths. remarks: lines on boxes. elsewhere: the records at other layers, by what they explain.
     """
 
     run: Run
@@ -101,6 +101,11 @@ class Overview:
     verdicts: Verdicts
     sources: Mapping[str, Source]
     remarks: Sequence[str] = field(default=())
+    elsewhere: Mapping[tuple[object, ...], Sequence[Record]] = field(default_factory=dict)
+
+    def at_layers(self, record: Record) -> list[Record]:
+        """The record of an explanation at this layer, and those at the run's other ones."""
+        return [record, *self.elsewhere.get((record["image"], *_key(record)), ())]
 
 
 def overview_of(
@@ -123,9 +128,12 @@ def overview_of(
     sources = {source.path: source for source in run.sources}
     inside = _Inside(run, matches_in(boxes, paths, say), sources)
     kinds: defaultdict[tuple[bool, int | None, str], list[Record]] = defaultdict(list)
-    for record in records:
-        if record["layer"] == layer and "maps" in record:
+    elsewhere: defaultdict[tuple[object, ...], list[Record]] = defaultdict(list)
+    for record in (one for one in records if "maps" in one):
+        if record["layer"] == layer:
             kinds[_key(record)].append(record)
+        else:
+            elsewhere[(record["image"], *_key(record))].append(record)
     classes, contrasts = [], []
     for (is_contrast, index, name), found in kinds.items():
         if is_contrast:
@@ -138,6 +146,7 @@ def overview_of(
         sorted(classes, key=lambda one: (-_mistakes(one), -len(one.records))),
         sorted(contrasts, key=lambda one: -len(one.records)),
         len(paths), verdicts, sources, [] if boxes is None else [inside.matches.summary(len(paths))],
+        elsewhere,
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -32,15 +32,20 @@ from xgradcam.evaluation.overview_words import (
     text,
     wrong,
 )
+from xgradcam.figures.sizing import at_size
 from xgradcam.files import write_files
-from xgradcam.pictures.paint import Style, paint
+from xgradcam.layouts.padding import WHOLE
+from xgradcam.pictures.paint import Style, colours_of, paint
 from xgradcam.pictures.photograph import Photograph
+from xgradcam.pictures.signed import signed_shares
 from xgradcam.runs.gallery import PAGE, page_part
 from xgradcam.runs.outputs import REPORT
 from xgradcam.runs.verdicts import right_of
 
 # Pictures of a group, and pairs of pictures of the whole page: so its size is bounded, at about 10 MB.
 OF_GROUP, MOST_PAIRS = 3, 600
+# Layers whose maps are beside a photograph.
+MOST_LAYERS = 4
 # Classes and contrasts with pictures of their own; the table has all classes.
 MOST_CLASSES, MOST_CONTRASTS = 60, 12
 THUMBNAIL, MEAN_MAP, SMALL_MAP = 128, 128, 56
@@ -63,6 +68,7 @@ def render_report(overview: Overview, title: str) -> str:
     return Template(_part("overview.html")).substitute(
         title=text(title),
         style=page_part("theme.css") + _part("overview.css"),
+        ramp=_ramp(overview.run.writing.style),
         summary="\n".join(f"<p>{line}</p>" for line in page.summary()),
         table=page.table(),
         mistakes=page.mistakes(),
@@ -97,6 +103,12 @@ class _Page:
         names = view.run.layers
         at = f" at {text(view.layer)}, the first of {len(names)} layers" if len(names) > 1 else ""
         yield f"The maps are those of {text(title_of(view.method))}{at}{_about(view.method)}."
+        if len(names) > 1:
+            layers = text(", ".join(names[:MOST_LAYERS]))
+            yield f"Beside each photograph are its maps at {layers} (--target-layer gives the order)."
+        if view.run.writing.style.signed:
+            colours = "from against to for" if view.run.writing.style.named else "blue against, red for"
+            yield f"These show evidence for and against ({colours})."
         for remark in view.remarks:
             yield f"{text(remark[:1].upper() + remark[1:])}."
         if view.run.writing.page:
@@ -182,25 +194,34 @@ class _Page:
         """A photograph and its map as a figure; nothing once the page has enough pictures."""
         if self.pairs <= 0:
             return ""
-        self.pairs -= 1
+        records = self.overview.at_layers(record)[:MOST_LAYERS]
+        self.pairs -= len(records)
         image, name = record["image"], text(Path(record["image"]).name)
         words = f"{kind}: {name}{_sure(record) if kind == MOST_CONFIDENT else wrong(record)}"
         photograph = self._thumbnail(image)
         if photograph is None:
             missing = '<p class="missing">not to be read now</p>'
             return f'<figure class="pair">{missing}<figcaption>{words}</figcaption></figure>'
+        pictures = _picture(photograph, f"Photograph {name}")
+        for each in records:
+            layer = f" at {text(each['layer'])}" if len(records) > 1 else ""
+            pictures += _picture(
+                self._painted(photograph, each, one.method), f"Its map{layer}, for {text(one.name)}"
+            )
+        return f'<figure class="pair"><div>{pictures}</div><figcaption>{words}</figcaption></figure>'
+
+    def _painted(self, photograph: Photograph, record: Record, method: str) -> Photograph:
+        """The map of an explanation over its photograph, as in the pictures of the run."""
         run = self.overview.run
-        maps = torch.from_numpy(signed_map(run, record, one.method))[None]
+        signed = torch.from_numpy(signed_map(run, record, method))
+        style = replace(run.writing.style, full_resolution=False)
 
         def at(size: tuple[int, int]) -> NDArray[np.float32]:
-            return np.asarray(heatmap(maps, size)[0])
+            if style.signed:
+                return signed_shares(at_size(signed, size, WHOLE))
+            return np.asarray(heatmap(signed[None], size)[0])
 
-        style = Style(colormap=run.writing.style.colormap, alpha=run.writing.style.alpha)
-        shape = photograph.shape[0], photograph.shape[1]
-        painted = paint(photograph, at, run.framing, shape, style)
-        pictures = _picture(photograph, f"Photograph {name}")
-        pictures += _picture(painted, f"Its map, for {text(one.name)}")
-        return f'<figure class="pair"><div>{pictures}</div><figcaption>{words}</figcaption></figure>'
+        return paint(photograph, at, run.framing, (photograph.shape[0], photograph.shape[1]), style)
 
     def _thumbnail(self, image: str) -> Photograph | None:
         """The photograph, small; None where it cannot be read any more."""
@@ -222,11 +243,20 @@ class _Page:
         size = min(WIDEST * height, max(1, round(height * columns / rows))), height
         large = cv2.resize(mean, size, interpolation=cv2.INTER_LINEAR)
         levels = np.asarray(255 * large / large.max(), np.uint8)
-        colours = cv2.cvtColor(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
         return _picture(
-            np.asarray(colours, np.uint8),
+            colours_of(self.overview.run.writing.style.colours)[levels],
             f"Mean map: {half(mean)} of the picture holds half of the evidence, {place_words(mean)}",
         )
+
+
+def _ramp(style: Style) -> str:
+    """The colours of the legend as an attribute; empty for those of the style sheet."""
+    if style.named is None:
+        return ""
+    stops = ", ".join(
+        f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in colours_of(style.named)[::15]
+    )
+    return f' style="background: linear-gradient(90deg, {stops})"'
 
 
 def _sure(record: Record) -> str:

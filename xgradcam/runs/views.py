@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xgradcam.cam.explanation import FLAT, ClassExplanation, Explanation, heatmap_of
+from xgradcam.figures.sizing import signed_heatmap_of
 from xgradcam.layouts.padding import WHOLE
 from xgradcam.layouts.sides import upsampled
 from xgradcam.models.labels import label_of, name_only
@@ -119,7 +120,8 @@ def _with_truth(run: Run, truth: int, views: Sequence[View]) -> list[View]:
     for view in views:
         if isinstance(view.first.score_of, Contrast):
             scoring = contrast_scoring(view.first.score_of, labels)
-            beside = _beside([one for one in views if one.layer == view.layer], labels)
+            of_layer = [one for one in views if one.layer == view.layer]
+            beside = _beside(of_layer, labels, run.writing.style.signed)
             view, role = replace(view, scoring=scoring, beside=beside), CONTRAST
         else:
             role = PREDICTED if view.target == about["prediction"]["index"] else TRUE
@@ -127,10 +129,15 @@ def _with_truth(run: Run, truth: int, views: Sequence[View]) -> list[View]:
     return each
 
 
-def _beside(views: Sequence[View], labels: Sequence[str] | None) -> dict[str, HeatmapOf]:
-    """Captions and heatmaps, by one method, of the predicted and the true class, and of their contrast."""
+def _beside(views: Sequence[View], labels: Sequence[str] | None, signed: bool) -> dict[str, HeatmapOf]:
+    """Captions and heatmaps, by one method, of the predicted and the true class, and of their contrast.
+
+    signed: the heatmaps show evidence against, too, as shares from -1 to 1.
+    """
     method = telling_method(list(views[-1].first.maps))
-    predicted, true, contrast = (view.heatmaps()[method] for view in views)
+    predicted, true, contrast = (
+        signed_heatmap_of(view.samples, method) if signed else view.heatmaps()[method] for view in views
+    )
     names = [name_only(label_of(labels, view.target)) for view in views[:2]]
     return {f"predicted: {names[0]}": predicted, f"true: {names[1]}": true, "predicted less true": contrast}
 
