@@ -398,3 +398,25 @@ def test_the_command_holds_no_weights_while_the_workers_compute(monkeypatch, is_
     device = SimpleNamespace(type="cpu")
     _release(SimpleNamespace(classifier=SimpleNamespace(module=net, device=lambda: device)))
     assert net.weight.is_meta == is_movable
+
+
+def test_workers_do_anew_what_has_changed_in_shards_that_were_done(engine, own_models, capsys):
+    noise("photos", 16)
+    options = [*RUN, "--batch-size", "4", "--shard-size", "4"]
+    assert main([*options, "--shard", "1/2", "--quiet"]) == 0
+    assert len(parts()) == 2
+    shutil.copy("photos/0015.png", "photos/0001.png")
+    done = sorted(Path("out").glob("0000_*.npz"))[0]
+    before = done.stat().st_mtime_ns
+    assert main([*options, "--workers", "2", "--resume"]) == 0
+    assert "9 photographs explained, 0 failed, 7 complete before" in capsys.readouterr().err
+    assert done.stat().st_mtime_ns == before
+    resumed = tree("out")
+    shutil.rmtree("out")
+    assert main([*RUN, "--batch-size", "4", "--quiet"]) == 0
+    whole = tree("out")
+    assert resumed.keys() == whole.keys()
+    changed = [name for name in whole if name.startswith(("0001_", "0015_")) and name.endswith(".npz")]
+    assert len(changed) == 2
+    for name in changed:
+        assert resumed[name] == whole[name]

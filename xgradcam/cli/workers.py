@@ -82,6 +82,8 @@ def _explain(launch: "Launch", console: Console, workers: "Workers", arguments: 
 
     run, plan = launch.run, launch.plan
     shards = range(plan.count)
+    # Those that are done may have photographs that have changed since.
+    launch.reopen(shards)
     left = launch.left(shards)
     every = arguments.json or arguments.verbose
     with progress_bar(console) as bar, ending(console, run.writing.folder, bar) as codes:
