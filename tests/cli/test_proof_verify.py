@@ -594,6 +594,30 @@ def test_maps_are_the_complete_maps_and_replace_no_file_of_others(tiny, capsys):
         assert f"{Path('new/maps', name)} is there already, and no file of proof-verify" in err
         assert Path("new/maps", name).read_bytes() == content
         Path("new/maps", name).write_bytes(before[name])
+    for kind in ("jpg", "pdf", "svg"):
+        code, out, _ = prove(capsys, "--maps", f"new/{kind}", "--format", kind, "--target-index", "2")
+        assert code == 0
+        assert (
+            out.splitlines()[-1]
+            == f"wrote {Path('new', kind, f'maps.{kind}')} and {Path('new', kind, 'maps.npz')}"
+        )
+        assert sorted(os.listdir(f"new/{kind}")) == sorted([f"maps.{kind}", "maps.npz"])
+        assert Path(f"new/{kind}/maps.npz").read_bytes() == before["maps.npz"]
+        content = Path(f"new/{kind}/maps.{kind}").read_bytes()
+        assert content.startswith({"jpg": b"\xff\xd8", "pdf": b"%PDF-", "svg": b"<?xml"}[kind])
+        # Written anew over its own, and over no other.
+        assert prove(capsys, "--maps", f"new/{kind}", "--format", kind, "--target-index", "2")[0] == 0
+        assert Path(f"new/{kind}/maps.{kind}").read_bytes() == content
+        Path(f"new/{kind}/maps.{kind}").write_bytes(content + b" ")
+        code, _, err = prove(capsys, "--maps", f"new/{kind}", "--format", kind)
+        assert code == 2
+        assert "and no file of proof-verify" in err
+    words = Path("new/svg/maps.svg").read_text()
+    for text in (">features.3, ", ", features ", "complete maps", "of each map", "photograph"):
+        assert text in words
+    code, _, err = prove(capsys, "--format", "pdf")
+    assert code == 2
+    assert "--format is of the figure of --maps: give --maps, too" in err
     code, _, err = prove(capsys, "--maps", "new/maps", "--plot", "new/maps/maps.png")
     assert code == 2
     assert "--plot and --maps would both write" in err

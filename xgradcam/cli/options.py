@@ -178,6 +178,10 @@ def proof_verify_parser(prog: str = "proof-verify") -> Parser:
         "signed, as maps.npz; made if missing",
     )  # fmt: skip
     output.add_argument(
+        "--format", choices=("png", "jpg", "pdf", "svg"),
+        help="of the figure of --maps: png (default), jpg, or pdf and svg, whose text stays text",
+    )  # fmt: skip
+    output.add_argument(
         "--json", action="store_true", help="print one JSON object on stdout, and all text on stderr"
     )
     parser.add_argument_group("precision").add_argument(

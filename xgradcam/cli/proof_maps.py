@@ -20,7 +20,11 @@ if TYPE_CHECKING:
     from xgradcam.pictures.photograph import Photograph
     from xgradcam.scores.score import Score
 
-FIGURE, ARRAYS = "maps.png", "maps.npz"
+FIGURE, ARRAYS = "maps", "maps.npz"
+# Formats of the figure.
+PNG, JPG, VECTORS = "png", "jpg", ("pdf", "svg")
+# Dots per inch of a figure, and the words on its colours.
+DPI, LABEL = 150, "evidence, as a share\nof each map's largest"
 METHOD = "complete-cam"
 # Maps in the figure, beside those of the input; fewer layers than these are not left out.
 MOST, FEW = 11, 8
@@ -74,27 +78,76 @@ def write_maps(
     maps: "Mapping[str, NDArray[np.float32]]",
     rows: Mapping[str, Row],
     title: str,
+    kind: str = PNG,
 ) -> None:
-    """Write the figure and the arrays into the folder."""
+    """Write the figure, of a kind of `FORMATS`, and the arrays into the folder."""
+    from xgradcam.files import write_files
+
+    captions = {}
+    for layer, signed in maps.items():
+        height, across = signed.shape
+        captions[layer] = f"{layer}, {height} x {across}, features {share(rows[layer].parts['feature'])}"
+    named = {captions[layer]: signed for layer, signed in maps.items()}
+    draw = _vector if kind in VECTORS else _raster
+    picture = draw(photograph, named, title, kind)
+    try:
+        write_files({folder / f"{FIGURE}.{kind}": picture, folder / ARRAYS: _npz(maps)})
+    except CannotWriteError as error:
+        raise XGradCamError(f"{error}: make room there, or choose another folder for --maps") from None
+
+
+def _raster(
+    photograph: "Photograph", maps: "Mapping[str, NDArray[np.float32]]", title: str, kind: str
+) -> bytes:
+    """The photograph and the maps over it side by side, as PNG or JPEG. maps: by their captions."""
     import cv2
     import numpy as np
 
-    from xgradcam.files import write_files
     from xgradcam.pictures.panel import panel
+    from xgradcam.pictures.photograph import encode_jpeg
     from xgradcam.pictures.signed import signed_overlay
 
     width = min(WIDEST, max(HEIGHT // 2, round(HEIGHT * photograph.shape[1] / photograph.shape[0])))
     shown = np.asarray(cv2.resize(photograph, (width, HEIGHT), interpolation=cv2.INTER_AREA), np.uint8)
     pictures = {"photograph": shown}
-    for layer, signed in maps.items():
-        height, across = signed.shape
-        feature = share(rows[layer].parts["feature"])
-        pictures[f"{layer}, {height} x {across}, features {feature}"] = signed_overlay(shown, signed)
+    for caption, signed in maps.items():
+        pictures[caption] = signed_overlay(shown, signed)
     figure = panel(pictures, title, "red: for the class, blue: against; features: their share of the score")
-    try:
-        write_files({folder / FIGURE: _png(figure), folder / ARRAYS: _npz(maps)})
-    except CannotWriteError as error:
-        raise XGradCamError(f"{error}: make room there, or choose another folder for --maps") from None
+    return encode_jpeg(figure) if kind == JPG else _png(figure)
+
+
+def _vector(
+    photograph: "Photograph", maps: "Mapping[str, NDArray[np.float32]]", title: str, kind: str
+) -> bytes:
+    """The same as a figure of PDF or SVG, with one colour bar, whose text stays text."""
+    import numpy as np
+    import torch
+
+    from xgradcam.figures.comparing import Comparison, in_rows
+    from xgradcam.figures.figure import Look, Shown, content_of_figure, plain, safe
+    from xgradcam.figures.sizing import at_size
+    from xgradcam.layouts.padding import WHOLE
+    from xgradcam.pictures.marks import marked
+    from xgradcam.pictures.signed import signed_shares
+
+    height, width = photograph.shape[:2]
+    size = (
+        max(1, round(height * HEIGHT / max(height, width))),
+        max(1, round(width * HEIGHT / max(height, width))),
+    )
+    cells = [
+        Shown(
+            signed_shares(at_size(torch.from_numpy(np.asarray(signed)), size, WHOLE)).astype(np.float64),
+            (float(width), float(height)), LABEL, caption, photograph,
+        )
+        for caption, signed in maps.items()
+    ]  # fmt: skip
+    rows = tuple(map(tuple, in_rows(cells)))
+    figure = Comparison(rows, ("",) * len(rows), Look(True, None, None, (-1.0, 1.0)), "all").figure(DPI)
+    across, down = figure.get_size_inches()
+    figure.set_size_inches(across, down + 0.4)
+    safe(figure.suptitle(plain(title), fontsize="medium"))
+    return marked(content_of_figure(figure, kind, DPI), kind)
 
 
 def _png(picture: "Photograph") -> bytes:
@@ -124,16 +177,17 @@ def _npz(maps: "Mapping[str, NDArray[np.float32]]") -> bytes:
     return content.getvalue()
 
 
-def files_in(folder: Path) -> list[Path]:
+def files_in(folder: Path, kind: str = PNG) -> list[Path]:
     """The files that `write_maps` writes; the folder is made, if it is missing."""
     if folder.exists() and not folder.is_dir():
         raise XGradCamError(f"cannot make the folder {folder}: a file has that name")
     make_folder(folder)
-    return [folder / FIGURE, folder / ARRAYS]
+    return [folder / f"{FIGURE}.{kind}", folder / ARRAYS]
 
 
 def is_ours(path: Path) -> bool:
     """True for a plot, a figure or maps that an earlier call has written."""
+    from xgradcam.pictures.marks import is_marked_picture
     from xgradcam.proof.plot import MARK, is_plot
 
     try:
@@ -141,4 +195,6 @@ def is_ours(path: Path) -> bool:
             content = file.read()
     except (OSError, XGradCamError):
         return False
-    return content.endswith(MARK.encode()) if path.suffix == ".npz" else is_plot(content)
+    if path.suffix == ".npz":
+        return content.endswith(MARK.encode())
+    return is_plot(content) or is_marked_picture(content)

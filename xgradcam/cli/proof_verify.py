@@ -13,7 +13,7 @@ from xgradcam.cli.bands import bands_of, early
 from xgradcam.cli.choosing import is_auto
 from xgradcam.cli.listings import print_listing
 from xgradcam.cli.options import ALL, parse, proof_verify_parser
-from xgradcam.cli.proof_maps import METHOD, complete_maps, files_in, is_ours, layers_to_draw, write_maps
+from xgradcam.cli.proof_maps import METHOD, PNG, complete_maps, files_in, is_ours, layers_to_draw, write_maps
 from xgradcam.cli.proof_report import Row, dtype_of, of_interest, report
 from xgradcam.cli.proving import Proof
 from xgradcam.cli.record import kept_files
@@ -128,8 +128,9 @@ def _prove(
         _plot(arguments.plot, proof, rows)
         tell(f"wrote {arguments.plot}")
     if arguments.maps is not None:
-        _maps(arguments.maps, proof, rows, photograph)
-        tell(f"wrote {' and '.join(map(str, files_in(arguments.maps)))}")
+        kind = arguments.format or PNG
+        _maps(arguments.maps, proof, rows, photograph, kind)
+        tell(f"wrote {' and '.join(map(str, files_in(arguments.maps, kind)))}")
     if arguments.json:
         print(json.dumps(numbers, indent=2, allow_nan=False), file=out)
     return DONE if all(row.verdict == "holds" for row in rows) else FAILED
@@ -169,8 +170,12 @@ def _require_free(arguments: argparse.Namespace) -> None:
     if arguments.plot is not None:
         _require_drawable(arguments.plot)
     options = [("--plot", arguments.plot)] if arguments.plot is not None else []
+    if arguments.format is not None and arguments.maps is None:
+        raise XGradCamError(
+            "--format is of the figure of --maps: give --maps, too; that of --plot is in its name"
+        )
     if arguments.maps is not None:
-        options += [("--maps", path) for path in files_in(arguments.maps)]
+        options += [("--maps", path) for path in files_in(arguments.maps, arguments.format or PNG)]
     kept = kept_files(arguments, [arguments.image_path])
     for option, path in options:
         if path in kept:
@@ -217,12 +222,12 @@ def _plot(path: Path, proof: Proof, rows: Sequence[Row]) -> None:
         raise XGradCamError(f"{error}: make room there, or choose another name for --plot") from None
 
 
-def _maps(folder: Path, proof: Proof, rows: Sequence[Row], photograph: "Photograph") -> None:
+def _maps(folder: Path, proof: Proof, rows: Sequence[Row], photograph: "Photograph", kind: str) -> None:
     found = {row.layer: row for row in rows if row.verification is not None}
     layers = [layer for name, layer in proof.layers.items() if name in found and layer.layout is not None]
     names = [name for name in found if name not in proof.layers] + layers_to_draw(layers)
     maps = complete_maps(proof.classifier.module, proof.inputs, names, proof.score)
-    write_maps(folder, photograph, maps, found, f"{_title(proof)}: complete maps")
+    write_maps(folder, photograph, maps, found, f"{_title(proof)}: complete maps", kind)
 
 
 if __name__ == "__main__":
