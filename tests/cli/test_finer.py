@@ -1,6 +1,7 @@
 """The complete map of a finer layer, beside the first pictures of the bundled network."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,21 @@ def test_several_classes_photographs_and_a_page_stay_as_they_are(photos):
     for arguments in ([CAT, "--target", "top2"], ["photos/a.jpg", "photos/b.jpg"], [CAT, "--html"]):
         assert main([*arguments, "--output-dir", "out", *BUNDLED]) == 0
     assert not list(Path("out").glob("*complete*"))
+
+
+def test_a_folder_is_told_the_layer_and_the_method_of_finer_maps(photos, capsys):
+    shutil.rmtree("photos/below")
+    Path("photos/broken.jpg").unlink()
+    assert main(["photos", "--output-dir", "out", *BUNDLED]) == 0
+    err = capsys.readouterr().err
+    advice = f"--target-layer {FINER_LAYER} --method complete-cam"
+    assert "note: 2 of 2 explanations: the two maps coincide here" in err
+    assert f"an earlier layer tells the methods apart, and {advice} shows all of the score there\n" in err
+    assert main(["photos", "--output-dir", "finer", *BUNDLED, *advice.split()]) == 0
+    assert sorted(path.name for path in Path("finer").glob("*.jpg")) == [
+        "a_285_complete-cam.jpg", "b_967_complete-cam.jpg",
+    ]  # fmt: skip
+    assert "coincide" not in capsys.readouterr().err
 
 
 def test_json_has_one_object_that_names_the_layer_of_each(capsys):

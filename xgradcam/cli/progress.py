@@ -29,7 +29,7 @@ COINCIDE, ROUNDING = "the two maps coincide", 1e-3
 # Of such a map the usual picture is the photograph, but with --signed it is not.
 NO_EVIDENCE = "no positive evidence"
 # Follows the note on it, which ends in the advice to take an earlier layer.
-THERE = ", and --method complete-cam shows all of the score there"
+THERE = ", and {}--method complete-cam shows all of the score there"
 # Evaluations that take longer than this are worth a line, in seconds.
 LONG = 10
 
@@ -323,8 +323,16 @@ def _to_print(record: Mapping[str, Any], signed: bool) -> list[str]:
         elif not line.startswith(COINCIDE):
             notes.append(line)
         elif "finer_layer" not in record:
-            notes.append(line + THERE)
+            notes.append(line + THERE.format(_at_finer(record)))
     return notes
+
+
+def _at_finer(record: Mapping[str, Any]) -> str:
+    """The option of the earlier layer, of the network for which it is known; empty for others."""
+    from xgradcam.models.catalogue import BUNDLED
+    from xgradcam.models.efficientnet_lite0 import FINER_LAYER
+
+    return f"--target-layer {FINER_LAYER} " if record["model"] == BUNDLED else ""
 
 
 def _and(names: Sequence[str]) -> str:
