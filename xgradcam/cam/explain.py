@@ -1,6 +1,7 @@
 """The public entry: from a model, a batch and a layer to an explanation."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import nn
@@ -20,7 +21,7 @@ from xgradcam.lending.turns import in_turn
 from xgradcam.proof.complete import trace
 from xgradcam.scores.outputs import finite_logits_of, require_finite
 from xgradcam.scores.probability import require_rule
-from xgradcam.scores.score import ClassScore, Score, settled
+from xgradcam.scores.score import ClassScore, Score, require_one, settled, values_of
 from xgradcam.scores.targets import Classes, Targets, choose_targets
 
 DEFAULT_METHODS = ("grad-cam", "xgrad-cam")
@@ -169,21 +170,32 @@ def evidence_of(
     layout: Said | None = None,
     *,
     complete: bool = False,
+    score: Score | None = None,
+    image: Place | None = None,
+    run: int | None = None,
+    frames: int | None = None,
 ) -> Evidence:
-    """The evidence for a class score: activation, gradient, and a probe that asks the network again.
+    """The evidence for a score: activation, gradient, and a probe that asks the network again.
 
-    complete: with the terms of Eq. 5 at their places, too. The other arguments are those of `explain`.
+    complete: with the terms of Eq. 5 at their places, too. score: in place of a class, as in `explain_score`.
+    The other arguments are those of `explain`.
     """
-    model, inputs = lent(model, inputs)
+    require_one(targets, output, score)
+    model, inputs = lent(model, inputs, image)
+    place, layout = at_run(layer, run), with_frames(layout, frames)
     with torch.inference_mode(False):
-        traced = trace(model, inputs, layer, layout) if complete else None
+        traced = trace(model, inputs, place, layout) if complete else None
         recording, laid_out = (
-            recorded(model, inputs, layer, layout) if traced is None else (traced.recording, traced.layout)
+            recorded(model, inputs, place, layout) if traced is None else (traced.recording, traced.layout)
         )
-        logits = finite_logits_of(recording.output, output)
-        score_of = ClassScore(choose_targets(logits, targets), output)
-        score = score_of(recording.output)
-        probe = Probe(recording, inputs, layer, laid_out, score_of, score, progress)
+        if score is None:
+            logits = finite_logits_of(recording.output, output)
+            score = ClassScore(choose_targets(logits, targets), output)
+        score_of = settled(score, recording.output)
+        with traced.tracer if traced else nullcontext():  # a score may have constants of its own
+            values = values_of(score_of, recording.output, len(inputs))
+        require_finite(values)
+        probe = Probe(recording, inputs, place, laid_out, score_of, values, progress)
         if traced is None:
-            return evidence_from(probe, recording.gradient(score))
-        return evidence_from(probe, *traced.terms(score_of, score))
+            return evidence_from(probe, recording.gradient(values))
+        return evidence_from(probe, *traced.terms(score_of, values))

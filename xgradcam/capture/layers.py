@@ -14,7 +14,7 @@ from xgradcam.capture.recording import Downstream, Recording, record
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts.axes import input_layout
 from xgradcam.layouts.heads import gives_classes, read_by_heads
-from xgradcam.layouts.layout import Frames, Said, said_layout
+from xgradcam.layouts.layout import Frames, Said, said_layout, with_frames
 from xgradcam.layouts.layout import Layout as Layout
 from xgradcam.layouts.watching import Watch, watched, watching
 from xgradcam.lending.borrowing import borrowed, is_close
@@ -58,23 +58,30 @@ class Layer:
 
 
 @in_turn
-def list_layers(model: nn.Module, inputs: Inputs, *, image: Place | None = None) -> list[Layer]:
+def list_layers(
+    model: nn.Module, inputs: Inputs, *, image: Place | None = None, frames: int | None = None
+) -> list[Layer]:
     """The modules that `model(inputs)` runs, ordered by when they first finish; the model is borrowed.
 
-    inputs, image: as in `explain`.
+    inputs, image, frames: as in `explain`; layouts are with frames where outputs have a row for each.
     """
     refuse_exported(model)
+    said = with_frames(None, frames)
     model, inputs = lent(model, inputs, image)
     names = {module: name for name, module in model.named_modules()}
     with advice_on(model, inputs), watched(model, inputs, hooked=True) as watch, borrowed(model) as run:
         of_classes = gives_classes(run(inputs), len(inputs))
     runs = Counter(made.module for made in watch.made)
     shapes = {made.module: made.shape for made in reversed(watch.made)}
-    layers = []
+    layers, count = [], said.count if isinstance(said, Frames) else 0
+    unfolded = Watch(watch.model, watch.inputs, watch.known, watch.made, frames=count)
     for module, times in runs.items():
-        layout = None
+        layout, rows = None, (shapes[module] or (0,))[0]
         with suppress(XGradCamError):
-            layout = watch.layout(module)
+            if count > 1 and rows == count * len(inputs):
+                layout = replace(unfolded.layout(module), frames=count)
+            else:
+                layout = watch.layout(module)
         reaches = partial(_reaches, watch, module, layout)
         layers.append(Layer(names[module], module, shapes[module], layout, times, reaches, of_classes))
     return layers

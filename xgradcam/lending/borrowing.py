@@ -125,10 +125,13 @@ def fields_of(returned: Any) -> Any:
     return vars(returned) if hasattr(returned, "__dict__") and not isinstance(returned, Tensor) else returned
 
 
-def is_close(found: Tensor, expected: Tensor, size: Tensor | float = 0.0) -> bool:
-    """True if two tensors differ by no more than rounding of the largest number or of `size`."""
+def is_close(found: Tensor, expected: Tensor, size: Tensor | float = 0.0, share: float | None = None) -> bool:
+    """True if two tensors differ by no more than rounding of the largest number or of `size`.
+
+    share: of these that is rounding; None for what suits the precision. True where NaN is expected.
+    """
     if found.shape != expected.shape or not found.numel():
         return found.shape == expected.shape
-    share = COARSE_ROUNDING if is_coarse(found) else ROUNDING
+    share = share or (COARSE_ROUNDING if is_coarse(found) else ROUNDING)
     largest = expected.abs().max() + size
     return bool(((found - expected).abs() <= share * largest).all() | expected.isnan().any())

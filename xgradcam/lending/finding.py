@@ -45,6 +45,7 @@ def run_of(layer: AnyLayer) -> int | None:
 def is_input(model: nn.Module, layer: AnyLayer) -> bool:
     """True for the name of the network's input, unless a module of the model has that name."""
     model = without_others(model)
+    layer = layer.layer if isinstance(layer, LayerRun) else layer
     if not isinstance(layer, str) or layer != INPUT:
         return False
     inner = wrapped(model)
@@ -63,7 +64,7 @@ def _at_path(model: nn.Module, path: str) -> nn.Module | None:
 
 def find_layer(model: nn.Module, layer: AnyLayer) -> tuple[str, nn.Module]:
     """The name and the module of `layer`, a module of the model or its name; the model itself for `input`."""
-    model = without_others(model)
+    model, number = without_others(model), run_of(layer)
     layer = layer.layer if isinstance(layer, LayerRun) else layer
     refuse_exported(model)
     if not isinstance(model, nn.Module):
@@ -84,6 +85,8 @@ def find_layer(model: nn.Module, layer: AnyLayer) -> tuple[str, nn.Module]:
     if layer in modules:
         return layer, modules[layer]
     if is_input(model, layer):
+        if number:
+            raise XGradCamError(f"the input is there once: leave out run={number}, or give 0")
         return INPUT, model
     if (inner := wrapped(model)) is not None:
         return find_layer(inner, layer)

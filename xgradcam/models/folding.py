@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch.nn.utils.parametrize import is_parametrized
 
-from xgradcam.lending.borrowing import Run, borrowed
+from xgradcam.lending.borrowing import Run, borrowed, is_close
 from xgradcam.lending.finding import find_layer
 from xgradcam.lending.hooks import OfThread
 from xgradcam.lending.inputs import Inputs, lent
-from xgradcam.lending.several import without_others
+from xgradcam.lending.several import Place, without_others
 from xgradcam.lending.turns import in_turn
 from xgradcam.operations.calls import tensors_of
 
@@ -24,16 +24,18 @@ ROUNDING = 1e-4
 
 
 @in_turn
-def fold_batch_norms(model: nn.Module, inputs: Inputs, layers: Sequence[str] = ()) -> int:
+def fold_batch_norms(
+    model: nn.Module, inputs: Inputs, layers: Sequence[str] = (), *, image: Place | None = None
+) -> int:
     """Fold each 2-d batch norm that directly follows a convolution into it; returns how many.
 
     The model is changed: in evaluation mode it computes the same up to rounding, with other parameters.
-    inputs: (N, ...). The model runs on them to see which norm follows which convolution, and once more
-    to compare its outputs and those of `layers` (names) with those before. If they differ, the model is put
-    back as it was: something beside the norm may use a convolution's output.
+    inputs, image: as in `explain`. The model runs on them to see which norm follows which convolution, and
+    once more to compare its outputs and those of `layers` (names) with those before. If they differ, the
+    model is put back as it was: something beside the norm may use a convolution's output.
     A convolution that is one of `layers` is never changed.
     """
-    lending, inputs = lent(model, inputs)
+    lending, inputs = lent(model, inputs, image)
     model = without_others(model)
     with borrowed(lending) as run:
         before, pairs = _watched(model, run, inputs, layers)
@@ -57,7 +59,8 @@ def _computes(
     # A model that uses its norm in another way may raise anything.
     except Exception:
         return False
-    return len(found) == len(outputs) and all(map(_is_same, found, outputs))
+    same = all(is_close(one, before, share=ROUNDING) for one, before in zip(found, outputs, strict=False))
+    return len(found) == len(outputs) and same and not any(one.isnan().any() for one in outputs)
 
 
 @dataclass
@@ -119,10 +122,3 @@ def _is_plain(module: nn.Module, kind: type[nn.Module]) -> bool:
     """True for a module of this kind that computes what its forward says, without hooks."""
     hooked = module._forward_hooks or module._forward_pre_hooks
     return isinstance(module, kind) and not hooked and not is_parametrized(module)
-
-
-def _is_same(before: Tensor, after: Tensor) -> bool:
-    if before.shape != after.shape:
-        return False
-    largest = before.abs().max() if before.numel() else 0
-    return bool(((before - after).abs() <= ROUNDING * largest).all())

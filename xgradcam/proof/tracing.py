@@ -12,7 +12,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.overrides import TorchFunctionMode
 
 from xgradcam.errors import XGradCamError
-from xgradcam.lending.finding import AnyLayer, find_layer
+from xgradcam.lending.finding import AnyLayer, find_layer, run_of
 from xgradcam.lending.hooks import OfThread
 from xgradcam.operations.calls import Call, float_tensors_of, substitute
 from xgradcam.operations.constants import Intercept, Kind, intercept, is_linear
@@ -139,15 +139,19 @@ def trace_activations(
 ) -> Iterator[list[TracedActivation | None]]:
     """Yield a list that gets each layer's output in a forward pass that the tracer watches.
 
-    None for a layer that does not run exactly once, or whose output is not in the graph.
+    None for a layer that does not run exactly once, or at the run that is meant, or whose output is not in
+    the graph.
     """
     traced: list[TracedActivation | None] = [None] * len(layers)
     runs = [0] * len(layers)
 
     def keep(index: int, output: Any) -> None:
         runs[index] += 1
+        number = run_of(layers[index])
+        if number not in (None, runs[index] - 1):
+            return
         traced[index] = None
-        if runs[index] == 1 and isinstance(output, Tensor) and output.requires_grad:
+        if (number is not None or runs[index] == 1) and isinstance(output, Tensor) and output.requires_grad:
             places = None if tracer.follower is None else tracer.follower.places_of(output)
             with torch.no_grad():
                 traced[index] = TracedActivation(get_gradient_edge(output), output.detach().clone(), places)

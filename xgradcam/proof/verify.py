@@ -13,9 +13,9 @@ network.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,9 @@ from xgradcam.capture.recording import Recording, record
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts.axes import input_layout
 from xgradcam.layouts.following import follower_at
-from xgradcam.layouts.layout import Layout
+from xgradcam.layouts.layout import Frames, Layout, with_frames
 from xgradcam.lending.differentiating import refuse_custom_functions
-from xgradcam.lending.finding import INPUT, AnyLayer, at_run, find_layer, is_input
+from xgradcam.lending.finding import INPUT, AnyLayer, LayerRun, at_run, find_layer, is_input
 from xgradcam.lending.hooks import running_modules
 from xgradcam.lending.inputs import Inputs, advice_on, lent
 from xgradcam.lending.precision import FLOAT32, computing_in
@@ -36,11 +36,11 @@ from xgradcam.operations.calls import nodes_between, refuse_scripted
 from xgradcam.operations.codes import NOWHERE
 from xgradcam.operations.constants import Kind
 from xgradcam.operations.places import Follower, Grid, Places
+from xgradcam.proof.scoring import sample_scores
 from xgradcam.proof.tracing import TracedIntercept, Tracer, trace_activations
-from xgradcam.proof.verification import RELATIVE_TOLERANCE, Contribution, Verification
-from xgradcam.scores.outputs import logits_of, require_finite
-from xgradcam.scores.score import Score, of_sample, settled, values_of
-from xgradcam.scores.targets import Targets, choose_targets, parse_targets
+from xgradcam.proof.verification import Contribution, Verification
+from xgradcam.scores.score import Score
+from xgradcam.scores.targets import Targets
 
 # A layer, its name, or one of its runs.
 OneLayer = TypeVar("OneLayer", bound=AnyLayer)
@@ -58,6 +58,7 @@ def verify(
     layouts: Mapping[str, Layout | None] | None = None,
     image: Place | None = None,
     run: int | None = None,
+    frames: int | None = None,
 ) -> Verification:
     """Compute every term of Eq. 5 for the scores of `targets` at `layer`; see `Verification`.
 
@@ -68,14 +69,16 @@ def verify(
     score: in place of a class, any function of the model's output, as in `explain_score`. It is given one
     sample at a time (of one with `alone`, that sample's), and its own constants count too.
     layouts: of layers' outputs by name, as `list_layers` finds them: then it is known what is `nowhere`.
+    frames: of each sample, if the layer's output has a row for each of them, and its layout does not say so.
     An operation's own constants (bias=, running mean) and numbers are bias. A tensor that is added to,
     concatenated with or chosen instead of one that depends on the layer is bypass.
     Raises XGradCamError if the model, the layer or the targets do not fit, or the score is not finite.
     """
     model, inputs = lent(model, inputs, image)
-    place = at_run(layer, run)
     with _exact(model, inputs), advice_on(model, inputs):
-        return verify_together(model, inputs, [place], targets, output, score=score, layouts=layouts)[place]
+        return verify_together(
+            model, inputs, [layer], targets, output, score=score, layouts=layouts, run=run, frames=frames
+        )[layer]
 
 
 def verify_layers(
@@ -88,6 +91,8 @@ def verify_layers(
     score: Score | None = None,
     layouts: Mapping[str, Layout | None] | None = None,
     image: Place | None = None,
+    run: int | None = None,
+    frames: int | None = None,
 ) -> Iterator[tuple[str, Verification | XGradCamError]]:
     """Yield each layer with the result of `verify`, or with its error; much faster for many layers.
 
@@ -95,12 +100,14 @@ def verify_layers(
     pass from the first layer serves all others that lie on every path from it to the score; then the first
     of the rest is next.
     layouts: of the layers' outputs, as `list_layers` finds them: then each `Verification.nowhere` is known
-    where the first layer of its pass has a layout.
+    where the first layer of its pass has a layout. run: of every layer, the same.
     The other arguments, and the errors that they raise, are those of `verify`.
     """
     model, inputs = lent(model, inputs, image)
     with _exact(model, inputs):
-        _scores(targets, output, score, len(inputs))
+        sample_scores(targets, output, score, len(inputs))
+    how: dict[str, Any] = {"score": score, "layouts": layouts, "run": run, "frames": frames}
+    at_run("", run), with_frames(None, frames)
     left = []
     for layer in dict.fromkeys(layers):
         try:
@@ -112,7 +119,7 @@ def verify_layers(
     while left:
         found: Mapping[str, Verification | XGradCamError]
         try:
-            found = verify_together(model, inputs, left, targets, output, score=score, layouts=layouts)
+            found = verify_together(model, inputs, left, targets, output, **how)
         except XGradCamError as error:
             found = {left[0]: error}
         yield from found.items()
@@ -130,17 +137,22 @@ def verify_together(
     score: Score | None = None,
     layouts: Mapping[str, Layout | None] | None = None,
     image: Place | None = None,
+    run: int | None = None,
+    frames: int | None = None,
 ) -> dict[OneLayer, Verification]:
     """The results at the first layer and at those others that one forward and backward pass from it serves.
 
     The arguments, and the errors that they raise, are those of `verify_layers`.
     """
     model, inputs = lent(model, inputs, image)
-    of_input = {INPUT: input_layout(model, inputs)}
+    said = with_frames(None, frames)
+    places = [at_run(layer, run) if not isinstance(layer, LayerRun) else layer for layer in layers]
+    count = said.count if isinstance(said, Frames) else 1
+    known = {INPUT: input_layout(model, inputs), **(layouts or {})}
     with _exact(model, inputs):
-        scores = _scores(targets, output, score, len(inputs))
+        scores = sample_scores(targets, output, score, len(inputs))
         samples = [
-            _verify_sample(*sample, layers, score_of, {**of_input, **(layouts or {})})
+            _verify_sample(*sample, places, score_of, partial(_layout_at, places[0], known, count))
             for sample, score_of in zip(_one_by_one(model, inputs), scores, strict=True)
         ]
     return {
@@ -161,20 +173,6 @@ def _exact(model: nn.Module, inputs: Tensor) -> Iterator[None]:
     refuse_scripted(model)
     with torch.inference_mode(False), computing_in(FLOAT32, inputs.device.type):
         yield
-
-
-def _scores(
-    targets: Targets, output: str | int | None, score: Score | None, samples: int
-) -> list[Callable[[Recording, Tracer], Tensor]]:
-    """From the recording of each sample to its score, ()."""
-    if score is None:
-        classes = parse_targets(targets, samples)
-        each = [None] * samples if classes is None else classes.tolist()
-        return [partial(_class_score, target, output) for target in each]
-    if targets is not None or output is not None:
-        given = "targets" if targets is not None else "output"
-        raise XGradCamError(f"{given} and score: give one of them; a score reads the model's output itself")
-    return [partial(_own_score, of_sample(score, sample)) for sample in range(samples)]
 
 
 def _one_by_one(model: nn.Module, inputs: Tensor) -> Iterator[tuple[nn.Module, Tensor]]:
@@ -209,18 +207,18 @@ def _verify_sample(
     sample: Tensor,
     layers: Sequence[AnyLayer],
     score_of: Callable[[Recording, Tracer], Tensor],
-    layouts: Mapping[str, Layout | None],
+    layout_of: Callable[[int], Layout | None],
 ) -> dict[int, _Sample]:
     """Both sides at the first layer, and at each other layer, by index, that every path from it crosses.
 
     Behind such a layer, the same operations depend on it as on the first layer, so the terms are the same.
     """
-    start: list[Places] = []
+    start: list[Places] = [None]
 
     def begin(activation: Tensor) -> Tracer:
-        layout = layouts.get(layers[0]) if isinstance(layers[0], str) else None
-        tracer.follower = None if layout is None else follower_at(layout, activation)
-        start[:] = [None if tracer.follower is None else tracer.follower.places_of(activation)]
+        if (layout := layout_of(len(activation))) is not None:
+            tracer.follower = follower_at(layout, activation)
+            start[:] = [tracer.follower.places_of(activation)]
         return tracer
 
     with running_modules(model) as running:
@@ -249,6 +247,16 @@ def _verify_sample(
         feature = product(by_layer, traced.activation, traced.places)
         samples[index] = _sample(score, by_layer, traced.activation, feature, kept)
     return samples
+
+
+def _layout_at(
+    layer: AnyLayer, layouts: Mapping[str, Layout | None], frames: int, rows: int
+) -> Layout | None:
+    """The layout of a layer's output, with so many rows for a sample of these frames, if known."""
+    named = layer.layer if isinstance(layer, LayerRun) else layer
+    layout = layouts.get(named) if isinstance(named, str) else None
+    unfolds = layout is not None and not layout.frames and rows == frames > 1
+    return replace(layout, frames=frames) if unfolds and layout is not None else layout
 
 
 def _product(follower: Follower | None, gradient: Tensor | None, constant: Tensor, places: Places) -> Tensor:
@@ -303,34 +311,6 @@ def _joined(samples: Sequence[_Sample]) -> Verification:
         samples[0].dtype,
         features[:, 1],
     )
-
-
-def _class_score(
-    target: int | None, output: str | int | None, recording: Recording, _tracer: Tracer
-) -> Tensor:
-    """The score of the target, (): the highest score for None."""
-    logits = logits_of(recording.output, output)
-    if len(logits) != 1:
-        raise XGradCamError(
-            f"the model returns {tuple(logits.shape)} for one sample: Eq. 5 needs (1, classes)"
-        )
-    _require_usable(logits)
-    return logits[0, choose_targets(logits.detach(), target)[0]]
-
-
-def _own_score(score_of: Score, recording: Recording, tracer: Tracer) -> Tensor:
-    """A score that the user gives, (): its operations are traced like those of the model."""
-    score_of = settled(score_of, recording.output)
-    with tracer:
-        score = values_of(score_of, recording.output, 1)
-    _require_usable(score)
-    return score[0]
-
-
-def _require_usable(scores: Tensor) -> None:
-    if scores.dtype not in RELATIVE_TOLERANCE:
-        raise XGradCamError(f"the model computes in {scores.dtype}: take float32 or float64")
-    require_finite(scores)
 
 
 def _inner_product(gradient: Tensor | None, constant: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """The finest layer whose maps can be trusted, by the budget of Eq. 5."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from xgradcam.cam.methods import METHODS, known_methods
 from xgradcam.capture.layers import Layer, default_layer, layers_of_maps, list_layers
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts.layout import Layout
+from xgradcam.lending.finding import at_run
 from xgradcam.lending.inputs import Inputs, lent
 from xgradcam.lending.precision import FLOAT32, computing_in
 from xgradcam.lending.several import Place, for_sample
@@ -61,6 +62,8 @@ def choose_layer(
     *,
     score: Score | None = None,
     image: Place | None = None,
+    run: int | None = None,
+    frames: int | None = None,
 ) -> ChosenLayer:
     """The finest layer at which the methods' maps of all samples can be trusted; `reason` says why in a line.
 
@@ -70,33 +73,45 @@ def choose_layer(
     map can be trusted if at most `LEFT_OUT` of the score has no place in it, and its absolute values are at
     most `MAP` times the score; the last layer of each size is looked at. Where no layer suits, the choice is
     that of `default_layer`, and the reason says so. The arguments are those of `explain` and `explain_score`.
+    run: then only layers that have that run are looked at.
     Raises XGradCamError for a model, targets or a precision for which there are no such numbers.
     """
     methods, (model, inputs) = known_methods(methods), lent(model, inputs, image)
     complete = [name for name in methods if METHODS[name].complete]
     by_features = any(METHODS[name].needs_gradient and not METHODS[name].complete for name in methods)
     with computing_in(FLOAT32, inputs.device.type):
-        layers = list_layers(for_sample(model, 0), inputs[:1])
+        layers = _at_run(list_layers(for_sample(model, 0), inputs[:1], frames=frames), run)
         maps, default = layers_of_maps(layers), default_layer(layers)
         if not by_features and not complete:
             return _chosen(default, f"{' and '.join(methods)} cannot be judged by a budget; the default")
-        judge = _Judge(model, inputs, targets, output, score, complete)
+        judge = _Judge(model, inputs, targets, output, score, complete, {"run": run, "frames": frames})
         if by_features:
             judge.verify(maps)
         # Within a size, a complete map cancels less the later the layer is.
         last = {_cells(layer): layer for layer in maps}
         candidates = [one for one in maps if one.name in judge.found] if by_features else [*last.values()]
-        problem = None
-        for layer in sorted(reversed(candidates), key=lambda layer: -_cells(layer)):
-            try:
-                if (trust := judge(layer.name)).trusted:
-                    return _chosen(layer.name, f"the finest layer that suits: {trust.numbers}", trusted=True)
-            except XGradCamError as error:
-                problem = error
+        return _finest(judge, candidates, default)
+
+
+def _finest(judge: "_Judge", candidates: Sequence[Layer], default: str) -> ChosenLayer:
+    """The finest of the candidates that can be trusted, or the default layer."""
+    problem = None
+    for layer in sorted(reversed(candidates), key=lambda layer: -_cells(layer)):
         try:
-            return _chosen(default, f"no layer suits, so the default: {judge(default).numbers}")
+            if (trust := judge(layer.name)).trusted:
+                return _chosen(layer.name, f"the finest layer that suits: {trust.numbers}", trusted=True)
         except XGradCamError as error:
-            raise problem or error from None
+            problem = error
+    try:
+        return _chosen(default, f"no layer suits, so the default: {judge(default).numbers}")
+    except XGradCamError as error:
+        raise problem or error from None
+
+
+def _at_run(layers: Sequence[Layer], run: int | None) -> Sequence[Layer]:
+    """The layers as if they had this run alone; None leaves them as they are."""
+    at_run("", run)
+    return layers if run is None else [replace(layer, runs=int(layer.runs > run)) for layer in layers]
 
 
 def _chosen(name: str, reason: str, trusted: bool = False) -> ChosenLayer:
@@ -114,7 +129,7 @@ class _Judge:
     """Judges layers; see `choose_layer`.
 
     complete: the complete methods asked for. found: the verifications at layers that one trace serves, if a
-    method shows features alone.
+    method shows features alone. which: the run and the frames, as `verify` and `explain` take them.
     """
 
     model: nn.Module
@@ -123,6 +138,7 @@ class _Judge:
     output: str | int | None
     score: Score | None
     complete: Sequence[str]
+    which: Mapping[str, Any]
     found: Mapping[str, Verification] = field(default_factory=dict)
 
     def verify(self, layers: Sequence[Layer]) -> None:
@@ -143,8 +159,9 @@ class _Judge:
         self, names: Sequence[str], layouts: Mapping[str, Layout | None]
     ) -> Mapping[str, Verification]:
         return verify_together(
-            self.model, self.inputs, names, self.targets, self.output, score=self.score, layouts=layouts
-        )
+            self.model, self.inputs, names, self.targets, self.output,
+            score=self.score, layouts=layouts, **self.which,
+        )  # fmt: skip
 
     def __call__(self, layer: str) -> _Trust:
         each = []
@@ -158,8 +175,9 @@ class _Judge:
 
     def _explained(self, layer: str) -> Explanation:
         if self.score is not None:
-            return explain_score(self.model, self.inputs, layer, self.score, self.complete)
-        return explain(self.model, self.inputs, layer, self.targets, self.complete, self.output)
+            return explain_score(self.model, self.inputs, layer, self.score, self.complete, **self.which)
+        about = self.targets, self.complete, self.output
+        return explain(self.model, self.inputs, layer, *about, **self.which)
 
 
 def _of_features(found: Verification) -> _Trust:

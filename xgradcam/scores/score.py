@@ -193,3 +193,10 @@ def of_sample(score: Score, sample: int) -> Score:
     """The score of one sample, for any number of rows; the score itself if it has no `alone`."""
     alone = getattr(score, "alone", None)
     return score if alone is None else alone(sample)
+
+
+def require_one(targets: Any, output: Any, score: Score | None) -> None:
+    """Raise XGradCamError where a score is given beside the targets or the output of a class's."""
+    if score is not None and (targets is not None or output is not None):
+        given = "targets" if targets is not None else "output"
+        raise XGradCamError(f"{given} and score: give one of them; a score reads the model's output itself")
