@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.nn.attention.flex_attention import flex_attention
 
 from xgradcam.lending.borrowing import borrowed
 
@@ -71,3 +72,34 @@ def test_what_others_draw_stays_drawn_unless_the_model_draws_too(how):
         run(torch.ones(3))
         torch.rand(())  # as another thread would
     assert torch.equal(torch.get_rng_state(), before) == DRAWS[how]
+
+
+def test_pytorchs_own_attention_is_as_fast_and_rounds_as_in_one_thread():
+    torch.manual_seed(0)
+    models = [nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    tokens = torch.randn(2, 5, 8)
+    with borrowed(models[0]) as run:
+        expected = run(tokens)
+    with another_thread(), borrowed(models[1]) as run:
+        assert torch.equal(run(tokens), expected)
+
+
+class Flexible(nn.Module):
+    """Attention that PyTorch compiles on its way."""
+
+    def forward(self, inputs):
+        tokens = inputs.reshape(1, 1, 16, 16)
+        return flex_attention(tokens, tokens, tokens)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_is_compiled_on_its_way_runs_beside_other_threads():
+    inputs = torch.randn(1, 256, generator=torch.Generator().manual_seed(0))
+    with borrowed(Flexible()) as run:
+        try:
+            expected = run(inputs)
+        except Exception as error:
+            pytest.skip(f"PyTorch cannot compute flexible attention here: {error}"[:100])
+    with another_thread(), borrowed(Flexible()) as run:
+        torch.testing.assert_close(run(inputs), expected)
