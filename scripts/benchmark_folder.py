@@ -16,7 +16,6 @@ as there are cores, and gives photographs a second.
 """
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -44,9 +43,9 @@ NETWORKS = {"efficientnet-lite0": ("bn2", "default"), "resnet50": ("layer4", "no
 COMMAND = """
 import sys
 from xgradcam.cli.xgrad_cam import main
-folder, out, device, name, layer, weights = sys.argv[1:]
+folder, out, device, name, layer, weights, *more = sys.argv[1:]
 sys.exit(main(["--image-path", folder, "--output-dir", out, "--device", device, "--quiet",
-               "--model", name, "--target-layer", layer, "--weights", weights]))
+               "--model", name, "--target-layer", layer, "--weights", weights, *more]))
 """
 FORWARD = """
 import os, sys
@@ -107,12 +106,18 @@ def photographs(folder: Path, count: int) -> None:
             cutting.convert("RGB").save(folder / f"{index:03}.jpg", quality=90)
 
 
-def seconds(script: str, folder: Path, network: str, device: str) -> float:
-    """How long a script takes as a process of its own."""
+def seconds(script: str, folder: Path, network: str, device: str, processes: int = 1) -> float:
+    """How long a script takes as a process of its own, or the command as several that share the work."""
     with tempfile.TemporaryDirectory() as out:
         command = [sys.executable, "-c", script, str(folder), out, device, network, *NETWORKS[network]]
+        shares = [["--shard", f"{number}/{processes}"] for number in range(1, processes + 1)]
         started = time.perf_counter()
-        subprocess.run(command, check=True, stderr=subprocess.DEVNULL, env=dict(os.environ))
+        running = [
+            subprocess.Popen([*command, *share], stderr=subprocess.DEVNULL)
+            for share in (shares if processes > 1 else [[]])
+        ]
+        if any([one.wait() for one in running]):
+            raise SystemExit(f"a process of {network} failed")
         took = time.perf_counter() - started
         made = len(list(Path(out).glob("*.jpg")))
     if made not in (0, 2 * len(list(folder.iterdir()))):

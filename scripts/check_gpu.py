@@ -23,6 +23,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,8 @@ LAYERS = ("bn2", "blocks.6.0.bn2", "blocks.4.2.bn2")
 AWKWARD = (
     "reads a number", "counts its calls", "draws", "moves to the CPU", "new numbers", "mask", "waits"
 )  # fmt: skip
+# Processes that share a folder.
+PROCESSES = 4
 # The methods of the rows; a map of each.
 ROW = ("xgrad-cam",)
 
@@ -465,28 +468,32 @@ def precision(report: Report) -> None:
 
 
 def folder(report: Report) -> None:
-    """Photographs a second of the command, from start to exit and without the time to start."""
+    """Photographs a second of the command, from start to exit and without the time to start.
+
+    By one process, and by several that share the photographs and the GPU.
+    """
     rows = []
     with tempfile.TemporaryDirectory() as place:
         few, many = Path(place, "few"), Path(place, "many")
         counts = (8, 16) if report.small else (8, 2000)
         for where, count in zip((few, many), counts, strict=True):
             photographs(where, count)
-        for name in FOLDERS:
+        networks, several = (list(FOLDERS)[:1], 2) if report.small else (list(FOLDERS), PROCESSES)
+        for name, processes in product(networks, (1, several)):
+            how = name, report.device, processes
             start, whole = (
-                statistics.median(seconds(COMMAND, where, name, report.device) for _ in range(rounds))
-                for where, rounds in ((few, 1 if report.small else 3), (many, 1))
+                statistics.median(seconds(COMMAND, where, *how) for _ in range(rounds))
+                for where, rounds in ((few, 1 if report.small or processes > 1 else 3), (many, 1))
             )
             rows.append(
                 {
                     "network": name,
+                    "processes": processes,
                     "photographs": counts[1],
                     "a second": counts[1] / whole,
                     "without start-up": (counts[1] - counts[0]) / (whole - start) if whole > start else "-",
                 }
             )
-            if report.small:
-                break
     report.table(f"A folder by the command, {usable_cores()} cores", rows)
 
 
