@@ -1,5 +1,7 @@
 """A run is validated once, when it is made, and says what is explained and drawn."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from xgradcam.errors import XGradCamError
 from xgradcam.pictures.framing import Framing
 from xgradcam.pictures.paint import Style
 from xgradcam.pictures.photograph import to_input
-from xgradcam.runs.run import Explaining, TopClasses
+from xgradcam.runs.run import Explaining, TopClasses, Writing
 
 PHOTOGRAPH = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
 
@@ -93,3 +95,9 @@ def test_the_canvas_is_the_photograph_only_where_more_than_the_networks_scale_is
     assert run_of(net).canvas(PHOTOGRAPH).shape == (8, 8, 3)
     assert run_of(net, panel=True).canvas(PHOTOGRAPH) is PHOTOGRAPH
     assert run_of(net, style=Style(full_resolution=True)).canvas(PHOTOGRAPH) is PHOTOGRAPH
+
+
+@pytest.mark.parametrize("folder", ["", ".", "out", "./out/", "../out", "a/../b", "/", "//x", "/tmp/x/"])
+@pytest.mark.parametrize("name", ["a_1_cam.jpg", "cats/a b_1_X_cam.jpg", "..a_7_panel.jpg"])
+def test_the_path_of_a_file_is_as_pathlib_writes_it(folder, name):
+    assert Writing(Path(folder)).path_of(name) == str(Path(folder) / name)
