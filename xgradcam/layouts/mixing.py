@@ -27,7 +27,7 @@ _RANDOM = {
 }
 # PyTorch's own in one operation.
 _ATTENTION = {"_native_multi_head_attention"}
-# The softmax of a fused attention that is computed in parts; an axis may have been added in front of its samples.
+# The softmax of a fused attention that is computed in parts; an axis may stand in front of its samples then.
 _SOFTMAX_OF_ATTENTION = "_safe_softmax"
 
 

@@ -293,16 +293,17 @@ def _guided(
 
 def _npz(explanation: Explanation) -> bytes:
     buffer = io.BytesIO()
-    numbers: dict[str, Any] = {"scores": explanation.score.cpu().numpy()}
-    if isinstance(explanation, ClassExplanation):
-        scores, target = explanation.logits[0].cpu().numpy(), int(explanation.targets[0])
-        numbers = {"scores": scores, "class_index": target}
-    np.savez(
-        buffer,
+    arrays: dict[str, Any] = {
         **{method: signed[0].cpu().numpy() for method, signed in explanation.maps.items()},
         **{f"constants_{kind}": of[0].cpu().numpy() for kind, of in explanation.constants_by_kind.items()},
-        **numbers,
-    )
+    }
+    if isinstance(explanation, ClassExplanation):
+        arrays["scores"] = explanation.logits[0].cpu().numpy()
+        arrays["class_index"] = int(explanation.targets[0])
+    else:
+        arrays["scores"] = explanation.score.cpu().numpy()
+    # NumPy before 2.1 takes `allow_pickle` for one of the arrays.
+    np.savez(buffer, **arrays)
     return buffer.getvalue()
 
 
