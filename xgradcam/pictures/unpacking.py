@@ -41,9 +41,10 @@ def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
         return np.array(image)
     try:
         _schema, capsule = image.__arrow_c_array__()  # keeps the memory until it is gone
-    except ValueError:  # in several blocks, as large images are
+        pixels = _Array.from_address(_address_in(capsule, NAME)).children[0].contents
+    # Large images are in several blocks; without a child the array is of another form.
+    except ValueError:
         return np.array(image)
-    pixels = _Array.from_address(_address_in(capsule, NAME)).children[0].contents
     if pixels.length != height * width * KEPT or pixels.offset:
         return np.array(image)
     kept = (ctypes.c_uint8 * pixels.length).from_address(pixels.buffers[1])
