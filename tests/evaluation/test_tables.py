@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from xgradcam.evaluation.tables import Mean, Row, cell, csv_table, escaped, latex_tables, markdown_table
+from xgradcam.evaluation.tables import Mean, Row, cell, csv_table, latex_escaped, latex_tables, markdown_table
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_latex_has_a_table_for_each_layer_that_booktabs_sets():
 
 
 def test_latex_prints_what_it_would_obey():
-    assert escaped(r"a_b & 5% $x$ #1 {y} ~ ^ \z") == (
+    assert latex_escaped(r"a_b & 5% $x$ #1 {y} ~ ^ \z") == (
         r"a\_b \& 5\% \$x\$ \#1 \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}z"
     )
 

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import matplotlib
 import matplotlib.texmanager
@@ -21,11 +22,11 @@ from xgradcam.errors import XGradCamError
 from xgradcam.figures.comparing import compare
 from xgradcam.figures.figure import (
     Look,
+    colour_table,
     content_of_figure,
     figure_of_picture,
     new_figure,
     pixels_of_figure,
-    table_of,
 )
 from xgradcam.pictures.framing import Framing
 from xgradcam.scores.regions import RegionMean
@@ -210,11 +211,13 @@ def test_a_wrong_argument_is_refused_in_a_line(how, says):
 
 
 def test_colour_maps_of_opencv_and_of_matplotlib_are_known():
-    assert np.array_equal(table_of("deepgreen", False)[0], [0, 0, 0])
+    assert np.array_equal(colour_table("deepgreen", False)[0], [0, 0, 0])
     np.testing.assert_allclose(
-        table_of("cubehelix", True), matplotlib.colormaps["cubehelix"](np.arange(256))[:, :3]
+        colour_table("cubehelix", True), matplotlib.colormaps["cubehelix"](np.arange(256))[:, :3]
     )
-    assert np.array_equal(table_of(matplotlib.colormaps["gray"], False)[:, 0], table_of("gray", False)[:, 1])
+    assert np.array_equal(
+        colour_table(matplotlib.colormaps["gray"], False)[:, 0], colour_table("gray", False)[:, 1]
+    )
 
 
 def test_a_map_without_positive_evidence_says_so_and_has_no_scale():
@@ -494,3 +497,20 @@ def test_settings_by_which_matplotlib_cannot_draw_are_told_in_a_line(tmp_path, m
         explained(seeded(1, 3, 3)).save(tmp_path / "figure.pdf", photograph())
     assert "\n" not in str(error.value)
     assert not (tmp_path / "figure.pdf").exists()
+
+
+def test_threads_that_save_figures_leave_matplotlibs_settings_as_they_were():
+    def content(_number):
+        figure = new_figure(2, 1)
+        figure.add_subplot().plot([0, 1])
+        return content_of_figure(figure, "svg")
+
+    before, interval = dict(matplotlib.rcParams), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            each = list(threads.map(content, range(12)))
+    finally:
+        sys.setswitchinterval(interval)
+    assert set(each) == {content(0)}
+    assert dict(matplotlib.rcParams) == before

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from xgradcam.pictures import lettering
-from xgradcam.pictures.lettering import line, shortened, writable
+from xgradcam.pictures.lettering import fitted, line, writable
 
 BLACK = (0, 0, 0)
 TEXTS = [
@@ -56,7 +56,7 @@ def test_letters_with_accents_are_drawn_as_such(fonts):
 @pytest.mark.parametrize("width", [30, 60, 100])
 def test_the_longest_beginning_that_fits(fonts, text, width):
     text = writable(text)
-    short = shortened(text, 16, width)
+    short = fitted(text, 16, width)
     assert short.endswith("…")
     assert text.startswith(short[:-1])
     assert lettering._width(short, 16) <= width
@@ -65,7 +65,7 @@ def test_the_longest_beginning_that_fits(fonts, text, width):
 
 
 def test_what_fits_is_not_shortened(fonts):
-    assert shortened("espresso", 16, 200) == "espresso"
+    assert fitted("espresso", 16, 200) == "espresso"
 
 
 def test_colours_and_spaces(fonts):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from xgradcam.cam.explanation import ClassExplanation
-from xgradcam.cam.notes import notes_on, table_of
+from xgradcam.cam.notes import note_numbers, notes_on
 from xgradcam.layouts.padding import WHOLE, Share
 from xgradcam.operations.constants import Kind
 from xgradcam.scores.outputs import require_finite
@@ -43,8 +43,8 @@ def numbers_of(
     maps: Sequence[Mapping[str, Tensor]],
     in_range: Sequence[Tensor] = (),
 ) -> Tensor:
-    """1 if the scores are finite and all of `in_range` are True, else 0; then `table_of` facts and maps."""
-    table = table_of(facts, maps)
+    """1 if the scores are finite and all of `in_range` are True, else 0; then `note_numbers` of the rest."""
+    table = note_numbers(facts, maps)
     right = torch.stack([torch.isfinite(scores).all(), *in_range]).all()
     return torch.cat([right[None].to(table), table])
 

@@ -36,7 +36,7 @@ def _is_flat(gradient: Tensor) -> Tensor:
     return (spread <= FLAT * every.abs().amax(dim=1)) & every.any(dim=1)
 
 
-def table_of(facts: Sequence[Tensor], maps: Sequence[Mapping[str, Tensor]]) -> Tensor:
+def note_numbers(facts: Sequence[Tensor], maps: Sequence[Mapping[str, Tensor]]) -> Tensor:
     """All numbers that `notes_on` needs, (scores * N * (3 + 3 methods),), still on the device.
 
     facts, maps: `evidence_facts` and method -> map (N, h, w), for each score.
@@ -50,7 +50,7 @@ def notes_on(
 ) -> list[tuple[tuple[str, ...], ...]]:
     """The notes for each of so many scores and each of its samples.
 
-    table: the numbers of `table_of`, read all at once, so that a device is waited for once. channels: the
+    table: the numbers of `note_numbers`, read all at once, so that a device is waited for once. channels: the
     layer's.
     """
     width = 3 + 3 * len(methods)

@@ -133,7 +133,8 @@ def latex_tables(rows: Sequence[Row], layers: Sequence[str], about: str) -> str:
         names = measures_in(own)
         best = _best(own, names)
         heads = [
-            escaped(MEASURES[name].title) + LATEX_ARROWS[MEASURES[name].more_is_better] for name in names
+            latex_escaped(MEASURES[name].title) + LATEX_ARROWS[MEASURES[name].more_is_better]
+            for name in names
         ]
         lines += [
             f"% layer {' '.join(layer.split())}",
@@ -144,12 +145,12 @@ def latex_tables(rows: Sequence[Row], layers: Sequence[str], about: str) -> str:
         ]
         for row in own:
             cells = [cell(row.means.get(name), best[name], r"\textbf{{{}}}", "--") for name in names]
-            lines.append(f"{' & '.join([escaped(row.method), *cells])} \\\\")
+            lines.append(f"{' & '.join([latex_escaped(row.method), *cells])} \\\\")
         lines += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join(lines) + "\n"
 
 
-def escaped(text: str) -> str:
+def latex_escaped(text: str) -> str:
     """The text as LaTeX prints it."""
     return re.sub(r"[\\~^&%$#_{}]", lambda found: LATEX[found[0]], text)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cv2
@@ -54,6 +55,8 @@ TEXT_AS_TEXT: Any = {
     "ps.fonttype": 42,
     "svg.hashsalt": "xgradcam",
 }
+# Matplotlib's settings are those of the whole process.
+_ONE_AT_A_TIME = RLock()
 NO_DATE: Mapping[str, dict[str, str | None]] = {
     "svg": {"Creator": "xgradcam", "Date": None},
     "pdf": {"Creator": "xgradcam", "CreationDate": None},
@@ -79,7 +82,7 @@ class Look:
     grey: bool = True
 
     def __post_init__(self) -> None:
-        table_of(self.colormap, self.signed)
+        colour_table(self.colormap, self.signed)
         is_number = isinstance(self.alpha, int | float) and not isinstance(self.alpha, bool)
         if self.alpha is not None and not (is_number and 0 <= self.alpha <= 1):
             raise XGradCamError(f"alpha is {shown(self.alpha)}: give a share of the colours, from 0 to 1")
@@ -94,7 +97,7 @@ class Look:
 
     def colours(self) -> Colormap:
         """256 colours with their opacity: none where there is no evidence, so that the photograph is seen."""
-        table = table_of(self.colormap, self.signed)
+        table = colour_table(self.colormap, self.signed)
         share = np.linspace(0, 1, len(table))
         opacity = COVER * (np.abs(2 * share - 1) if self.signed else np.sqrt(share))
         if self.alpha is not None:
@@ -131,7 +134,7 @@ class Shown:
     window: tuple[float, float, float, float] | None = field(default=None, kw_only=True)
 
 
-def table_of(colormap: str | Colormap | None, signed: bool) -> NDArray[np.float64]:
+def colour_table(colormap: str | Colormap | None, signed: bool) -> NDArray[np.float64]:
     """The colours of 256 levels, (256, 3) in [0, 1]; XGradCamError for an unknown name."""
     if colormap is None and signed:
         half = np.repeat([AGAINST, FOR], 128, axis=0)
@@ -305,7 +308,7 @@ def content_of_figure(figure: Figure, kind: str, dpi: float | None = None) -> by
     _require_resolution(dpi)
     picture = io.BytesIO()
     try:
-        with matplotlib.rc_context(TEXT_AS_TEXT), _missing_letters_allowed():
+        with _ONE_AT_A_TIME, matplotlib.rc_context(TEXT_AS_TEXT), _missing_letters_allowed():
             figure.savefig(picture, format=kind, dpi=dpi or "figure", metadata=NO_DATE.get(kind))
     except RuntimeError as error:  # such as text.usetex without LaTeX
         why = f"{first_line(error)} (its settings: {matplotlib.matplotlib_fname()})"

@@ -23,7 +23,7 @@ def line(text: str, size: int, colour: tuple[int, int, int], width: int, height:
 
     size: the font's, in pixels. Characters that no font here has lose their accents, or become `?`.
     """
-    text = shortened(writable(" ".join(text.split())), size, width)
+    text = fitted(writable(" ".join(text.split())), size, width)
     picture = np.full((height, max(1, min(width, _width(text, size))), 3), WHITE, np.uint8)
     baseline = (height + 7 * size // 10) // 2
     if _in_pillow(text) or _FONT is None:
@@ -34,7 +34,7 @@ def line(text: str, size: int, colour: tuple[int, int, int], width: int, height:
     return picture
 
 
-def shortened(text: str, size: int, width: int) -> str:
+def fitted(text: str, size: int, width: int) -> str:
     """The text, or the longest beginning that fits with an ellipsis into `width` pixels."""
     if _width(text, size) <= width:
         return text

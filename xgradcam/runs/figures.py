@@ -30,7 +30,7 @@ LONGEST = 1000
 ONE_AT_A_TIME = Lock()
 
 
-def named(name: str, writing: Writing) -> str:
+def in_format(name: str, writing: Writing) -> str:
     """The name of a picture, such as `panel.jpg`, in the format of the run."""
     return PurePath(name).with_suffix(f".{writing.format}").name if writing.format != "jpg" else name
 

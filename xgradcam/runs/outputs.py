@@ -18,7 +18,7 @@ from xgradcam.files import open_regular
 from xgradcam.operations.constants import Kind
 from xgradcam.pictures.marks import is_marked_picture
 from xgradcam.pictures.photograph import JPEG_QUALITY
-from xgradcam.runs.figures import named
+from xgradcam.runs.figures import in_format
 from xgradcam.runs.gallery import PAGE
 from xgradcam.runs.journal import names_in
 from xgradcam.runs.packs import is_own_pack, packs_in
@@ -71,7 +71,7 @@ class Outputs:
         endings += [picture_of(COMPLETE_CAM)] * (run.finer is not None)
         if run.explaining.guided:
             endings += [GUIDED_FILE, *(f"{picture}_{GUIDED_FILE}" for picture in pictures)]
-        endings = [named(ending, run.writing) for ending in endings]
+        endings = [in_format(ending, run.writing) for ending in endings]
         maps = [MAPS] * run.writing.save_maps
         if len(run.layers) == 1:
             return frozenset([*endings, *maps])

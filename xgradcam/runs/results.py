@@ -23,7 +23,7 @@ from xgradcam.models.labels import label_of, name_only
 from xgradcam.pictures.paint import HeatmapOf
 from xgradcam.pictures.panel import score_line
 from xgradcam.pictures.photograph import Photograph
-from xgradcam.runs.figures import named, overlay_file, panel_file, picture_file
+from xgradcam.runs.figures import in_format, overlay_file, panel_file, picture_file
 from xgradcam.runs.packs import ARCHIVE, PARQUET, WEBDATASET, key_of
 from xgradcam.runs.page_maps import PAGE_MAPS, PagePictures, facts_of_page, maps_script
 from xgradcam.runs.run import Explained, Run, Writing
@@ -165,7 +165,7 @@ def _contents(run: Run, canvas: Photograph, view: View) -> dict[str, tuple[str, 
     for method, heatmap in heatmaps.items() if run.writing.pictures else ():
         about = canvas, _samples_of(view, method), method, heatmap, outline, name
         content = overlay_file(run.writing, run.framing, *about)
-        made[method] = named(picture_of(method), run.writing), content
+        made[method] = in_format(picture_of(method), run.writing), content
     if isinstance(view.first, ClassExplanation) and view.first.guided is not None:
         own = {method: heatmap for method, heatmap in view.heatmaps().items() if method in view.first.maps}
         made |= _guided(run.writing, run.drawn(view.first.guided), own, run.framing.size)
@@ -177,7 +177,7 @@ def _contents(run: Run, canvas: Photograph, view: View) -> dict[str, tuple[str, 
             title_of(name) + layers.get(name, ""): heatmap for name, heatmap in heatmaps.items()
         }
         content = panel_file(run.writing, run.framing, canvas, captioned, (title, detail), outline)
-        made["panel"] = named(PANEL, run.writing), content
+        made["panel"] = in_format(PANEL, run.writing), content
     if run.writing.save_maps and not view.is_fused:
         made["maps"] = (MAPS, _npz(view.first))
     return made
@@ -282,11 +282,11 @@ def _guided(
     writing: Writing, gradient: Tensor, heatmaps: Mapping[str, HeatmapOf], size: tuple[int, int]
 ) -> dict[str, tuple[str, bytes]]:
     """Pictures of guided backpropagation (1, 3, h, w), and of each heatmap times it."""
-    made = {GUIDED: (named(GUIDED_FILE, writing), picture_file(writing, gradient_picture(gradient[0])))}
+    made = {GUIDED: (in_format(GUIDED_FILE, writing), picture_file(writing, gradient_picture(gradient[0])))}
     for method, heatmap in heatmaps.items():
         hot = torch.from_numpy(heatmap(size)).to(gradient)[None]
         picture = gradient_picture(guided_map(gradient, hot)[0])
-        name = named(f"{stem_of(method)}_{GUIDED_FILE}", writing)
+        name = in_format(f"{stem_of(method)}_{GUIDED_FILE}", writing)
         made[GUIDED + method] = name, picture_file(writing, picture)
     return made
 
