@@ -11,10 +11,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 from tests.cli.support import tree
-from tests.support import find_browser
 from xgradcam.cli.xgrad_cam import main
 from xgradcam.evaluation import overview_page
 from xgradcam.evaluation.overview import overview_of
@@ -322,24 +322,14 @@ def test_a_photograph_that_has_gone_is_said(planted):
     assert page.text.count("not to be read now") == 3 * 3
 
 
-def test_in_a_browser_it_asks_for_nothing_and_anyone_can_read_it(planted):
-    playwright = pytest.importorskip("playwright.sync_api")
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+@pytest.mark.parametrize("browsers", ["Chromium"], indirect=True)
+def test_in_a_browser_it_asks_for_nothing_and_anyone_can_read_it(visit, planted):
     assert main([*planted, "--truth", "folder", "--output-dir", "out"]) == 0
-    asked, complaints = [], []
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=find_browser("Chromium"), args=["--no-sandbox"])
-        for scheme, width in (("light", 1280), ("dark", 1280), ("light", 320)):
-            page = browser.new_context(
-                viewport={"width": width, "height": 900}, color_scheme=scheme
-            ).new_page()
-            page.on("request", lambda request: asked.append(request.url))
-            page.on("console", lambda said: complaints.append(said.text))
-            page.goto(Path("out", REPORT).resolve().as_uri())
-            assert axe.Axe().run(page).response["violations"] == []
-            assert page.evaluate("document.documentElement.scrollWidth") == width
-            assert page.evaluate("[...document.images].every(one => one.naturalWidth > 0)")
-        browser.close()
-    assert {url.partition(":")[0] for url in asked} <= {"file", "data"}
-    assert len([url for url in asked if url.startswith("file:")]) == 3
-    assert complaints == []
+    for scheme, width in (("light", 1280), ("dark", 1280), ("light", 320)):
+        page = visit(Path("out"), width, 900, scheme, name=REPORT)
+        assert Axe().run(page).response["violations"] == []
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+        assert page.evaluate("[...document.images].every(one => one.naturalWidth > 0)")
+    assert {url.partition(":")[0] for url in visit.requests} <= {"file", "data"}
+    assert len([url for url in visit.requests if url.startswith("file:")]) == 3
+    assert visit.complaints == []

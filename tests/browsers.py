@@ -1,16 +1,15 @@
-"""Browsers for the page of a run: Playwright with the Chromium and the Firefox of this machine."""
+"""Browsers for the pages of runs: Playwright with the Chromium and the Firefox of this machine."""
 
-import os
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright
 
 from tests.support import find_browser
 
+# Milliseconds for what is waited for: a browser that starts beside many others takes half a minute.
+PATIENCE = 180_000
 OLD_FIREFOX = Path(__file__).with_name("old_firefox.cjs")
 # What Firefox takes for the scheme of the desktop.
 SCHEME, SCHEMES = "layout.css.prefers-color-scheme.content-override", {"dark": 0, "light": 1}
@@ -34,13 +33,16 @@ class Browsers:
 
     def _chromium(self) -> Browser:
         arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
-        return self.playwright.chromium.launch(executable_path=self.path, args=arguments)
+        return self.playwright.chromium.launch(executable_path=self.path, args=arguments, timeout=PATIENCE)
 
     def _firefox(self, scheme: str) -> Browser:
         # The channel for releases of Mozilla: without it Playwright needs its own build.
         preferences = {SCHEME: SCHEMES[scheme]}
         return self.playwright.firefox.launch(
-            channel="moz-firefox", executable_path=self.path, firefox_user_prefs=preferences
+            channel="moz-firefox",
+            executable_path=self.path,
+            firefox_user_prefs=preferences,
+            timeout=PATIENCE,
         )
 
     def close(self) -> None:
@@ -69,9 +71,10 @@ class Visitor:
         height: int = 900,
         scheme: str = "light",
         state: str = "",
+        name: str = "index.html",
         **options: Any,
     ) -> Page:
-        """Open the folder's page in a window of this size.
+        """Open the folder's page of this name in a window of this size.
 
         state: what its address says. options: of Playwright's `new_context`.
         """
@@ -79,39 +82,17 @@ class Visitor:
             options["color_scheme"] = scheme
         size = {"width": width, "height": height}
         context = self.browsers.of(scheme).new_context(viewport=size, **options)
+        context.set_default_timeout(PATIENCE)
         self.contexts.append(context)
         page = context.new_page()
         page.on("request", lambda request: self.requests.append(request.url))
         page.on("requestfailed", lambda request: self.complaints.append(f"{request.url}: {request.failure}"))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", lambda said: said.type == "error" and self.complaints.append(said.text))
-        page.goto((folder / "index.html").resolve().as_uri() + (f"#{state}" if state else ""))
+        page.goto((folder / name).resolve().as_uri() + (f"#{state}" if state else ""))
         return page
 
     def close(self) -> None:
         """Close what was opened."""
         for context in self.contexts:
             context.close()
-
-
-@pytest.fixture(scope="session")
-def playwright() -> Iterator[Playwright]:
-    with pytest.MonkeyPatch.context() as patch:
-        before = os.environ.get("NODE_OPTIONS", "")
-        patch.setenv("NODE_OPTIONS", f'{before} --require "{OLD_FIREFOX}"'.strip())
-        with sync_playwright() as playwright:
-            yield playwright
-
-
-@pytest.fixture(scope="session", params=["Chromium", "Firefox"])
-def browsers(request: pytest.FixtureRequest, playwright: Playwright) -> Iterator[Browsers]:
-    browsers = Browsers(playwright, request.param)
-    yield browsers
-    browsers.close()
-
-
-@pytest.fixture
-def visit(browsers: Browsers) -> Iterator[Visitor]:
-    visitor = Visitor(browsers)
-    yield visitor
-    visitor.close()
