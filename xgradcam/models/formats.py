@@ -59,6 +59,11 @@ LEVELDB = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"
 MEMBERS = (
     ("/constants.pkl", "a TorchScript archive, which holds code", SAVE),
     ("/archive_format", "a program of torch.export, which holds code", SAVE),
+    (
+        "serialized_exported_program.json",
+        "a program of torch.export, which holds code",
+        SAVE,
+    ),  # of torch < 2.8
     ("model.weights.h5", "a Keras model", TORCH),
     (".npy", "NumPy arrays (.npz)", SAVE),
     ("/.data/python_version", "a package of torch.package, which holds code", SAVE),
