@@ -329,6 +329,9 @@ def test_a_file_holds_its_text_and_names_are_no_formulas(ending, tmp_path):
     path = tmp_path / f"figure.{ending}"
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # of Pillow, for what old versions of matplotlib do
         explained(seeded(1, 3, 3)).save(path, photograph(), name=HOSTILE)
         explained(seeded(1, 3, 3)).save(path, photograph(), name=HOSTILE)  # over the first one
     content = path.read_bytes()
@@ -487,7 +490,7 @@ def test_other_volumes_are_refused(shape):
 
 def test_settings_by_which_matplotlib_cannot_draw_are_told_in_a_line(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))  # where there is no LaTeX
-    monkeypatch.setattr(matplotlib.texmanager.TexManager, "_cache_dir", tmp_path)
+    monkeypatch.setattr(matplotlib.texmanager.TexManager, "_cache_dir", tmp_path, raising=False)
     with (
         matplotlib.rc_context({"text.usetex": True}),
         pytest.raises(

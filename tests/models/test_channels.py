@@ -170,10 +170,10 @@ def test_photographs_are_no_inputs_of_five_channels_but_the_network_can_be_expla
 
 
 def test_colours_by_default():
-    mean, std = (0.5, 0.25, 0.75), (0.1, 0.2, 0.3)
+    mean, std = (0.5, 0.25, 0.75), (0.1, 0.2, 0.31)
     assert default_colours(3, mean, std) == (mean, std)
-    assert default_colours(1, mean, std) == ((0.382,), (0.182,))
-    assert default_colours(4, mean, std) == ((0.382,) * 4, (0.182,) * 4)
+    assert default_colours(1, mean, std) == ((0.382,), (0.183,))
+    assert default_colours(4, mean, std) == ((0.382,) * 4, (0.183,) * 4)
     assert default_colours(1, (0.5,), (0.25,)) == ((0.5,), (0.25,))
     assert default_colours(4, (0.5,), (0.25,)) == ((0.5,) * 4, (0.25,) * 4)
 

@@ -158,7 +158,8 @@ def test_a_model_of_images_and_texts_takes_photographs_alone(tmp_path):
     model = saved(tmp_path, clip, lambda: hf.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32))
     words = Tokenizer(models.WordLevel({"[UNK]": 0, "[PAD]": 1, "a": 2, "cat": 3}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    hf.PreTrainedTokenizerFast(tokenizer_object=words, pad_token="[PAD]").save_pretrained(tmp_path)
+    given = {"pad_token": "[PAD]", "model_input_names": ["input_ids", "attention_mask"]}  # as CLIP's own
+    hf.PreTrainedTokenizerFast(tokenizer_object=words, **given).save_pretrained(tmp_path)
     classifier = load_classifier(f"hf:{tmp_path}")
     assert (classifier.kind, classifier.resize, classifier.labels) == ("image and text", 32, None)
     tokens = classifier.tokenizer(["a cat"], return_tensors="pt")
