@@ -5,9 +5,12 @@ The reference for what is not refused is plain autograd, at the layer's output.
 
 import gc
 import threading
+import time
 import weakref
 from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -114,6 +117,13 @@ class Net(nn.Module):
         if self.use == "scores":
             return scores + skip
         return (scores, skip) if self.use == "beside" else scores
+
+
+@pytest.fixture(autouse=True)
+def nothing_kept():
+    """What another test has kept has a graph of its own."""
+    GLOBAL.clear()
+    vars(LOCAL).clear()
 
 
 @pytest.fixture
@@ -415,6 +425,33 @@ def test_what_other_threads_keep_is_no_detour():
     model.register_forward_pre_hook(lambda *_: runs.append(1))
     explain(model, torch.randn(1, 3, 4, 4), "0", 1, layout="channels-first")
     assert len(kept) == len(runs) == 1
+
+
+def test_a_tuple_that_another_thread_is_making_is_left_alone(images):
+    """OpenCV makes one for its planes, and cannot go on if anybody else holds it."""
+    layer, pixels, done, errors = Layer(MADE["pooled"], "attribute"), np.zeros((64, 64, 3), np.uint8), [], []
+
+    def split():
+        while not done:
+            try:
+                cv2.split(pixels)
+            except SystemError as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=split) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end and not errors:
+            with listing_new(layer) as new:
+                layer(images.float())
+                assert any(one is layer.kept for one in new())
+    finally:
+        done.append(True)
+        for thread in threads:
+            thread.join()
+    assert not errors
 
 
 def test_listings_in_two_threads_leave_the_collector_on_and_see_what_is_made():

@@ -3,7 +3,8 @@
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import chain, count
+from functools import partial
+from itertools import chain, compress, count, repeat
 from threading import RLock
 from typing import Any
 
@@ -40,10 +41,8 @@ def listing_new(module: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
         watching.enter_context(memory)
 
     def new() -> list[Tensor]:
-        # By their type: isinstance asks the objects, which may answer by anything.
         # What is young has grown old where the model, or another thread, had it collected.
-        there = gc.get_objects(0) if collected == _collections() else gc.get_objects()
-        made = [one for one in there if issubclass(type(one), Tensor)]
+        made = _tensors_of_generation(0 if collected == _collections() else None)
         watching.close()
         made = [one for one in made if memory.has(one)]
         made += [tensor for tensor, version in versions if tensor._version != version]
@@ -53,6 +52,18 @@ def listing_new(module: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
         left.callback(watching.close)
         left.enter_context(module.register_forward_pre_hook(OfThread(begin)))
         yield new
+
+
+def _tensors_of_generation(generation: int | None) -> list[Tensor]:
+    """The tensors in a generation of the garbage collector, or in all.
+
+    It is one call of `list`, in which no other thread gets a turn: tuples that one is making, as OpenCV does
+    in several steps, are among the objects, and to hold one of them breaks it. By types, in C: `isinstance`
+    asks the objects, which may answer by anything.
+    """
+    objects = chain.from_iterable(map(gc.get_objects, (generation,)))
+    each = chain.from_iterable(map(partial(repeat, times=2), objects))  # once to be given, once for its type
+    return list(compress(each, map(partial(type.__subclasscheck__, Tensor), map(type, each))))
 
 
 class _Collector:
