@@ -191,7 +191,12 @@ def test_what_has_changed_is_explained_anew(loose, capsys):
 @pytest.mark.parametrize(
     ("place", "column", "words"),
     [
-        ("two.tar", None, "the sample 0001 of two.tar has several photographs, png and seg.png: choose by"),
+        (
+            "two.tar",
+            None,
+            "two.tar has several photographs, png and seg.png: choose by --column seg.png, or take all by "
+            "--column png",
+        ),
         (
             "two.tar",
             "jpg",
@@ -203,7 +208,11 @@ def test_what_has_changed_is_explained_anew(loose, capsys):
         ("x.tar.gz", None, "the archive x.tar.gz is compressed: unpack it"),
         ("missing.tar", None, "no such file: missing.tar"),
         ("two.parquet", None, "several columns of images in two.parquet: there are image, mask; choose by"),
-        ("two.parquet", "imag", "no column 'imag' of images in two.parquet; did you mean 'image'?"),
+        (
+            "two.parquet",
+            "imag",
+            "no column 'imag' of images in two.parquet: there are image, mask; did you mean 'image'?",
+        ),
         ("two.parquet", "label", "no column 'label' of images in two.parquet"),
         ("none.parquet", None, "no column of images in none.parquet: its columns are label (int64)"),
         ("text.parquet", None, "cannot read text.parquet: "),

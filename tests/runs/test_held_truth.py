@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -74,7 +75,7 @@ def test_a_label_of_a_tar_states_the_class_of_its_sample(name, content, expected
     tar(reversed(members) if before else members)
     truth, said = classes(name, "a.tar")
     assert sorted(truth, key=str) == [expected, None]
-    assert said == [f"1 photograph without a label {name}, such as a.tar/x/1.png"]
+    assert said == [f"1 photograph without a label {name!r}, such as a.tar/x/1.png"]
 
 
 def test_labels_are_of_the_photograph_of_the_same_key_in_any_tar():
@@ -104,12 +105,11 @@ def test_of_several_photographs_of_a_sample_each_has_its_label():
         ("json", b"true", r"the label of a.tar/0.json is True"),
         ("json", b"1.5", r"the label of a.tar/0.json is 1.5"),
         ("json", b"NaN", r"the label of a.tar/0.json is nan"),
-        ("json", b"null", r"the label of a.tar/0.json is None"),
         ("json", b'{"x": 1}', r"no class that is certain among 'x': name it, as --truth json:KEY"),
         ("json", b'{"label": 1, "class": 2}', r"no class that is certain among 'label', 'class'"),
         ("json:y", b'{"x": 1}', r"has no 'y' among 'x'"),
         ("json:y", b"1", r"is no object with a key 'y'"),
-        ("clss", b"1", r"--truth clss: no file, nor label of a photograph, is called so"),
+        ("clss", b"1", r"--truth clss: no file, label or column is called so"),
     ],
 )
 def test_a_label_of_no_class_is_refused(name, content, message):
@@ -122,7 +122,7 @@ def test_a_label_of_no_class_is_refused(name, content, message):
 
 def test_labels_that_are_there_are_named():
     tar(sample("0", 0, cls=b"1", txt=b"2", label_json=b"3"))
-    with pytest.raises(XGradCamError, match=r"did you mean 'cls'\?; there are cls, txt, label.json"):
+    with pytest.raises(XGradCamError, match=r"; there are cls, txt, label.json; did you mean 'cls'\?$"):
         classes("clss", "a.tar")
 
 
@@ -142,6 +142,7 @@ def test_labels_that_contradict_one_another_are_refused():
         ([3.0, None, 2.0, float("nan")], [3, None, 2, None]),
         (["ant", "big dog", None, "n02123045"], [0, 3, None, 1]),
         (["1", "0", "02", "3"], [1, 0, 2, 3]),
+        ([Decimal(2), Decimal("3.00"), None, Decimal(0)], [2, 3, None, 0]),
     ],
 )
 def test_a_column_of_a_table_states_the_classes(column, expected, groups):
@@ -150,7 +151,8 @@ def test_a_column_of_a_table_states_the_classes(column, expected, groups):
     assert len(said) == (None in expected)
     pa = pytest.importorskip("pyarrow")
     if isinstance(column[0], str):
-        assert classes("label", table(pa.array(column).dictionary_encode()))[0] == expected
+        for stored in (pa.array(column).dictionary_encode(), pa.array(column, pa.string_view())):
+            assert classes("label", table(stored))[0] == expected
 
 
 @pytest.mark.parametrize(
@@ -162,13 +164,15 @@ def test_a_column_of_a_table_states_the_classes(column, expected, groups):
         (["ant", "aunt"], r"'aunt' names no class"),
         ([[1], [2]], r"the column label of t.parquet is of list<"),
         ([True, False], r"the column label of t.parquet is of bool: a class is a number or a text"),
-        ([None, None], r"--truth label: no file, nor label of a photograph, is called so"),
+        ([None, None], r"--truth label: no photograph has a class there"),
     ],
 )
 def test_a_column_of_no_classes_is_refused(column, message):
     with pytest.raises(XGradCamError, match=message):
         classes("label", table(column))
-    with pytest.raises(XGradCamError, match=r"no column 'lable' in t.parquet; did you mean 'label'\?"):
+    with pytest.raises(
+        XGradCamError, match=r"--truth lable: .*there are image, label; did you mean 'label'\?"
+    ):
         classes("lable", "t.parquet")
 
 
@@ -178,23 +182,68 @@ def test_a_table_that_names_its_classes_is_taken_at_its_word():
     assert classes("label", "t.parquet") == ([3, 0, 1, 0], [])
     with pytest.raises(XGradCamError, match=r"has 3 classes, and the model 4 without names: give .*--labels"):
         classes("label", "t.parquet", labels=None)
-    assert classes("label", "t.parquet", labels=None, count=3)[0] == [0, 1, 2, 1]
+    truth, said = classes("label", "t.parquet", labels=None, count=3)
+    assert truth == [0, 1, 2, 1]
+    assert said == [
+        "classes are taken by their numbers: the model has no names that the table's could be compared to"
+    ]
     with pytest.raises(XGradCamError, match=r"the label of t.parquet#0: 'big dog' names no class"):
         classes("label", "t.parquet", labels=("a", "b", "c", "d"))
     truth, said = classes("label", "t.parquet", labels=("a", "b", "c"), count=3)
     assert truth == [0, 1, 2, 1]
-    assert said == [
-        "classes are taken by their numbers: the table calls some as the model does not, such as 'big dog'"
-    ]
+    assert said == ["classes are taken by their numbers: the model has no class 'big dog', as the table has"]
     with pytest.raises(XGradCamError, match=r"the label of t.parquet#1 is 5, and t.parquet has 2 classes"):
         classes("label", table([0, 5], names=["ant", "crane"]))
+
+
+@pytest.mark.parametrize("names", [["crane", "ant", "auto"], ["1", "0", "auto"], ["CRANE", "bus", "auto"]])
+def test_classes_that_the_model_has_in_another_order_are_not_taken_by_number(names):
+    """Of one name that it has not, another order would be overlooked."""
+    message = f"t.parquet calls class 0 {names[0]!r}, which is the model's class 1, and .* no class '"
+    with pytest.raises(XGradCamError, match=message):
+        classes("label", table([2, 0, 1], names=names), labels=("ant", "crane", "car"), count=3)
+    ours = (names[1], names[0], "auto")
+    assert classes("label", "t.parquet", labels=ours, count=3) == ([2, 1, 0], [])
+
+
+def test_classes_of_other_names_in_the_models_order_are_taken_by_number():
+    """Two of the model's classes are cranes, as in ImageNet."""
+    labels = ("crane", "ant", "crane", "dog")
+    truth, said = classes(
+        "label", table([3, 2, 1, 0], names=["crane", "ant", "crane2", "hound"]), labels=labels
+    )
+    assert truth == [3, 2, 1, 0]
+    assert said == ["classes are taken by their numbers: the model has no class 'hound', as the table has"]
+
+
+def test_numbers_of_named_classes_may_be_floats_or_below_zero():
+    """pandas makes floats of numbers with gaps; Hugging Face's data sets have -1 where a label is missing."""
+    names = ["big dog", "ant"]
+    assert classes("label", table([1.0, None, 0.0, 1.0], names=names))[0] == [0, None, 3, 0]
+    truth, said = classes("label", table([1, -1, 0], names=names))
+    assert truth == [0, None, 3]
+    assert said == ["1 photograph without a label 'label', such as t.parquet#1"]
+    with pytest.raises(XGradCamError, match=r"--truth label: no photograph has a class there"):
+        classes("label", table([-1, -1], names=names))
+
+
+def test_of_several_places_some_may_have_no_labels():
+    tar([*sample("0", 0, cls=b"1"), *sample("1", 1, json=b"null"), *sample("2", 2, json=b'{"label": null}')])
+    table([1, 2])
+    truth, said = classes("cls", "t.parquet", "a.tar")
+    assert truth == [None, None, 1, None, None]
+    assert said == ["4 photographs without a label 'cls', such as t.parquet#0"]
+    with pytest.raises(XGradCamError, match=r"--truth json: no photograph has a class there"):
+        classes("json", "t.parquet", "a.tar")
+    with pytest.raises(XGradCamError, match=r"called so; there are image, label, cls, json; did you mean"):
+        classes("lable", "t.parquet", "a.tar")
 
 
 def test_photographs_without_a_container_have_no_label():
     tar(sample("0", 0, cls=b"1"))
     truth, said = classes("cls", "a.tar", "photos")
     assert truth == [1, None, None, None, None]
-    assert said == ["4 photographs without a label cls, such as photos/0000.png"]
+    assert said == ["4 photographs without a label 'cls', such as photos/0000.png"]
     expand = Expansion(None, lambda _kind: None, False)
     held = [is_held(one) for one in find_photographs(["a.tar", "photos"], Path("out"), expand=expand)]
     assert held == [True, False, False, False, False]

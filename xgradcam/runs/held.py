@@ -119,9 +119,18 @@ def _require_one_each(found: list[Named], place: str) -> None:
         (key, first), (next_key, second) = apart(one), apart(other)
         if key == next_key and first != second:
             raise XGradCamError(
-                f"the sample {key} of {place} has several photographs, {first} and {second}: choose by "
-                f"--column {first}, or take all by --column {first.rpartition('.')[2]}"
+                f"the sample {key} of {place} has several photographs, {first} and {second}: "
+                f"{_choices(first, second)}"
             )
+
+
+def _choices(first: str, second: str) -> str:
+    """Advice on the endings of two photographs; `png` means `seg.png`, too."""
+    pairs = (first, second), (second, first)
+    ones = [one for one, other in pairs if not other.endswith(f".{one}")]
+    last = first.rpartition(".")[2]
+    every = f", or take all by --column {last}" if last == second.rpartition(".")[2] else ""
+    return f"choose by {' or '.join(f'--column {one}' for one in ones)}{every}"
 
 
 def _once(found: list[Named], skip: Skip) -> list[Named]:

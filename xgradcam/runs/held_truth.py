@@ -4,6 +4,8 @@ import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from math import isfinite
 from typing import Any
 
 from xgradcam.errors import XGradCamError, did_you_mean, first_line, listed, shown
@@ -23,7 +25,7 @@ JSON = "json"
 class _Labels:
     """What the labels of photographs say, by the photographs' paths; there: what a label may be called.
 
-    names: of the classes of tables, by the paths of their photographs.
+    named: what tables call these classes. names: of all classes of a table, by its path.
     """
 
     stated: dict[str, str] = field(default_factory=dict)
@@ -56,14 +58,24 @@ def by_labels(
         read = _of_tar if isinstance(of_place[0].held, Member) else _of_table
         read(name, place, of_place, found)
     if not found.stated:
-        there = f"; there are {listed(found.there, 8)}" if found.there else ""
-        hint = did_you_mean(name, found.there) if found.there else ""
-        raise XGradCamError(f"--truth {name}: no file, nor label of a photograph, is called so{hint}{there}")
+        raise _without_labels(name, found)
     truth = _classes(found, labels, count, say)
     if without := [source.path for source in sources if source.path not in truth]:
         photographs = f"photograph{'s' * (len(without) > 1)}"
-        say(f"{len(without):,} {photographs} without a label {name}, such as {without[0]}")
+        say(f"{len(without):,} {photographs} without a label {shown(name)}, such as {without[0]}")
     return [replace(source, truth=truth.get(source.path)) for source in sources]
+
+
+def _without_labels(name: str, found: _Labels) -> XGradCamError:
+    """The error of a name by which no class is found."""
+    ending = name.partition(":")[0].lower().lstrip(".")
+    if name in found.there or ending in found.there:
+        return XGradCamError(
+            f"--truth {name}: no photograph has a class there: all such labels are empty or of other samples"
+        )
+    others = f"; there are {listed(found.there, 8)}" if found.there else ""
+    hint = did_you_mean(name, found.there)
+    return XGradCamError(f"--truth {name}: no file, label or column is called so{others}{hint}")
 
 
 def _classes(found: _Labels, labels: Sequence[str] | None, count: int | None, say: Say) -> dict[str, int]:
@@ -81,7 +93,10 @@ def _classes(found: _Labels, labels: Sequence[str] | None, count: int | None, sa
 
 
 def _by_number(found: _Labels, labels: Sequence[str] | None, count: int | None, say: Say) -> bool:
-    """True if classes that tables have names of are taken by their numbers: the model has no such names."""
+    """True if classes that tables have names of are taken by their numbers: the model has no such names.
+
+    XGradCamError where names that the model does have are of other numbers there.
+    """
     if not found.named:
         return True
     others = [place for place, names in found.names.items() if len(names) != count]
@@ -91,22 +106,32 @@ def _by_number(found: _Labels, labels: Sequence[str] | None, count: int | None, 
                 f"{others[0]} has {len(found.names[others[0]])} classes, and the model {count} without "
                 "names: give theirs by --labels"
             )
+        say(
+            "classes are taken by their numbers: the model has no names that the table's could be compared to"
+        )
         return True
-    unknown = [name for name in dict.fromkeys(found.named.values()) if _is_unknown(name, labels, count)]
-    if not unknown or others:
+    named = dict.fromkeys(found.named.values())
+    unknown = next((name for name in named if _class_of(name, labels, count) is None), None)
+    if unknown is None or others:
         return False
-    say(
-        f"classes are taken by their numbers: the table calls some as the model does not, such as "
-        f"{shown(unknown[0])}"
-    )
+    for place, names in found.names.items():
+        for number, name in enumerate(names):
+            if (of_model := _class_of(name, labels, count)) not in (None, number):
+                raise XGradCamError(
+                    f"{place} calls class {number} {shown(name)}, which is the model's class {of_model}, and "
+                    f"the model has no class {shown(unknown)}: give the table's names by --labels, in the "
+                    "model's order"
+                )
+    say(f"classes are taken by their numbers: the model has no class {shown(unknown)}, as the table has")
     return True
 
 
-def _is_unknown(name: str, labels: Sequence[str], count: int | None) -> bool:
+def _class_of(name: str, labels: Sequence[str], count: int | None) -> int | None:
+    """The class that a table's name certainly means; None where it is unknown, or may be several."""
     try:
-        return class_stated(name, labels, count) is None
+        return class_stated(name, labels, count)
     except XGradCamError:
-        return True
+        return None
 
 
 def _of_tar(name: str, place: str, sources: Sequence[Source], found: _Labels) -> None:
@@ -121,26 +146,29 @@ def _of_tar(name: str, place: str, sources: Sequence[Source], found: _Labels) ->
             key, of_member = apart(member_name)
             if member.offset in photographs:
                 keys[key].append(photographs[member.offset])
-            elif of_member == ending:
+                continue
+            if of_member:
+                found.there.setdefault(of_member)
+            if of_member == ending:
                 file.seek(member.offset)
                 text = _text(
                     file.read(min(member.size, LARGEST + 1)), f"{place}/{member_name}", key_in, ending
                 )
+                if text is None:
+                    continue
                 other, first = texts.setdefault(key, (text, member_name))
                 if text != other:
                     raise XGradCamError(
                         f"{place}: {first} and another {member_name} say {shown(other)} and {shown(text)}: "
                         "keep one of them"
                     )
-            elif of_member:
-                found.there.setdefault(of_member)
     for key, paths in keys.items():
         if key in texts:
             found.stated |= dict.fromkeys(paths, texts[key][0])
 
 
-def _text(content: bytes, path: str, key: str, ending: str) -> str:
-    """The class that the content of a label states: text, or a value in JSON."""
+def _text(content: bytes, path: str, key: str, ending: str) -> str | None:
+    """The class that the content of a label states: text, or a value in JSON; None for a null there."""
     if len(content) > LARGEST:
         raise XGradCamError(f"the label {path} has over a megabyte: name the ending of the classes")
     try:
@@ -152,7 +180,8 @@ def _text(content: bytes, path: str, key: str, ending: str) -> str:
             value = json.loads(text)
         except (RecursionError, ValueError) as error:
             raise XGradCamError(f"the label {path} is no JSON: {first_line(error)}") from None
-        return _said(_value_in(value, path, key), path)
+        value = _value_in(value, path, key)
+        return None if value is None else _said(value, path)
     if not text:
         raise XGradCamError(f"the label {path} is empty: state a class, or leave it out")
     return text
@@ -175,7 +204,7 @@ def _value_in(value: Any, path: str, key: str) -> Any:
 
 def _said(value: Any, path: str) -> str:
     """A number or a text that states a class, as text."""
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float | Decimal) and isfinite(value) and value == int(value):
         value = int(value)
     if isinstance(value, str) and value.strip():
         return value.strip()
@@ -185,22 +214,28 @@ def _said(value: Any, path: str) -> str:
 
 
 def _of_table(name: str, place: str, sources: Sequence[Source], found: _Labels) -> None:
-    """Add the labels of photographs in a table: the values of a column."""
+    """Add the labels of photographs in a table: the values of a column.
+
+    Numbers below 0 of a `ClassLabel` are photographs without one, as Hugging Face has it.
+    """
     rows = {
         (row.group, row.index): source.path
         for source in sources
         for row in [source.held]
         if isinstance(row, Row)
     }
-    values, names, others = values_of(place, name)
-    found.there |= dict.fromkeys(others)
+    values, names, columns = values_of(place, name)
+    found.there |= dict.fromkeys(columns)
     for at, value in values:
         path = rows.get(at)
         # Not a number: a row without a label, as Pandas writes it.
         if path is None or value is None or value != value:
             continue
-        found.stated[path] = _said(value, path)
-        if names is not None and isinstance(value, int):
-            if not 0 <= value < len(names):
-                raise XGradCamError(f"the label of {path} is {value}, and {place} has {len(names)} classes")
-            found.named[path], found.names[place] = names[value], names
+        said = _said(value, path)
+        if names is not None and not isinstance(value, str):
+            if (number := int(said)) < 0:
+                continue
+            if number >= len(names):
+                raise XGradCamError(f"the label of {path} is {said}, and {place} has {len(names)} classes")
+            found.named[path], found.names[place] = names[number], names
+        found.stated[path] = said

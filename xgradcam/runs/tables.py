@@ -71,17 +71,14 @@ def rows_of(place: str, asked: str | None) -> list[tuple[str | None, Row]]:
 def values_of(place: str, name: str) -> tuple[list[tuple[tuple[int, int], Any]], list[str] | None, list[str]]:
     """The values of a column of numbers or texts, by group and row; and the names of its classes, if known.
 
-    The names are those of Hugging Face's `ClassLabel`, of which the values are numbers. And the names of the
-    other columns. Raises XGradCamError where there is no such column.
+    The names are those of Hugging Face's `ClassLabel`, of which the values are numbers. And the names of all
+    columns. There are no values where there is no such column. Raises XGradCamError for one of another type.
     """
     with opened(place) as file, reading(place):
         table = _parquet().ParquetFile(file)
         schema = table.schema_arrow
-        others = [one for one in schema.names if one != name]
         if name not in schema.names:
-            raise XGradCamError(
-                f"no column {name!r} in {place}{did_you_mean(name, others)}: {_there({}, schema)}"
-            )
+            return [], None, schema.names
         kind = schema.field(name).type
         if not _states_a_class(kind):
             raise XGradCamError(f"the column {name} of {place} is of {kind}: a class is a number or a text")
@@ -91,7 +88,7 @@ def values_of(place: str, name: str) -> tuple[list[tuple[tuple[int, int], Any]],
             for group in groups
             for index, value in enumerate(table.read_row_group(group, columns=[name]).column(0).to_pylist())
         ]
-        return values, _names_of_classes(schema.metadata or {}, name), others
+        return values, _names_of_classes(schema.metadata or {}, name), schema.names
 
 
 def _states_a_class(kind: Any) -> bool:
@@ -99,8 +96,9 @@ def _states_a_class(kind: Any) -> bool:
     from pyarrow import types
 
     kind = kind.value_type if types.is_dictionary(kind) else kind
-    text = types.is_string(kind) or types.is_large_string(kind)
-    return bool(text or types.is_integer(kind) or types.is_floating(kind) or types.is_null(kind))
+    text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
+    number = types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind)
+    return bool(text or number or types.is_null(kind))
 
 
 def _names_of_classes(metadata: Mapping[bytes, bytes], name: str) -> list[str] | None:
@@ -125,8 +123,8 @@ def _image_column(schema: Any, asked: str | None, place: str) -> tuple[str, list
     if asked is not None:
         if asked not in columns:
             raise XGradCamError(
-                f"no column {asked!r} of images in {place}{did_you_mean(asked, columns)}: "
-                f"{_there(columns, schema)}"
+                f"no column {asked!r} of images in {place}: {_there(columns, schema)}"
+                f"{did_you_mean(asked, columns)}"
             )
         return asked, columns[asked] or []
     if len(columns) != 1:
@@ -150,7 +148,7 @@ def _fields(kind: Any) -> list[str] | None:
     from pyarrow import types
 
     def is_bytes(kind: Any) -> bool:
-        return bool(types.is_binary(kind) or types.is_large_binary(kind))
+        return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
 
     if is_bytes(kind):
         return []
