@@ -270,7 +270,7 @@ def options_of_values():
             yield pytest.param(make, option, [one] * times, [two] * times, adds_up, id=f"{command} {option}")
 
 
-@pytest.mark.parametrize(("make", "option", "one", "two", "adds_up"), options_of_values())
+@pytest.mark.parametrize(("make", "option", "one", "two", "adds_up"), list(options_of_values()))
 def test_an_option_given_twice_adds_up_or_its_last_value_counts_with_a_line(
     make, option, one, two, adds_up, capsys
 ):
@@ -290,7 +290,7 @@ def test_an_option_given_twice_adds_up_or_its_last_value_counts_with_a_line(
         assert capsys.readouterr().err == ""
         return
     assert value(option, *one, option, *two) == last
-    line = f"{parser.prog}: {option} {' '.join(two)}, not {' '.join(one)} as before\n"
+    line = f"{parser.prog}: {option} {' '.join(two)} counts, not the earlier {' '.join(one)}\n"
     assert capsys.readouterr().err == line
     assert value(option, *one, option, *one) == first
     assert capsys.readouterr().err == ""
@@ -313,20 +313,21 @@ def test_an_option_of_the_line_counts_before_that_of_a_file_and_says_so(capsys):
     # Photographs add up, as they do on a line.
     assert found.image_path == ["photo.jpg", "other.png", "cat"]
     assert capsys.readouterr().err == (
-        "xgrad-cam: --target 7 8, not 1 2 as in inner\nxgrad-cam: --model resnet18, not vgg16 as in inner\n"
+        "xgrad-cam: --target 7 8 counts, not 1 2 from inner\n"
+        "xgrad-cam: --model resnet18 counts, not vgg16 from inner\n"
     )
 
 
 @pytest.mark.parametrize(
     ("line", "model", "said"),
     [
-        ("@one @two photo.jpg", "resnet18", "--model resnet18, not vgg16 as in one"),
-        ("@two @one photo.jpg", "vgg16", "--model vgg16, not resnet18 as in two"),
+        ("@one @two photo.jpg", "resnet18", "--model resnet18 counts, not vgg16 from one"),
+        ("@two @one photo.jpg", "vgg16", "--model vgg16 counts, not resnet18 from two"),
         ("@one photo.jpg @one", "vgg16", ""),
         ("@one photo.jpg --model=vgg16", "vgg16", ""),
-        ("@one photo.jpg --model=alexnet", "alexnet", "--model alexnet, not vgg16 as in one"),
+        ("@one photo.jpg --model=alexnet", "alexnet", "--model alexnet counts, not vgg16 from one"),
         ("@one photo.jpg --model=alexnet --quiet", "alexnet", ""),
-        ("@both photo.jpg", "resnet18", "--model resnet18, not vgg16 as in both"),
+        ("@both photo.jpg", "resnet18", "--model resnet18 counts, not vgg16 from both"),
     ],
 )
 def test_of_two_files_the_later_counts(line, model, said, capsys):
@@ -335,3 +336,26 @@ def test_of_two_files_the_later_counts(line, model, said, capsys):
     Path("both").write_text("--model vgg16\n--model resnet18")
     assert parsed(line).model == model
     assert capsys.readouterr().err == f"xgrad-cam: {said}\n" * bool(said)
+
+
+def test_lines_on_what_counts_are_short_and_quote_as_a_shell(capsys):
+    Path("many").write_text(f"--target {' '.join(map(str, range(1000)))}\n--model 'my model'\n")
+    arguments = ["@many", "photo.jpg", "--target", "Egyptian cat", "--model="]
+    assert parse(xgrad_cam_parser(), arguments).target_index == ["Egyptian cat"]
+    classes, model = capsys.readouterr().err.splitlines()
+    assert classes.startswith("xgrad-cam: --target 'Egyptian cat' counts, not 0 1 2 ")
+    assert classes.endswith("… from many")
+    assert len(classes) < 150
+    assert model == "xgrad-cam: --model '' counts, not 'my model' from many"
+
+
+def test_photographs_behind_an_option_that_does_not_count_are_not_lost(capsys):
+    Path("three").write_text("--target 3")
+    # No photograph stands elsewhere, so these are the photographs.
+    assert parsed("@three photo.jpg --target 5").image_path == ["photo.jpg"]
+    with pytest.raises(SystemExit):
+        parsed("first.jpg @three photo.jpg --target 5")
+    assert (
+        "photo.jpg behind --target is read as its value: give the photographs first"
+        in capsys.readouterr().err
+    )

@@ -5,13 +5,14 @@ import difflib
 import glob
 import os
 import re
+import shlex
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from xgradcam.cli.argument_files import Origin
 from xgradcam.cli.waiting import HOLDING
-from xgradcam.errors import XGradCamError, listed, shown
+from xgradcam.errors import XGradCamError, listed, short, shown
 from xgradcam.pictures.formats import SUFFIXES
 
 STDIN = "-"
@@ -20,6 +21,8 @@ ENDINGS = (*SUFFIXES, ".npy", *HOLDING)
 IMAGE_PATH = "--image-path"
 # Letters by which a path is known in an error.
 SURE = 40
+# Letters of values in a line on what counts.
+LONGEST = 60
 NUMBERS = (int, float)
 # Options of several numbers that are one value together.
 ONE_VALUE = frozenset(("--input-size", "--mean", "--std"))
@@ -114,11 +117,19 @@ def _nearest_only(given: Sequence[Given]) -> tuple[list[Given], list[str]]:
         nearest = max(reversed(together), key=lambda one: one[0].origin.nearness)
         for others in (others for others in together if others is not nearest):
             replaced += others
-            said, left = (" ".join(value for one in two for value in one.values) for two in (nearest, others))
-            place = f"as in {others[0].origin.path}" if others[0].origin.path else "as before"
-            lines += [f"{nearest[0].option} {said}, not {left} {place}"] * (said != left)
+            said, left = ([value for one in two for value in one.values] for two in (nearest, others))
+            if others[0].takes_several and (paths := list(filter(_is_surely_path, left))):
+                raise XGradCamError(misplaced({others[0].option: paths}).removeprefix("; "))
+            path = others[0].origin.path
+            where = f"{_in_words(left)} from {path}" if path else f"the earlier {_in_words(left)}"
+            lines += [f"{nearest[0].option} {_in_words(said)} counts, not {where}"] * (said != left)
     kept = [one for one in given if not any(one is other for other in replaced)]
     return kept, list(dict.fromkeys(lines))
+
+
+def _in_words(values: Sequence[str]) -> str:
+    """The values as on a line, and cut to `LONGEST` letters."""
+    return short(" ".join(map(shlex.quote, values[:LONGEST])), LONGEST)
 
 
 def _parsed(
