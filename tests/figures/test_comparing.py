@@ -1,4 +1,5 @@
 import re
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -92,6 +93,24 @@ def test_the_scale_is_the_one_asked_for(scale, bars):
     every = [explained(seeded(1, 4, 4), METHODS), explained(3 * seeded(1, 4, 4), METHODS)]
     assert len(drawn(compare(every, scale=scale))[1]) == bars
     assert drawn(compare(every, scale=scale, bar=False))[1] == []
+
+
+@pytest.mark.parametrize("letters", [8, 60, 100, 400])
+def test_names_above_maps_do_not_run_into_one_another(letters):
+    batch = explained(seeded(3, 4, 4))
+    names = [(f"{number}_" + "layer" * letters)[:letters] for number in range(4)]
+    named = compare({name: batch.sample(number % 3) for number, name in enumerate(names)}, photograph())
+    figure = named.figure()
+    figure.draw_without_rendering()
+    titles = [axes.title for axes in figure.axes if axes.get_title()]
+    assert [title.get_text()[0] for title in titles] == ["p", "0", "1", "2", "3"]
+    extents = [title.get_window_extent() for title in titles]
+    assert all(one.x1 < other.x0 for one, other in pairwise(extents[1:]))
+    sizes = [title.get_fontsize() for title in titles]
+    assert min(sizes) >= 7
+    assert (min(sizes) == max(sizes)) == (letters == 8)
+    whole = [title.get_text() == name for title, name in zip(titles[1:], names, strict=True)]
+    assert all(whole) if letters <= 60 else not any(whole)
 
 
 def test_many_maps_fill_rows_of_five_and_a_missing_map_leaves_a_gap():

@@ -107,8 +107,10 @@ class _Page:
             layers = text(", ".join(names[:MOST_LAYERS]))
             yield f"Beside each photograph are its maps at {layers} (--target-layer gives the order)."
         if view.run.writing.style.signed:
-            colours = "from against to for" if view.run.writing.style.named else "blue against, red for"
-            yield f"These show evidence for and against ({colours})."
+            colours = "blue is against, red for"
+            if view.run.writing.style.named:
+                colours = "in the colours of the bar below, from the most against to the most for"
+            yield f"The maps beside photographs show evidence for and against: {colours}."
         for remark in view.remarks:
             yield f"{text(remark[:1].upper() + remark[1:])}."
         if view.run.writing.page:

@@ -12,6 +12,7 @@ from xgradcam.figures.drawing import IN_UNITS_OF_THE_SCORE, Drawable
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
     from numpy.typing import NDArray
 
     from xgradcam.figures.figure import Look, Shown
@@ -23,6 +24,8 @@ ACROSS, HEIGHT, WIDEST = 5, 2.5, 4.5
 # Space for a colour bar, for the names of rows, and above each map, in inches.
 BAR, NAME, TITLE = 0.75, 0.3, 0.35
 RESOLUTION = 100
+# Points of a title that is made smaller to fit, at least; and its share of the width of a map.
+SMALLEST, BESIDE = 7.0, 0.95
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,6 +67,9 @@ class Comparison:
         for places in groups.values():
             self._draw_group(axes, places)
         self._name_rows(axes)
+        space = figure.bbox.width - figure.dpi * (BAR * self._bars() + NAME)
+        for one in axes.flat:
+            _fit(one.title, BESIDE * space / len(self.rows[0]))
         return np.asarray(axes)
 
     def _draw_group(self, axes: "NDArray[Any]", places: Sequence[tuple[int, int]]) -> None:
@@ -140,8 +146,11 @@ class Comparison:
         aspect = 2.0 if is_signal else first.extent[0] / first.extent[1]
         wide = min(HEIGHT * aspect, WIDEST)
         high = 1.4 if is_signal else wide / aspect
-        bars = len(self.rows[0]) if self.scale == "each" else 1
-        return wide * len(self.rows[0]) + BAR * bars + NAME, (high + TITLE) * len(self.rows)
+        return wide * len(self.rows[0]) + BAR * self._bars() + NAME, (high + TITLE) * len(self.rows)
+
+    def _bars(self) -> int:
+        """Colour bars beside one another."""
+        return len(self.rows[0]) if self.scale == "each" else 1
 
 
 def compare(
@@ -280,6 +289,18 @@ def in_rows(cells: "Sequence[Shown]") -> "list[list[Shown | None]]":
     across = -(-len(together) // -(-len(together) // ACROSS))
     together += [None] * (-len(together) % across)
     return [together[start : start + across] for start in range(0, len(together), across)]
+
+
+def _fit(text: "Text", most: float) -> None:
+    """Draw a text smaller that is wider than so many pixels, and shorten it where it would be too small."""
+    said = text.get_text()
+    while said and (wide := text.get_window_extent().width) > most:
+        size = float(text.get_fontsize())
+        if size > SMALLEST:
+            text.set_fontsize(max(SMALLEST, size * min(most / wide, 0.95)))
+        else:
+            said = said[:-1]
+            text.set_text(f"{said}…")
 
 
 def _draw_photograph(axes: Any, cell: "Shown") -> None:
