@@ -291,7 +291,9 @@ def test_the_report_has_the_colours_that_the_run_was_told(planted):
         drawn[folder] = [picture for words, picture in pictures_in(page) if words.startswith("Its map")]
         (scale,) = [attributes for tag, attributes in page.tags if attributes.get("class") == "scale"]
         assert ("style" in scale) == ("bone" in more)
-        assert ("evidence for and against" in page.text) == ("--signed" in more)
+        colours = "in the colours of the bar below" if "bone" in more else "blue is against, red for"
+        told = f"The maps beside photographs show evidence for and against: {colours}" in page.text
+        assert told == ("--signed" in more)
     plain = drawn.pop("out")
     for others in drawn.values():
         assert any(np.abs(one - other).max() > 40 for one, other in zip(plain, others, strict=True))

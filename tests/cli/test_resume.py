@@ -327,6 +327,9 @@ STOPS = [
     (("--html",), ("--html", "--no-pictures"), "html (--no-pictures)"),
     ((), ("--report",), "save_maps (--report needs it)"),
     ((), ("--labels", "names.txt"), "files (--labels)"),
+    ((), ("--target", "1"), "classes (--target)"),
+    ((), ("--target-layer", "features.0"), "layers (--target-layer)"),
+    ((), ("--range", "0", "255"), "value_range (--range)"),
 ]
 
 

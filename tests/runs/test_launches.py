@@ -158,7 +158,8 @@ def test_other_options_are_refused_by_name(run):
     for resume in (False, True):
         with (
             pytest.raises(
-                XGradCamError, match=r"other settings for layers: give .* or delete out/.xgrad-cam.shards"
+                XGradCamError,
+                match=r"other settings for layers \(--target-layer\): .* or delete out/.xgrad-cam.shards",
             ),
             together(other, resume, silent, 2, None),
         ):
@@ -169,7 +170,7 @@ def test_other_options_are_refused_by_name(run):
     ):
         pass
     with (
-        pytest.raises(XGradCamError, match="other settings for layers;"),
+        pytest.raises(XGradCamError, match=r"other settings for layers \(--target-layer\);"),
         alone(other, True, silent, 2, None),
     ):
         pass

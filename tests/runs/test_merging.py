@@ -85,7 +85,7 @@ def test_what_is_split_is_merged_to_the_same_journal(planned):
 def test_lines_with_other_settings_are_refused_by_name(planned):
     plan, sources = planned
     Path(NAME).write_text(text({**SETTINGS, "layers": ["other"]}, line("a")))
-    with pytest.raises(XGradCamError, match="it had other settings for layers; give the same options"):
+    with pytest.raises(XGradCamError, match=r"it had other settings for layers \(--target-layer\); give"):
         split(Path(), plan, sources)
     Path(NAME).write_text(text(line("a")))
     with pytest.raises(XGradCamError, match="its first line holds no settings"):

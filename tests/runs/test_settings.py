@@ -67,7 +67,8 @@ CHANGED = [
     ),
     ({}, {"weights": "w.pth", "files": [{}, {}, {}], "std": [0.1] * 3}, ["weights"]),
     ({}, {"score": "box:0", "layers": ["layer3"]}, ["score"]),
-    ({}, {"layers": ["layer3"]}, ["layers"]),
+    ({}, {"layers": ["layer3"]}, ["layers (--target-layer)"]),
+    ({}, {"size": [32, 32], "classes": ["3"]}, ["size (--input-size)", "classes (--target)"]),
     ({}, {"precision": "bf16", "methods": ["grad-cam"]}, ["precision"]),
     (
         {},

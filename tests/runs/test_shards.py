@@ -69,13 +69,13 @@ def test_a_damaged_plan_is_one_line(net, tmp_path, text):
 @pytest.mark.parametrize(
     ("other", "named"),
     [
-        ({"layers": ["x"]}, "layers: give"),
+        ({"layers": ["x"]}, r"layers \(--target-layer\): give"),
         ({"precision": "bf16", "layers": ["a"]}, "precision: give"),
         ({"layers": ["a"], "size": 6}, "shard_size: give"),
         ({"layers": ["a"], "names": "abcdef"}, r"photographs \(7 then, 6 now, or other ones\): give"),
         ({"layers": ["a"], "names": "abcdeg"}, "photographs"),
         ({"layers": ["a"], "names": "gfedcba"}, "photographs"),
-        ({"layers": ["b"], "size": 2}, "layers, shard_size: give"),
+        ({"layers": ["b"], "size": 2}, r"layers \(--target-layer\), shard_size: give"),
     ],
 )
 def test_another_plan_is_refused_by_the_names_of_the_options(net, other, named):

@@ -18,6 +18,13 @@ FOLLOWS = {
     "weights": ("size", "mean", "std", "files"),
     "score": ("layers", "files"),
 }
+# Options that are called otherwise than what they set.
+OPTIONS = {
+    "classes": "--target",
+    "layers": "--target-layer",
+    "size": "--input-size",
+    "value_range": "--range",
+}
 # Settings by which a method may not apply, and `all` leaves it out.
 LEAVE_OUT = {"model", "layers", "score", "precision", "augment"}
 # Settings that only say how something was found that is recorded, too.
@@ -88,7 +95,9 @@ def _is_a_part(one: Any, two: Any) -> bool:
 
 
 def _more(key: str, before: Settings, now: Settings) -> str:
-    """Words on a setting that is more than the option of its name; empty for any other."""
+    """Words on a setting that is not the option of its name alone; empty for any other."""
+    if key in OPTIONS:
+        return f" ({OPTIONS[key]})"
     if key == "html" and before.get(key) and now.get(key):
         return " (--no-pictures)"
     if key == "save_maps" and now.get(key):
