@@ -208,6 +208,8 @@ def test_the_order_of_options_and_photographs_does_not_matter():
         ("--target-lay", "--target-layer"),
         ("--methods=all", "--method"),
         ("--verbos", "--verbose"),
+        ("-o", "--output-dir or --output-format or --output"),
+        ("-q", "--quiet"),
     ],
 )
 def test_a_wrong_option_gets_the_nearest(option, meant, capsys):
@@ -218,7 +220,8 @@ def test_a_wrong_option_gets_the_nearest(option, meant, capsys):
 
 
 def test_an_option_that_is_near_to_none_is_named_alone(capsys):
-    assert "no option --qqqq (" in said_of(xgrad_cam_parser(), "--qqqq", capsys)
+    for name in ("--qqqq", "-x", "-c"):
+        assert f"no option {name} (" in said_of(xgrad_cam_parser(), f"photo.jpg {name}", capsys)
 
 
 @pytest.mark.parametrize(

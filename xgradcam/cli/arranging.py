@@ -21,6 +21,8 @@ ENDINGS = (*SUFFIXES, ".npy", *HOLDING)
 IMAGE_PATH = "--image-path"
 # Letters by which a path is known in an error.
 SURE = 40
+# Options that an error names for one that is not there.
+MOST_MEANT = 3
 # Letters of values in a line on what counts.
 LONGEST = 60
 NUMBERS = (int, float)
@@ -240,8 +242,13 @@ def _meant(name: str, options: Collection[str]) -> str:
     plain = "--" + name.lstrip("-").replace("_", "-").lower()
     known = [option for option in options if option.startswith("--")]
     meant = [option for option in [ELSEWHERE.get(plain, "")] if option in known]
-    meant = meant or [option for option in known if option.startswith(plain) and len(plain) > len("--x")]
-    meant = meant or difflib.get_close_matches(plain, known, n=1, cutoff=0.85)
-    meant = meant or [option for option in known if plain[2:] in option[2:].split("-")]
-    meant = meant or difflib.get_close_matches(plain, known, n=1)
-    return f"; did you mean {' or '.join(meant[:3])}?" if meant else ""
+    begin = [option for option in known if option.startswith(plain)]
+    if len(plain) == len("--x"):
+        # Of a letter nothing is near but what begins so.
+        meant = meant or begin * (len(begin) <= MOST_MEANT)
+    else:
+        meant = meant or begin
+        meant = meant or difflib.get_close_matches(plain, known, n=1, cutoff=0.85)
+        meant = meant or [option for option in known if plain[2:] in option[2:].split("-")]
+        meant = meant or difflib.get_close_matches(plain, known, n=1)
+    return f"; did you mean {' or '.join(meant[:MOST_MEANT])}?" if meant else ""
