@@ -106,6 +106,7 @@ def test_one_worker_or_two_leave_the_files_and_the_journal_of_a_single_process(e
         assert tree("out") == whole
         out, err = capsys.readouterr()
         assert f"shards of 3{'2' if count == '1' else ''}" in out or f"{count} workers" in out
+        assert ("1 worker\n" in out) == (count == "1")
         assert err.splitlines() == [
             "xgrad-cam: error: not an image: photos/0077.png: it is text",
             "xgrad-cam: 127 photographs explained, 1 failed; in out",

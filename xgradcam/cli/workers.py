@@ -98,7 +98,8 @@ def _explain(launch: "Launch", console: Console, workers: "Workers", arguments: 
 
         look(Progress())
         if left:
-            console.say(f"{len(left)} shards of {plan.size} photographs at most, {workers.count} workers")
+            shards_left = f"{len(left)} shard{'s' * (len(left) != 1)} of {plan.size} photographs at most"
+            console.say(f"{shards_left}, {workers.count} worker{'s' * (workers.count != 1)}")
             _release(run)
             with connected(workers) as ray:
                 pool = Pool(ray, workers, console.note, None if bar.disable else look)
