@@ -227,6 +227,14 @@ def test_numbers_of_named_classes_may_be_floats_or_below_zero():
         classes("label", table([-1, -1], names=names))
 
 
+@pytest.mark.parametrize("other", [b'{"photographs": 1}', b"{", b"\xff", b"", b" " * (2**20 + 1), b"null"])
+@pytest.mark.parametrize("before", [False, True])
+def test_members_of_the_same_ending_beside_the_samples_are_no_labels(other, before):
+    members = [*sample("x/0", 0, json=b'{"label": 2}'), ("info.json", other), ("x/info.json", other)]
+    tar(reversed(members) if before else members)
+    assert classes("json", "a.tar") == ([2], [])
+
+
 def test_of_several_places_some_may_have_no_labels():
     tar([*sample("0", 0, cls=b"1"), *sample("1", 1, json=b"null"), *sample("2", 2, json=b'{"label": null}')])
     table([1, 2])

@@ -135,12 +135,15 @@ def _class_of(name: str, labels: Sequence[str], count: int | None) -> int | None
 
 
 def _of_tar(name: str, place: str, sources: Sequence[Source], found: _Labels) -> None:
-    """Add the labels of photographs in a tar: members of the same key, read one after another."""
+    """Add the labels of photographs in a tar: members of the same key.
+
+    Others are not looked at: a tar may have members of that ending that are no labels, such as `info.json`.
+    """
     ending, _, key_in = name.partition(":")
     ending = ending.lower().lstrip(".")
     photographs = {source.held.offset: source.path for source in sources if isinstance(source.held, Member)}
     keys: dict[str, list[str]] = defaultdict(list)
-    texts: dict[str, tuple[str, str]] = {}
+    contents: dict[str, list[tuple[str, bytes | None]]] = defaultdict(list)
     with opened(place) as file:
         for member_name, member in members_in(file, place):
             key, of_member = apart(member_name)
@@ -151,25 +154,29 @@ def _of_tar(name: str, place: str, sources: Sequence[Source], found: _Labels) ->
                 found.there.setdefault(of_member)
             if of_member == ending:
                 file.seek(member.offset)
-                text = _text(
-                    file.read(min(member.size, LARGEST + 1)), f"{place}/{member_name}", key_in, ending
-                )
-                if text is None:
-                    continue
-                other, first = texts.setdefault(key, (text, member_name))
-                if text != other:
-                    raise XGradCamError(
-                        f"{place}: {first} and another {member_name} say {shown(other)} and {shown(text)}: "
-                        "keep one of them"
-                    )
+                content = file.read(member.size) if member.size <= LARGEST else None
+                contents[key].append((member_name, content))
     for key, paths in keys.items():
-        if key in texts:
-            found.stated |= dict.fromkeys(paths, texts[key][0])
+        texts: dict[str, str] = {}
+        for member_name, content in contents[key]:
+            text = _text(content, f"{place}/{member_name}", key_in, ending)
+            if text is not None:
+                texts.setdefault(text, member_name)
+        if len(texts) > 1:
+            (one, first), (other, second) = list(texts.items())[:2]
+            raise XGradCamError(
+                f"{place}: {first} and another {second} say {shown(one)} and {shown(other)}: keep one of them"
+            )
+        for text in texts:
+            found.stated |= dict.fromkeys(paths, text)
 
 
-def _text(content: bytes, path: str, key: str, ending: str) -> str | None:
-    """The class that the content of a label states: text, or a value in JSON; None for a null there."""
-    if len(content) > LARGEST:
+def _text(content: bytes | None, path: str, key: str, ending: str) -> str | None:
+    """The class that the content of a label states: text, or a value in JSON; None for a null there.
+
+    content: None for a larger one than is read.
+    """
+    if content is None:
         raise XGradCamError(f"the label {path} has over a megabyte: name the ending of the classes")
     try:
         text = content.decode("utf-8-sig").strip()
