@@ -3,10 +3,12 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 from tests.runs.replaying import RecordedGraphs
 from tests.support import TinyNet
 from xgradcam.lending.precision import FLOAT32, TF32, computing_in
+from xgradcam.runs.explainer import Explainer
 from xgradcam.runs.graphs import CALLS, CALLS_WITHOUT, CHANGES, KEPT, CudaGraphs, Repeater, State
 
 
@@ -318,3 +320,77 @@ def test_a_network_holds_few_things_that_are_looked_at():
     state = State(TinyNet())
     assert state.is_that_of(state._model)
     assert len(state._views) < 60
+
+
+def odd(kind):
+    """A tensor that is not one of plain numbers in memory, or a module that holds one."""
+    torch.manual_seed(0)
+    numbers = torch.randn(3, 4)
+    return {
+        "quantized": lambda: torch.quantize_per_tensor(numbers, 0.1, 0, torch.qint8),
+        "quantized by channels": lambda: by_channels(numbers),
+        "sparse": numbers.relu().to_sparse,
+        "sparse rows": numbers.relu().to_sparse_csr,
+        "sparse columns": numbers.relu().to_sparse_csc,
+        "nested": lambda: torch.nested.nested_tensor([numbers, numbers[:2]]),
+        "jagged": lambda: torch.nested.nested_tensor([numbers, numbers[:2]], layout=torch.jagged),
+        "on no device": lambda: numbers.to("meta"),
+        "of two": lambda: TwoTensor(numbers, numbers + 1),
+        "without memory": lambda: emptied(numbers),
+        "not made yet": lambda: nn.LazyLinear(3),
+    }[kind]()
+
+
+def by_channels(numbers):
+    scales, zeros = torch.tensor([0.1, 0.2, 0.3], dtype=torch.double), torch.zeros(3, dtype=torch.long)
+    return torch.quantize_per_channel(numbers, scales, zeros, 0, torch.qint8)
+
+
+def emptied(tensor):
+    tensor.untyped_storage().resize_(0)
+    return tensor
+
+
+# Changes past the version, where a tensor has numbers.
+CHANGED = {
+    "quantized": lambda one: one.data.copy_(torch.quantize_per_tensor(torch.ones(3, 4), 0.1, 0, torch.qint8)),
+    "quantized by channels": lambda one: one.data.copy_(by_channels(torch.ones(3, 4))),
+    "sparse": lambda one: one._values().data.mul_(2),
+    "sparse rows": lambda one: one.values().data.mul_(2),
+    "sparse columns": lambda one: one.values().data.mul_(2),
+    "jagged": lambda one: one.values().data.mul_(2),
+    "of two": lambda one: one.b.data.mul_(2),
+}
+ODD = [*CHANGED, "nested", "on no device", "without memory", "not made yet"]
+
+
+@pytest.mark.parametrize("by_value", [False, True])
+@pytest.mark.parametrize("kind", ODD)
+def test_a_model_may_hold_odd_tensors_whose_changes_are_seen(kind, by_value):
+    if kind == "nested" and by_value:
+        pytest.skip("PyTorch copies none, so no norm is folded")
+    net = Net()
+    net.odd = odd(kind)
+    state = State(net, by_value)
+    assert state.is_that_of(net)
+    if by_value and kind in CHANGED:
+        CHANGED[kind](net.odd)
+        assert not state.is_that_of(net)
+        state = State(net, by_value)
+    assert state.is_that_of(net)
+    if kind == "not made yet":
+        net.odd(torch.ones(1, 2))
+    else:
+        net.odd = odd(kind)
+    assert not state.is_that_of(net)
+
+
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("kind", ["quantized", "on no device", "of two", "without memory", "not made yet"])
+def test_a_model_with_odd_tensors_is_explained_as_without(kind, fold):
+    net, inputs = TinyNet(), torch.ones(2, 3, 8, 8).double().cumsum(3)
+    explainer = Explainer(net, "features.3", fold=fold, graphs=RecordedGraphs())
+    expected = explainer(inputs, 1).maps["xgrad-cam"]
+    net.odd = odd(kind)
+    for _ in range(CALLS + 2):
+        torch.testing.assert_close(explainer(inputs, 1).maps["xgrad-cam"], expected)

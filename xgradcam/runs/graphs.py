@@ -10,12 +10,13 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as modules
+from torch.nn.parameter import is_lazy
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 from xgradcam.lending.precision import is_coarse, tf32_switches
 from xgradcam.operations.calls import substitute, tensors_of
-from xgradcam.runs.values import Values
+from xgradcam.runs.values import Values, is_dense, parts_of
 
 T = TypeVar("T")
 
@@ -98,7 +99,9 @@ class State:
                 continue
             seen.add(id(thing))
             if isinstance(thing, Tensor):
-                self._tensors.append(thing)
+                # One that a lazy module has not made yet: its hooks, which go then, tell when it is made.
+                self._tensors += [] if is_lazy(thing) else [thing]
+                left += [] if is_lazy(thing) else parts_of(thing)
             elif isinstance(thing, (tuple, frozenset)):
                 left += thing
             elif isinstance(thing, (dict, list, set)) and not thing:
@@ -111,7 +114,7 @@ class State:
         self._is_whole = not left
         self._things = [*chain.from_iterable(self._views)]
         self._kept = [tensor.detach() for tensor in self._tensors]
-        self._dense = [tensor for tensor in self._tensors if tensor.layout is torch.strided]  # with memory
+        self._dense = [tensor for tensor in self._tensors if is_dense(tensor)]
         self._counted = [tensor for tensor in self._tensors if not tensor.is_inference()]
         self._read_before = self._read()
         self._values = Values(self._dense) if by_value else None
