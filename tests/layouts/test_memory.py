@@ -260,6 +260,20 @@ def test_what_a_type_told_before_is_asked_for_again(change, layer):
         torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("layer", ["block", "block.0", "block.0.norm"])
+@pytest.mark.parametrize("hooks", [1, 2])
+def test_methods_that_ask_again_do_so_where_the_layers_own_hooks_are(layer, hooks):
+    model, images = Turned().eval(), torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    for _ in range(hooks):
+        model.get_submodule(layer).register_forward_hook(lambda _module, _given, maps: maps.tanh() * 2)
+    asked = ["ablation-cam", "score-cam", "xgrad-cam"]
+    found = [explain(model, images, layer, 1, asked, axioms=True) for _ in range(3)]
+    for one in found[1:]:
+        for method in asked:
+            torch.testing.assert_close(one.maps[method], found[0].maps[method], rtol=0, atol=0)
+            assert torch.equal(one.sensitivity[method], found[0].sensitivity[method])
+
+
 def test_a_model_whose_types_tell_is_neither_watched_nor_read_again(monkeypatch):
     model, images = Turned().eval(), torch.randn(1, 3, 8, 8)
     expected = explain(model, images, "block").maps["xgrad-cam"]

@@ -1,5 +1,6 @@
 """Hooks of a thread beside other threads that run the model."""
 
+import asyncio
 import copy
 import pickle
 import sys
@@ -12,11 +13,12 @@ from torch import nn
 from torch.nn.modules import module as modules
 
 from tests.support import TinyNet
-from xgradcam.cam.explain import evidence_of
+from xgradcam.cam.explain import evidence_of, explain
 from xgradcam.capture.recording import record
 from xgradcam.capture.replacing import replay
+from xgradcam.errors import XGradCamError
 from xgradcam.lending.detours import listing_new
-from xgradcam.lending.hooks import OfThread, is_of_another_thread, on_all_modules
+from xgradcam.lending.hooks import Looking, OfThread, is_of_another_thread, on_all_modules
 from xgradcam.lending.outputs import at_output
 
 
@@ -135,3 +137,118 @@ def test_what_is_new_is_listed_where_it_was_collected_meanwhile(generation):
         made = []
         module(torch.ones(3))
     assert any(one is module.kept[0] for one in made)
+
+
+def test_places_at_an_output_do_not_count_hooks_that_look():
+    module, order = nn.ReLU(), []
+    module.register_forward_hook(lambda *_: order.append("own"))
+    with module.register_forward_hook(Looking(lambda *_: order.append("looking")), prepend=True):
+        with at_output(module, lambda place, *_: order.append(place)):
+            module(torch.ones(1))
+    assert order == [0, 1, "looking", "own", 2]
+
+
+class Branches(nn.Module):
+    """Two branches behind a convolution; `aside` has threads of its own run them, `whole` all of it."""
+
+    def __init__(self, aside="", pool=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem, self.one, self.other = (nn.Conv2d(count, 4, 3, padding=1) for count in (3, 4, 4))
+        self.head, self.aside, self.pool = nn.Linear(8, 5), aside, pool
+
+    def parts(self, images):
+        maps = self.stem(images)
+        maps = torch.cat(self.run([self.one, self.other], maps, "branches"), 1)
+        return self.head(maps.relu().mean((2, 3)))
+
+    def run(self, functions, given, when):
+        if self.aside != when:
+            return [function(given) for function in functions]
+        if self.pool == "threads":
+            results = {}
+            threads = [
+                threading.Thread(target=lambda one=one: results.update({one: one(given)}))
+                for one in functions
+            ]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            return [results[one] for one in functions]
+        if self.pool == "asyncio":
+
+            async def gather():
+                return await asyncio.gather(*(asyncio.to_thread(one, given) for one in functions))
+
+            return list(asyncio.run(gather()))
+        if self.pool is not None:
+            return [one.result() for one in [self.pool.submit(function, given) for function in functions]]
+        with ThreadPoolExecutor(2) as threads:
+            return list(threads.map(lambda function: function(given), functions))
+
+    def forward(self, images):
+        return self.run([self.parts], images, "whole")[0]
+
+
+@pytest.fixture(params=["executor", "threads", "asyncio", "of the model"])
+def pool(request):
+    if request.param == "of the model":
+        with ThreadPoolExecutor(2) as threads:
+            yield threads
+    else:
+        yield None if request.param == "executor" else request.param
+
+
+# What methods try with other numbers of samples may raise in a thread.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize("aside", ["whole", "branches"])
+@pytest.mark.parametrize("layer", ["stem", "one"])
+def test_a_model_may_run_its_layers_in_threads_of_its_own(aside, layer, pool):
+    images = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    plain, model = Branches(), Branches(aside, pool).train()
+    # Where the rest runs in the thread of the caller, it has no graph of what another thread began.
+    by_gradient = [] if (aside, layer) == ("branches", "one") else ["grad-cam", "xgrad-cam"]
+    methods = ["ablation-cam", "score-cam", *by_gradient]
+    expected = explain(plain, images, layer, 1, methods)
+    for _ in range(3):
+        found = explain(model, images, layer, 1, methods)
+        for method in methods:
+            torch.testing.assert_close(found.maps[method], expected.maps[method], rtol=0, atol=1e-6)
+    assert all(module.training and not module._forward_hooks for module in model.modules())
+    assert not modules._global_forward_hooks
+
+
+def test_what_a_thread_of_the_model_computes_is_not_taken_for_traced():
+    images = torch.ones(1, 3, 6, 6).cumsum(3)
+    model = Branches("whole")
+    for _ in range(2):
+        with pytest.raises(XGradCamError, match=r"in a thread of its own, where Eq\. 5 cannot follow"):
+            explain(model, images, "one", 1, ["complete-cam"])
+        assert explain(model, images, "one", 1).score.shape == (1,)
+
+
+def test_a_thread_that_runs_the_model_meanwhile_is_not_taken_for_one_of_the_models():
+    net, inputs = TinyNet().eval(), torch.ones(2, 3, 8, 8).double().cumsum(3)
+    unused = nn.Conv2d(3, 4, 1).double()
+    net.unused = unused
+    # It runs a layer that the model does not, while the model computes, and waits for nobody.
+    go, done = threading.Event(), threading.Event()
+
+    def other():
+        go.wait(20)
+        unused(inputs)
+        done.set()
+
+    def beside(*_):
+        go.set()
+        while not done.is_set():
+            pass
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with net.features[4].register_forward_pre_hook(beside):
+        with pytest.raises(XGradCamError, match="layer 'unused' did not run"):
+            record(net, inputs, "unused")
+    thread.join(20)
+    assert done.is_set()

@@ -19,6 +19,7 @@ from xgradcam.lending.borrowing import arranged, borrowed, fields_of
 from xgradcam.lending.detours import detours, listing_new
 from xgradcam.lending.differentiating import REENTRANT, inside_checkpoint, readable_autograd_errors
 from xgradcam.lending.finding import AnyLayer, LayerRun, at_run, find_layer, is_input, run_of
+from xgradcam.lending.hooks import StackOfThread, is_found_aside
 from xgradcam.lending.inputs import Inputs, advice_on, lent
 from xgradcam.lending.keeping import kept
 from xgradcam.lending.norms import contiguous_norm_gradients
@@ -189,6 +190,8 @@ def record(
             with start.behind, at_layer, readable_autograd_errors():
                 given = start(0, inputs, inputs) if of_input else inputs
                 returned = forward(inputs if given is None else given)
+        if not start.runs and is_found_aside(module):
+            return record(model, inputs, layer, downstream)
         if not start.runs:
             refuse_scripted(model, around=name)
             raise XGradCamError(f"layer '{name}' did not run: the model's forward does not call it here")
@@ -214,7 +217,7 @@ class _Start:
     ) -> None:
         self._number = number
         self.runs, self.place = 0, 0
-        self.behind = ExitStack()
+        self.behind = StackOfThread()
         self._name, self._module, self._downstream = name, module, downstream
         self._output: Any = None
         self._version = 0
@@ -293,7 +296,7 @@ class _Start:
         if copy is output:
             self._replaced.append(output)
         if self._downstream is not None:
-            self.behind.enter_context(self._downstream(copy))
+            self.behind.enter_own(self._downstream(copy))
         self._leaf, self._output, self._version = leaf, copy, copy._version
         return copy
 

@@ -20,7 +20,7 @@ from xgradcam.layouts.layout import HOW_TO_SAY, PREFIXES, Layout, image_grids, t
 from xgradcam.layouts.memory import Known, key_of, known_layouts
 from xgradcam.layouts.places import Grid, Marked, halved
 from xgradcam.lending.borrowing import borrowed
-from xgradcam.lending.hooks import OfThread, on_all_modules
+from xgradcam.lending.hooks import Looking, on_all_modules
 from xgradcam.lending.keeping import kept
 from xgradcam.lending.several import for_sample
 from xgradcam.lending.turns import modules_of, turn_of
@@ -284,9 +284,9 @@ def watched(
     with turn_of(model), ExitStack() as hooks:
         watch = Watch(model, inputs, {} if few else known_layouts(model))
         for module in few:
-            hooks.enter_context(module.register_forward_hook(OfThread(watch.see), prepend=True))
+            hooks.enter_context(module.register_forward_hook(Looking(watch.see), prepend=True))
         for module in model.modules() if hooked else ():
-            hooks.enter_context(module.register_forward_hook(OfThread(watch.see)))
+            hooks.enter_context(module.register_forward_hook(Looking(watch.see)))
         if not few and not hooked:
             hooks.enter_context(on_all_modules(watch.see))
         yield watch

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from xgradcam.errors import XGradCamError
 from xgradcam.lending.borrowing import fields_of
-from xgradcam.lending.hooks import OfThread
+from xgradcam.lending.hooks import Looking, OfThread
 from xgradcam.lending.turns import turn_of
 from xgradcam.operations.calls import Call, edge_of, tensors_of
 from xgradcam.operations.unfused import unguarded
@@ -152,9 +152,7 @@ def opened(model: nn.Module) -> Iterator[Opening]:
                     OfThread(lambda _m, args, kwargs, name=name: enter(name, args, kwargs)), with_kwargs=True
                 )
             )
-            hooks.enter_context(
-                module.register_forward_hook(OfThread(lambda m, _i, output: leave(m, output)))
-            )
+            hooks.enter_context(module.register_forward_hook(Looking(lambda m, _i, output: leave(m, output))))
         hooks.enter_context(opening)
         yield opening
     opening.lists = False

@@ -15,7 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from xgradcam.errors import is_out_of_memory
 from xgradcam.lending.borrowing import borrowed, fields_of
 from xgradcam.lending.dispatching import DispatchMode
-from xgradcam.lending.hooks import OfThread
+from xgradcam.lending.hooks import OfModel
 from xgradcam.lending.outputs import at_output, in_place_of, is_new
 from xgradcam.operations.calls import edge_of, edges_of, substitute, tensors_of
 
@@ -50,7 +50,7 @@ def listing_new(module: nn.Module) -> Iterator[Callable[[], list[Tensor]]]:
 
     with ExitStack() as left:
         left.callback(watching.close)
-        left.enter_context(module.register_forward_pre_hook(OfThread(begin)))
+        left.enter_context(module.register_forward_pre_hook(OfModel(module, begin)))
         yield new
 
 
@@ -148,7 +148,7 @@ def detours(model: nn.Module, inputs: Tensor, module: nn.Module, number: int | N
         with (
             borrowed(model) as run,
             listing_new(module) as new,
-            module.register_forward_pre_hook(OfThread(_tracked), with_kwargs=True),
+            module.register_forward_pre_hook(OfModel(module, _tracked), with_kwargs=True),
             saved_tensors_hooks(lambda tensor: tensor.new_empty(0), lambda empty: empty),
         ):
 

@@ -3,12 +3,13 @@
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from xgradcam.lending.hooks import OfThread, is_of_another_thread, on_all_modules
+from xgradcam.lending.hooks import Looking, OfModel, is_of_another_thread, on_all_modules
 from xgradcam.operations.calls import tensors_of
 
 
@@ -16,23 +17,23 @@ from xgradcam.operations.calls import tensors_of
 def at_output(module: nn.Module, see: Callable[[int, Any, Any], Any]) -> Iterator[None]:
     """Call `see(place, inputs, output)` at the module's output, before and after each of its forward hooks.
 
-    place: 0 before all hooks, those of all modules too; 1 after those; then one more after each of its own.
+    place: 0 before all hooks, those of all modules too; 1 after those; then one more after each of its own,
+    but for those that only look: they may be there in one run and not in the next.
     What `see` returns is the output for the hooks that follow, None to leave it.
     """
 
-    def first(ran: nn.Module, given: Any, output: Any) -> Any:
-        return see(0, given, output) if ran is module else None
-
     def hook(place: int) -> Callable[[nn.Module, Any, Any], Any]:
-        return OfThread(lambda _module, given, output: see(place, given, output))
+        return OfModel(module, lambda _module, given, output: see(place, given, output))
 
     with ExitStack() as hooks:
-        hooks.enter_context(on_all_modules(first, first=True))
-        own = [key for key, one in module._forward_hooks.items() if not is_of_another_thread(one)]
+        hooks.enter_context(on_all_modules(hook(0), first=True))
+        own = [(key, one) for key, one in module._forward_hooks.items() if not is_of_another_thread(one)]
         hooks.enter_context(module.register_forward_hook(hook(1), prepend=True))
-        for place, key in enumerate(own, 2):
+        places = count(2)
+        for key, one in own:
             cast(OrderedDict[int, Any], module._forward_hooks).move_to_end(key)
-            hooks.enter_context(module.register_forward_hook(hook(place)))
+            if not isinstance(one, Looking):
+                hooks.enter_context(module.register_forward_hook(hook(next(places))))
         yield
 
 
