@@ -14,7 +14,7 @@ from torch import nn
 
 from xgradcam.errors import XGradCamError
 from xgradcam.lending.borrowing import borrowed
-from xgradcam.lending.turns import in_turn, turn_of
+from xgradcam.lending.turns import in_turn, modules_of, turn_of
 
 PATIENCE = 20
 
@@ -235,3 +235,39 @@ def test_a_thread_that_trains_the_model_meanwhile_is_told_of():
         with borrowed(model) as run:
             model[1].train()
             assert run(torch.zeros(1, 3)).shape == (1, 3)
+
+
+class Around(nn.Module):
+    """Has a module in a list, of which it tells by `tells`."""
+
+    def __init__(self, tells):
+        super().__init__()
+        self.linear, self.others = nn.Linear(3, 3), [nn.Dropout(0.5)]
+        if tells == "modules":
+            self.__class__ = type("Telling", (Around,), {"modules": lambda one: iter(one.told())})
+        elif tells == "named_modules":
+            named = {
+                "named_modules": lambda one, *_args, **_how: ((str(n), m) for n, m in enumerate(one.told()))
+            }
+            self.__class__ = type("Telling", (Around,), named)
+
+    def told(self):
+        return [self, self.linear, *self.others]
+
+    def forward(self, inputs):
+        return self.others[0](self.linear(inputs))
+
+
+# Of a module in another PyTorch asks for its named modules alone.
+@pytest.mark.parametrize(
+    ("tells", "inside"), [("modules", False), ("named_modules", False), ("named_modules", True)]
+)
+def test_modules_of_which_a_model_tells_by_a_method_of_its_own_are_lent_too(tells, inside):
+    one = Around(tells).train()
+    one.others[0].train()
+    model = nn.Sequential(one) if inside else one
+    with borrowed(model) as run:
+        assert not one.others[0].training
+        assert torch.equal(run(torch.ones(1, 3)), one.linear(torch.ones(1, 3)))
+    assert all(module.training for module in one.told())
+    assert set(modules_of(model)) == {model, *one.told()}

@@ -8,6 +8,7 @@ from torch import nn
 from xgradcam.errors import XGradCamError, did_you_mean, shown
 from xgradcam.lending.borrowing import wrapped
 from xgradcam.lending.several import without_others
+from xgradcam.lending.turns import names_as_usual
 from xgradcam.operations.calls import refuse_exported
 
 # The name of the network's own input as a layer.
@@ -54,11 +55,12 @@ def is_input(model: nn.Module, layer: AnyLayer) -> bool:
 
 
 def _at_path(model: nn.Module, path: str) -> nn.Module | None:
-    """The module at a path such as `layer4.2`, without a look at all of the others; None if there is none."""
+    """The module at a path such as `layer4.2`, without a look at all others; None if there may be none."""
     found: nn.Module | None = model
     for name in path.split(".") if path else ():
-        children = {} if found is None else dict(found._modules.items())  # a scripted model has no dictionary
-        found = children.get(name)
+        if found is None or not names_as_usual(found):
+            return None
+        found = dict(found._modules.items()).get(name)  # a scripted model has no dictionary
     return found
 
 

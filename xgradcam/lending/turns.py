@@ -123,14 +123,21 @@ def in_turn(function: AnyFunction) -> AnyFunction:
 
 def modules_of(model: nn.Module) -> Collection[nn.Module]:
     """The modules of a model, each once, in any order: in a quarter of the time of `model.modules()`."""
+    if type(model).modules is not nn.Module.modules:  # it may have others than those in its attributes
+        return [*model.modules()]
     found: dict[nn.Module, None] = {model: None}
     left = [model]
     while left:
         module = left.pop()
-        if type(module).named_modules is not nn.Module.named_modules:  # it may have modules of another
+        if not names_as_usual(module):
             return [*model.modules()]
         for child in module._modules.values():
             if child is not None and child not in found:
                 found[child] = None
                 left.append(child)
     return found
+
+
+def names_as_usual(module: nn.Module) -> bool:
+    """True if the modules in this one are those in its attributes, by the names of these."""
+    return type(module).named_modules is nn.Module.named_modules
