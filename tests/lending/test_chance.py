@@ -30,6 +30,13 @@ class Noisy(nn.Module):
         )
 
 
+class Adding(nn.Module):
+    """Adds a random number."""
+
+    def forward(self, inputs):
+        return inputs + torch.rand([1])
+
+
 DRAWS = {"rand": True, "own generator": False, "attention": False, "attention that drops": True}
 
 
@@ -72,6 +79,25 @@ def test_what_others_draw_stays_drawn_unless_the_model_draws_too(how):
         run(torch.ones(3))
         torch.rand(())  # as another thread would
     assert torch.equal(torch.get_rng_state(), before) == DRAWS[how]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("how", ["script", "trace", "freeze"])
+@pytest.mark.parametrize("inside", [True, False])
+def test_what_a_scripted_part_draws_is_put_back_too(how, inside):
+    part = {
+        "script": lambda: torch.jit.script(Adding()),
+        "trace": lambda: torch.jit.trace(Adding(), torch.ones(3), check_trace=False),
+        "freeze": lambda: torch.jit.freeze(torch.jit.script(Adding().eval())),
+    }[how]()
+    model = nn.Sequential(nn.Identity(), part) if inside else part
+    before = torch.get_rng_state()
+    for _ in range(2):
+        with another_thread(), borrowed(model) as run:
+            run(torch.ones(3))
+        assert torch.equal(torch.get_rng_state(), before)
+    model(torch.ones(3))
+    assert not torch.equal(torch.get_rng_state(), before)
 
 
 def test_pytorchs_own_attention_is_as_fast_and_rounds_as_in_one_thread():

@@ -52,10 +52,11 @@ class Chance:
         if active_count() == 1 or self._model in _DRAWING:
             return nullcontext()
         _DRAWING[self._model] = False
-        # Under a mode of functions PyTorch's own attention is computed, and rounded, in another way. Under a
-        # mode of operations what is compiled on its way fails, as flexible attention.
-        fast = any(isinstance(one, _FAST) for one in modules_of(self._model))
-        return _Operations(self._model) if fast else _Functions(self._model)
+        # Under a mode of functions PyTorch's own attention is computed, and rounded, in another way, and it
+        # sees none in what is scripted. Under a mode of operations what is compiled on its way fails, as
+        # flexible attention.
+        unseen = any(isinstance(one, (*_FAST, torch.jit.ScriptModule)) for one in modules_of(self._model))
+        return _Operations(self._model) if unseen else _Functions(self._model)
 
 
 class _Functions(TorchFunctionMode):
