@@ -37,7 +37,8 @@ def borrowed(model: nn.Module) -> Iterator[Run]:
         modules = [*modules_of(model)]
         for module in modules:
             # The flags are set one by one: a model may override eval() to do more, which could not be undone.
-            if module.training:
+            # What is scripted and frozen has none.
+            if getattr(module, "training", False):
                 restored.callback(setattr, module, "training", True)
                 module.training = False
             if (inner := wrapped(module)) is not None:
@@ -60,7 +61,7 @@ def borrowed(model: nn.Module) -> Iterator[Run]:
 def _refuse_training(modules: Sequence[nn.Module]) -> None:
     """Raise XGradCamError if another thread has put the borrowed model into training mode."""
     # One module alone may be put there by the model itself, such as a dropout that always draws.
-    if active_count() > 1 and all(module.training for module in modules[1:] or modules):
+    if active_count() > 1 and all(getattr(one, "training", False) for one in modules[1:] or modules):
         raise XGradCamError(
             "another thread put the model into training mode while it was explained: explain a copy of it, "
             "copy.deepcopy(model)"
