@@ -97,7 +97,7 @@ def test_files_that_a_run_no_longer_has_are_removed(capsys):
 def test_no_pictures_is_for_the_page(capsys):
     assert main([*RUN, "--no-pictures"]) == 2
     assert capsys.readouterr().err == (
-        "xgrad-cam: error: --no-pictures leaves the page's files alone: give --html too\n"
+        "xgrad-cam: error: --no-pictures writes only the files of a page: give --html, too\n"
     )
     assert not Path("out").exists()
 

@@ -31,7 +31,7 @@ def require_page(arguments: argparse.Namespace) -> None:
     if not arguments.no_pictures:
         return
     if not arguments.html:
-        raise XGradCamError("--no-pictures leaves the page's files alone: give --html too")
+        raise XGradCamError("--no-pictures writes only the files of a page: give --html, too")
     if arguments.panel or arguments.guided:
         return
     looks = {
