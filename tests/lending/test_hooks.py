@@ -5,6 +5,7 @@ import copy
 import pickle
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -182,6 +183,14 @@ class Branches(nn.Module):
                 return await asyncio.gather(*(asyncio.to_thread(one, given) for one in functions))
 
             return list(asyncio.run(gather()))
+        if self.pool == "busy":
+            with ThreadPoolExecutor(2) as threads:
+                results = [threads.submit(function, given) for function in functions]
+                time.sleep(0.02)
+                end = time.monotonic() + 0.01
+                while time.monotonic() < end:
+                    pass
+                return [one.result() for one in results]
         if self.pool is not None:
             return [one.result() for one in [self.pool.submit(function, given) for function in functions]]
         with ThreadPoolExecutor(2) as threads:
@@ -191,7 +200,7 @@ class Branches(nn.Module):
         return self.run([self.parts], images, "whole")[0]
 
 
-@pytest.fixture(params=["executor", "threads", "asyncio", "of the model"])
+@pytest.fixture(params=["executor", "threads", "asyncio", "busy", "of the model"])
 def pool(request):
     if request.param == "of the model":
         with ThreadPoolExecutor(2) as threads:
@@ -252,3 +261,11 @@ def test_a_thread_that_runs_the_model_meanwhile_is_not_taken_for_one_of_the_mode
             record(net, inputs, "unused")
     thread.join(20)
     assert done.is_set()
+
+
+def test_a_model_may_begin_and_end_to_run_in_threads():
+    images = torch.randn(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    model, expected = Branches(), explain(Branches(), images, "one", 1).maps["xgrad-cam"]
+    for aside in ("", "whole", "", "whole"):
+        model.aside = aside
+        torch.testing.assert_close(explain(model, images, "one", 1).maps["xgrad-cam"], expected)

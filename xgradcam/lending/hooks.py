@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -29,6 +30,9 @@ _PACKAGE = str(Path(__file__).parents[1])
 # Modules that the model runs in a thread of its own, as far as is known, and those seen to run in another.
 _ASIDE: WeakSet[nn.Module] = WeakSet()
 _SEEN_ASIDE: WeakSet[nn.Module] = WeakSet()
+# Modules seen to run in the thread of the forward, and seconds that it may take to wait for another thread.
+_HERE: WeakSet[nn.Module] = WeakSet()
+PATIENCE = 0.1
 
 
 class OfThread:
@@ -64,9 +68,11 @@ class OfModel(OfThread):
         """Call the hook, if this is its module and its thread, or one that its thread waits for."""
         if module is not self._module:
             return None
-        if not self.is_own():
-            if not _waits_in_a_model(self._thread):
-                return None
+        if self.is_own():
+            _HERE.add(module)
+        elif module in _HERE or not _waits_in_a_model(self._thread):
+            return None
+        else:
             _SEEN_ASIDE.add(module)
             if module not in _ASIDE:
                 return None
@@ -104,14 +110,28 @@ def is_found_aside(module: nn.Module) -> bool:
 
     From now on hooks at its output are called there.
     """
-    found = module in _SEEN_ASIDE and module not in _ASIDE
-    if found:
+    # It may have run here before, and a thread that ran it now was left alone.
+    found = module in _HERE or (module in _SEEN_ASIDE and module not in _ASIDE)
+    if module in _HERE:
+        _HERE.discard(module)
+    elif found:
         _ASIDE.add(module)
     return found
 
 
 def _waits_in_a_model(thread: int) -> bool:
-    """True if the thread is in the forward of a model that this package runs, and waits there for another."""
+    """True if the thread is in the forward of a model that this package runs, and waits there for another.
+
+    It may be on the way to wait, hence some patience.
+    """
+    end = time.monotonic() + PATIENCE
+    while (waits := _waits_now(thread)) is None and time.monotonic() < end:
+        time.sleep(PATIENCE / 100)
+    return bool(waits)
+
+
+def _waits_now(thread: int) -> bool | None:
+    """As `_waits_in_a_model`; None if it is in the forward and does not wait yet."""
     frame: Any = sys._current_frames().get(thread)
     files, runs = [], False
     while frame is not None:
@@ -120,7 +140,9 @@ def _waits_in_a_model(thread: int) -> bool:
         frame = frame.f_back
     outside = next((one for one in files if not one.startswith(_WAITING)), _PACKAGE)
     # What this package itself waits for are turns.
-    return runs and files[0].startswith(_WAITING) and not outside.startswith(_PACKAGE)
+    if not runs or (files[0].startswith(_WAITING) and outside.startswith(_PACKAGE)):
+        return False
+    return True if files[0].startswith(_WAITING) else None
 
 
 def _leave(*_given: Any) -> None:
