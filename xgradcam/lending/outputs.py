@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _global_forward_hooks
 
 from xgradcam.lending.hooks import Looking, OfModel, is_of_another_thread, on_all_modules
 from xgradcam.operations.calls import tensors_of
@@ -26,9 +27,13 @@ def at_output(module: nn.Module, see: Callable[[int, Any, Any], Any]) -> Iterato
         return OfModel(module, lambda _module, given, output: see(place, given, output))
 
     with ExitStack() as hooks:
-        hooks.enter_context(on_all_modules(hook(0), first=True))
         own = [(key, one) for key, one in module._forward_hooks.items() if not is_of_another_thread(one)]
         hooks.enter_context(module.register_forward_hook(hook(1), prepend=True))
+        # A hook on all modules takes every one the slow way through PyTorch's call.
+        if all(map(is_of_another_thread, _global_forward_hooks.values())):
+            hooks.enter_context(module.register_forward_hook(hook(0), prepend=True))
+        else:
+            hooks.enter_context(on_all_modules(hook(0), first=True))
         places = count(2)
         for key, one in own:
             cast(OrderedDict[int, Any], module._forward_hooks).move_to_end(key)
