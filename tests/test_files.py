@@ -51,7 +51,8 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path):
         "write_files({Path(sys.argv[1]): b'n' * 100_000})"
     )
     run = subprocess.run(
-        [sys.executable, "-c", script, str(tmp_path / "a")],
+        # -B: Python would leave the beginning of its compiled files, and cannot read them later.
+        [sys.executable, "-B", "-c", script, str(tmp_path / "a")],
         preexec_fn=limited,
         capture_output=True,
         text=True,

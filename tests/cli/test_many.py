@@ -287,7 +287,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_part_of_a_file():
     full += "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); from xgradcam.cli.xgrad_cam import main; "
     full += "sys.exit(main(sys.argv[1:]))"
     run = subprocess.run(
-        [sys.executable, "-c", full, "--image-path", "photos", "--full-resolution", "--panel",
+        # -B: Python would leave the beginning of its compiled files, and cannot read them later.
+        [sys.executable, "-B", "-c", full, "--image-path", "photos", "--full-resolution", "--panel",
          "--output-dir", "out", *OWN],
         capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
