@@ -58,7 +58,7 @@ def test_no_hook_on_all_modules_is_lost_where_threads_register_at_once(first):
     def work(_number):
         for _ in range(50):
             seen = []
-            with on_all_modules(lambda *_: seen.append(True), first):  # noqa: B023
+            with on_all_modules(lambda *_, seen=seen: seen.append(True), first):
                 model(torch.ones(1))
             assert seen == [True]
 

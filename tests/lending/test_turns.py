@@ -14,7 +14,7 @@ from torch import nn
 
 from xgradcam.errors import XGradCamError
 from xgradcam.lending.borrowing import borrowed
-from xgradcam.lending.turns import in_turn, modules_of, turn_of
+from xgradcam.lending.turns import _DESK, in_turn, modules_of, turn_of
 
 PATIENCE = 20
 
@@ -154,29 +154,28 @@ def test_an_error_gives_the_model_back():
 
 
 def test_an_interrupt_while_waiting_leaves_what_the_thread_had_its_own():
-    one, other, ended = Told(), Told(), []
-    from xgradcam.lending import turns
+    one, other, ended, interrupted = Told(), Told(), [], []
 
     class Interrupted(BaseException):
         pass
 
-    def interrupt(_condition, _timeout=None, _once=[]):  # noqa: B006
-        if not _once:
-            _once.append(True)
+    def interrupt(timeout=None):
+        if not interrupted:
+            interrupted.append(True)
             raise Interrupted
-        return wait(turns._DESK._changed, _timeout)
+        return wait(timeout)
 
-    wait = type(turns._DESK._changed).wait
+    wait = _DESK._changed.wait
     with another(other, ended), turn_of(one):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(turns._DESK._changed, "wait", lambda timeout=None: interrupt(None, timeout))
+            patch.setattr(_DESK._changed, "wait", interrupt)
             with pytest.raises(Interrupted), turn_of(other):
                 raise AssertionError("it came")
         assert set(map(id, one.modules())) <= {
-            module for module, thread in turns._DESK._lent.items() if thread == threading.get_ident()
+            module for module, thread in _DESK._lent.items() if thread == threading.get_ident()
         }
-    assert not turns._DESK._lent
-    assert not turns._DESK._waiting
+    assert not _DESK._lent
+    assert not _DESK._waiting
 
 
 def test_an_abandoned_loan_ends_with_its_object():

@@ -303,7 +303,7 @@ AnyRecorded = TypeVar("AnyRecorded", bound=_Recorded)
 def watching(
     model: nn.Module, inputs: Tensor, layer: nn.Module, run: int | None, record: Callable[[], AnyRecorded]
 ) -> tuple[AnyRecorded, Watch]:
-    """What `record` records at the layer, or at a run of it, in `model(inputs)`; and a watch of the modules.
+    """The recording at the layer, or at a run of it, that `record` makes by `model(inputs)`, and a watch.
 
     To watch all modules, and to read the model for a layout that is known, takes as long as the forward of a
     small network. So the few whose types told the layout last time are watched alone; if they do not now, it

@@ -23,7 +23,7 @@ JSON = "json"
 
 @dataclass
 class _Labels:
-    """What the labels of photographs say, by the photographs' paths; there: what a label may be called.
+    """The classes that labels state, by the photographs' paths; there: what a label may be called.
 
     named: what tables call these classes. names: of all classes of a table, by its path.
     """
