@@ -14,7 +14,7 @@ from xgradcam.capture.recording import Downstream, Recording, record
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts.axes import input_layout
 from xgradcam.layouts.heads import gives_classes, read_by_heads
-from xgradcam.layouts.layout import Frames, Said, said_layout, with_frames
+from xgradcam.layouts.layout import Frames, Said, frame_count, said_layout
 from xgradcam.layouts.layout import Layout as Layout
 from xgradcam.layouts.watching import Watch, watched, watching
 from xgradcam.lending.borrowing import borrowed, is_close
@@ -66,14 +66,14 @@ def list_layers(
     inputs, image, frames: as in `explain`; layouts are with frames where outputs have a row for each.
     """
     refuse_exported(model)
-    said = with_frames(None, frames)
+    count = frame_count(frames)
     model, inputs = lent(model, inputs, image)
     names = {module: name for name, module in model.named_modules()}
     with advice_on(model, inputs), watched(model, inputs, hooked=True) as watch, borrowed(model) as run:
         of_classes = gives_classes(run(inputs), len(inputs))
     runs = Counter(made.module for made in watch.made)
     shapes = {made.module: made.shape for made in reversed(watch.made)}
-    layers, count = [], said.count if isinstance(said, Frames) else 0
+    layers = []
     unfolded = Watch(watch.model, watch.inputs, watch.known, watch.made, frames=count)
     for module, times in runs.items():
         layout, rows = None, (shapes[module] or (0,))[0]
@@ -181,9 +181,11 @@ def recorded(
     said = said.said if isinstance(said, Frames) else said
     if is_input(model, layer) and said is None:
         said = input_layout(model, inputs)
-    work = partial(record, model, inputs, layer, downstream)
-    watched_work = partial(watching, model, inputs, module, run_of(layer), work)
-    recording, watch = (work(), None) if said is not None else watched_work()
+    work, watch = partial(record, model, inputs, layer, downstream), None
+    if said is None:
+        recording, watch = watching(model, inputs, module, run_of(layer), work)
+    else:
+        recording = work()
     shape = tuple(recording.activation.shape)
     if len(recording.activation) != len(inputs) * max(1, frames):
         hint = "" if frames else ", or give the number of a sample's frames by frames="

@@ -104,13 +104,18 @@ class Frames:
 Said: TypeAlias = str | Sequence[int] | Layout | Frames | Callable[["Tensor"], "Tensor"]
 
 
-def with_frames(said: "Said | None", frames: Any) -> "Said | None":
-    """The layout said, with so many frames for each sample; XGradCamError for no number of them."""
+def frame_count(frames: Any) -> int:
+    """The number of a sample's frames, 1 where it is not said; XGradCamError for no number of them."""
     if frames is None:
-        return said
+        return 1
     if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1:
         raise XGradCamError(f"frames is {frames!r}: give the number of a sample's frames, such as 16")
-    return Frames(frames, said)
+    return frames
+
+
+def with_frames(said: "Said | None", frames: Any) -> "Said | None":
+    """The layout said, with so many frames for each sample; XGradCamError for no number of them."""
+    return said if frames is None else Frames(frame_count(frames), said)
 
 
 def parse_layout(said: Any) -> Layout:

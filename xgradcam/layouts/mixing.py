@@ -35,6 +35,7 @@ class Noting(DispatchMode):
     """Keeps the arguments of operations that may mix places, in order: `noted`."""
 
     def __init__(self) -> None:
+        # PyTorch gives its modes no types.
         super().__init__()  # type: ignore[no-untyped-call]
         self.noted: list[list[Any]] = []
 
@@ -61,6 +62,7 @@ class Unmixed(DispatchMode):
     """
 
     def __init__(self, count: int, noted: list[list[Any]] | None = None) -> None:
+        # PyTorch gives its modes no types.
         super().__init__()  # type: ignore[no-untyped-call]
         self.count, self._noted = count, noted
 

@@ -80,6 +80,7 @@ class _Operations(DispatchMode):
     """Sees PyTorch's operations that can draw: see `_noting`."""
 
     def __init__(self, model: nn.Module) -> None:
+        # PyTorch gives its modes no types.
         super().__init__()  # type: ignore[no-untyped-call]
         self._model = model
 

@@ -103,6 +103,7 @@ class _Memory(DispatchMode):
     """The memory of the results of operations in this thread."""
 
     def __init__(self) -> None:
+        # PyTorch gives its modes no types.
         super().__init__()  # type: ignore[no-untyped-call]
         self._places: set[int] = set()
 

@@ -36,7 +36,7 @@ _address_in.restype, _address_in.argtypes = ctypes.c_void_p, [ctypes.py_object, 
 def rgb_of(image: Image.Image) -> NDArray[np.uint8]:
     """The pixels of a decoded image of the mode RGB: (H, W, 3)."""
     height, width = image.height, image.width
-    # Where rows are padded, by PILLOW_ALIGNMENT, Arrow's interface does not tell.
+    # Where rows are padded, by PILLOW_ALIGNMENT, Arrow's interface does not tell. Pillow's core has no types.
     if width * KEPT % Image.core.get_alignment():  # type: ignore[attr-defined]
         return np.array(image)
     try:

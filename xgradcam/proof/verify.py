@@ -24,7 +24,7 @@ from xgradcam.capture.recording import Recording, record
 from xgradcam.errors import XGradCamError
 from xgradcam.layouts.axes import input_layout
 from xgradcam.layouts.following import follower_at
-from xgradcam.layouts.layout import Frames, Layout, with_frames
+from xgradcam.layouts.layout import Layout, frame_count
 from xgradcam.lending.differentiating import refuse_custom_functions
 from xgradcam.lending.finding import INPUT, AnyLayer, LayerRun, at_run, find_layer, is_input
 from xgradcam.lending.hooks import running_modules
@@ -107,7 +107,8 @@ def verify_layers(
     with _exact(model, inputs):
         sample_scores(targets, output, score, len(inputs))
     how: dict[str, Any] = {"score": score, "layouts": layouts, "run": run, "frames": frames}
-    at_run("", run), with_frames(None, frames)
+    at_run("", run)
+    frame_count(frames)
     left = []
     for layer in dict.fromkeys(layers):
         try:
@@ -145,9 +146,8 @@ def verify_together(
     The arguments, and the errors that they raise, are those of `verify_layers`.
     """
     model, inputs = lent(model, inputs, image)
-    said = with_frames(None, frames)
     places = [at_run(layer, run) if not isinstance(layer, LayerRun) else layer for layer in layers]
-    count = said.count if isinstance(said, Frames) else 1
+    count = frame_count(frames)
     known = {INPUT: input_layout(model, inputs), **(layouts or {})}
     with _exact(model, inputs):
         scores = sample_scores(targets, output, score, len(inputs))
